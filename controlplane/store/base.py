@@ -1,0 +1,156 @@
+"""The store's contract: a revisioned key-value space with the semantics of etcd v3. Every backend keeps it, and
+tests/contract/test_store.py checks it on each. The store knows bytes, never kinds.
+
+Revisions are one counter for the whole store, starting at 1 for an empty one; each successful `txn` with at least one
+change, and each `batch` item that succeeds, takes the next. Reads see every write that was acknowledged before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+MAX_OPERATIONS = 128
+MAX_VALUE_BYTES = 1_500_000  # etcd's default request limit is 1.5 MiB; the same here so that a store can be moved
+
+
+class StoreError(Exception):
+    """Base of what a store raises."""
+
+
+class Compacted(StoreError):
+    """The asked-for revision is gone; `compacted` is the newest one that is."""
+
+    def __init__(self, compacted: int) -> None:
+        super().__init__(f"revision {compacted} and older have been compacted")
+        self.compacted = compacted
+
+
+class FutureRevision(StoreError):
+    """The asked-for revision has not happened."""
+
+
+class TooLarge(StoreError):
+    """A value or a transaction is over the limit."""
+
+
+class Unavailable(StoreError):
+    """The store cannot be reached, is closed, or its disk is full. A write that ends so may or may not have happened."""
+
+
+class FormatTooNew(StoreError):
+    """The data was written by a newer Wherry."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """True when the key's mod_revision is `mod_revision`; 0 means that the key does not exist."""
+
+    key: str
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: str
+    value: bytes
+    ttl_s: int = 0  # 0: for ever; else the key is deleted that many seconds later (an ordinary, watched delete)
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key: str
+
+
+Operation = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult:
+    """`revision` is that of the write, or, when `succeeded` is false, the store's at the time of the compare.
+    `current` then holds the compared keys as they are (None: absent), in the order of the compares."""
+
+    succeeded: bool
+    revision: int
+    current: tuple[KeyValue | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One independent compare-and-write. All of its compares must hold."""
+
+    compares: tuple[Compare, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListResult:
+    """`items` in byte order of their keys. `more` is true when `limit` cut the list; resume after items[-1].key at the
+    same `revision`. `count` is the number of keys under the prefix after `after`, `items` included."""
+
+    items: tuple[KeyValue, ...]
+    revision: int
+    more: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A put (`kv` as it is now) or a delete (`deleted`; `kv.value` is empty and `kv.mod_revision` that of the delete).
+    `previous` is the value before, None for a creation."""
+
+    deleted: bool
+    kv: KeyValue
+    previous: KeyValue | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBatch:
+    """All events up to and including `revision`. A revision is never split over two batches. `events` may be empty
+    (progress: nothing else happened up to `revision`)."""
+
+    events: tuple[Event, ...]
+    revision: int
+
+
+class Store(Protocol):
+    async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
+        """At `revision`, or now when it is 0. Raises Compacted, FutureRevision."""
+        ...
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> ListResult:
+        """Keys that start with `prefix` and are greater than `after`. Raises Compacted, FutureRevision."""
+        ...
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+        """All or nothing, durable when this returns. At most MAX_OPERATIONS operations, each key at most once.
+        Raises TooLarge, Unavailable. Cancelling the caller does not undo a write that has begun."""
+        ...
+
+    async def batch(self, items: Sequence[BatchItem]) -> Sequence[TxnResult]:
+        """Independent transactions in order, each with its own result, together as fast as the backend can."""
+        ...
+
+    def watch(self, prefix: str, *, from_revision: int = 0) -> AsyncIterator[WatchBatch]:
+        """Every change at `from_revision` or later (0: from now on), without gap or duplicate, for as long as it is
+        iterated; it reconnects by itself. Close it with `aclose()`. Raises Compacted."""
+        ...
+
+    async def revision(self) -> int:
+        """The newest revision, read from the source of truth."""
+        ...
+
+    async def compact(self, revision: int) -> None:
+        """Forgets history before `revision`; the newest value of every key stays. Raises Compacted, FutureRevision."""
+        ...
+
+    async def close(self) -> None: ...
