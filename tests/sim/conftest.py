@@ -1,0 +1,3 @@
+"""Everything under tests/sim runs on virtual time."""
+
+from wherry.testing.plugin import *  # noqa: F403
