@@ -1,0 +1,120 @@
+"""JSON text to plain values, with the checks that the standard parser leaves out: depth, duplicate keys, encoding, NaN.
+
+Called by `codec`, and by the fronts for patch bodies. A lone surrogate becomes U+FFFD, as in Go.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from wherry.api.problems import DecodeError, FieldProblem, join_path
+
+MAX_DEPTH = 200  # levels of objects and lists; what real manifests have stays under 40
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with all of its keys, twice-written ones included."""
+
+
+def text_of(data: bytes | str, source: str = "") -> str:
+    """UTF-8 (with or without a mark), or DecodeError."""
+    if isinstance(data, str):
+        return data.removeprefix("\ufeff")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = FieldProblem(
+            "", f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}", "syntax", 1, line
+        )
+        raise DecodeError([problem], source=source) from error
+
+
+def parse(data: bytes | str) -> tuple[Any, list[str]]:
+    """The value, and the paths of keys that stand twice in their object (the last one wins). Raises DecodeError."""
+    text = text_of(data)
+    check_depth(text)
+    twice = False
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            twice = True
+        return out
+
+    try:
+        value = json.loads(text, object_pairs_hook=collect, parse_constant=_no_constant, parse_float=_float)
+        duplicates: list[str] = []
+        if twice:
+            _find_duplicates(json.loads(text, object_pairs_hook=_Pairs), (), duplicates)
+    except RecursionError as error:
+        raise _too_deep() from error
+    except json.JSONDecodeError as error:
+        raise DecodeError([FieldProblem("", f"not JSON: {_reason(error)}", "syntax", 1, error.lineno)]) from error
+    except ValueError as error:  # a constant, a float or an integer out of all bounds
+        raise DecodeError([FieldProblem("", f"not JSON: {error}", "syntax")]) from error
+    return (clean(value) if "\\u" in text or _SURROGATE.search(text) else value), duplicates
+
+
+def _reason(error: json.JSONDecodeError) -> str:
+    return f"{error.msg[:1].lower()}{error.msg[1:]} at line {error.lineno} column {error.colno}"
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:60]} is out of range")
+    return number
+
+
+def _too_deep() -> DecodeError:
+    return DecodeError([FieldProblem("", f"nested more than {MAX_DEPTH} levels deep", "limit")])
+
+
+def check_depth(text: str) -> None:
+    """Refuses a bomb of brackets before anything recurses into it. Cheap where there are few brackets at all."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if token in ("[", "{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _too_deep()
+        elif token in ("]", "}"):
+            depth -= 1
+
+
+def _find_duplicates(value: Any, path: tuple[str | int, ...], found: list[str]) -> None:
+    if isinstance(value, _Pairs):
+        seen = set()
+        for key, item in value:
+            if key in seen:
+                found.append(join_path("", (*path, key)))
+            seen.add(key)
+            _find_duplicates(item, (*path, key), found)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _find_duplicates(item, (*path, index), found)
+
+
+def clean(value: Any) -> Any:
+    """The value without lone surrogates, which UTF-8 and so protobuf cannot hold."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value) if _SURROGATE.search(value) else value
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    return value
