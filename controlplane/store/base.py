@@ -1,6 +1,7 @@
 """The store's contract: a revisioned key-value space with the semantics of etcd v3. Every backend keeps it, and
 tests/contract/test_store.py checks it on each. The store knows bytes, never kinds.
 
+Keys are non-empty strings that UTF-8 can encode, in the order of their bytes (which is that of their code points).
 Revisions are one counter for the whole store, starting at 1 for an empty one; each successful `txn` with at least one
 change, and each `batch` item that succeeds, takes the next. Reads see every write that was acknowledged before.
 """
@@ -13,6 +14,7 @@ from typing import Protocol
 
 MAX_OPERATIONS = 128
 MAX_VALUE_BYTES = 1_500_000  # etcd's default request limit is 1.5 MiB; the same here so that a store can be moved
+MAX_TRANSACTION_BYTES = MAX_VALUE_BYTES + 64 * 1024  # all keys and values of one transaction together
 
 
 class StoreError(Exception):
@@ -20,10 +22,11 @@ class StoreError(Exception):
 
 
 class Compacted(StoreError):
-    """The asked-for revision is gone; `compacted` is the newest one that is."""
+    """The asked-for history is gone. The store was compacted at `compacted`: reads at that revision or later, and watches
+    from after it, still work. List again."""
 
     def __init__(self, compacted: int) -> None:
-        super().__init__(f"revision {compacted} and older have been compacted")
+        super().__init__(f"the history before revision {compacted} has been compacted")
         self.compacted = compacted
 
 
@@ -63,7 +66,8 @@ class Compare:
 class Put:
     key: str
     value: bytes
-    ttl_s: int = 0  # 0: for ever; else the key is deleted that many seconds later (an ordinary, watched delete)
+    ttl_s: int = 0  # 0: for ever; else the key is deleted that many seconds later, or a little after that (an ordinary,
+    # watched delete). Only time during which the store is open counts, and a later put of the key starts it afresh.
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,8 @@ class ListResult:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A put (`kv` as it is now) or a delete (`deleted`; `kv.value` is empty and `kv.mod_revision` that of the delete).
-    `previous` is the value before, None for a creation."""
+    """A put (`kv` as it is now) or a delete (`deleted`; `kv.value` is empty, `kv.create_revision` 0 and `kv.mod_revision`
+    that of the delete). `previous` is the value before, None for a creation."""
 
     deleted: bool
     kv: KeyValue
@@ -120,6 +124,17 @@ class WatchBatch:
 
     events: tuple[Event, ...]
     revision: int
+
+
+class Watch(Protocol):
+    """What `Store.watch` gives. It holds nothing in the store between two `__anext__`, so one that is dropped leaks nothing;
+    `aclose()` also gives back its connection, where it has one."""
+
+    def __aiter__(self) -> AsyncIterator[WatchBatch]: ...
+
+    async def __anext__(self) -> WatchBatch: ...
+
+    async def aclose(self) -> None: ...
 
 
 class Store(Protocol):
@@ -140,9 +155,15 @@ class Store(Protocol):
         """Independent transactions in order, each with its own result, together as fast as the backend can."""
         ...
 
-    def watch(self, prefix: str, *, from_revision: int = 0) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, *, from_revision: int = 0) -> Watch:
         """Every change at `from_revision` or later (0: from now on), without gap or duplicate, for as long as it is
-        iterated; it reconnects by itself. Close it with `aclose()`. Raises Compacted."""
+        iterated; it reconnects by itself. Close it with `aclose()`. Raises Compacted when `from_revision` is not after the
+        compacted revision, Unavailable when the store is closed."""
+        ...
+
+    def request_progress(self) -> None:
+        """Asks every watch that waits to yield a batch now (an empty one, if need be) that tells how far it is; without it
+        a watch whose keys do not change says so about once a second. For those who wait for a revision."""
         ...
 
     async def revision(self) -> int:
@@ -150,7 +171,8 @@ class Store(Protocol):
         ...
 
     async def compact(self, revision: int) -> None:
-        """Forgets history before `revision`; the newest value of every key stays. Raises Compacted, FutureRevision."""
+        """Forgets history before `revision`; what was the newest value of a key then stays, and the space of the rest is
+        given back. Raises Compacted when that has been done already, FutureRevision."""
         ...
 
     async def close(self) -> None: ...

@@ -1,0 +1,242 @@
+"""What the backends and the watch cache share for watching: a bounded ring of recent events, and readers on it.
+
+The owner publishes each revision once; any number of readers follow, each with nothing but a position (the last revision it
+has dealt with). A reader that is behind the ring's floor goes to the history instead, so a slow one costs no memory.
+Runs on the event loop only. Called by `sqlite`, `etcd` and `cache`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from controlplane.store.base import Compacted, Event, Unavailable, WatchBatch
+
+E = TypeVar("E")
+
+PROGRESS_INTERVAL_S = 1.0
+BATCH_EVENTS = 256  # applying that many stays well under the 5 ms that one synchronous slice may take
+
+
+@dataclass(slots=True)
+class Cursor:
+    """A reader's place: it has dealt with everything under `prefix` up to `position`."""
+
+    prefix: str
+    position: int
+
+
+class EventRing(Generic[E]):
+    """Events of the newest revisions.
+
+    Invariants: `_revisions` is strictly increasing; every event with `floor < revision <= head` is in it; between
+    `_start` and the end lie at most `limit_events` events and `limit_bytes` bytes, or a single revision.
+    """
+
+    def __init__(
+        self, *, head: int, key: Callable[[E], str], size: Callable[[E], int], limit_events: int, limit_bytes: int
+    ) -> None:
+        self.floor = head
+        self.head = head
+        self._key = key
+        self._size = size
+        self._limit_events = limit_events
+        self._limit_bytes = limit_bytes
+        self._revisions: list[int] = []
+        self._slots: list[tuple[E, ...]] = []
+        self._bytes: list[int] = []
+        self._start = 0
+        self._total_events = 0
+        self._total_bytes = 0
+        self._waiters: dict[str, list[asyncio.Future[tuple[int, bool]]]] = {}
+        self._error: Exception | None = None
+        self._progress_at = 0.0
+
+    def publish(self, revisions: Iterable[tuple[int, Sequence[E]]]) -> None:
+        """Adds whole revisions, in order, and wakes those who wait for one of their keys."""
+        key, size = self._key, self._size
+        first_match: dict[str, int] = {}
+        waited = list(self._waiters)
+        before = self.head
+        for revision, events in revisions:
+            if revision <= self.head:
+                raise AssertionError(f"revision {revision} published after {self.head}")
+            total = sum(map(size, events))
+            self._revisions.append(revision)
+            self._slots.append(tuple(events))
+            self._bytes.append(total)
+            self._total_bytes += total
+            self._total_events += len(events)
+            self.head = revision
+            for prefix in waited:
+                if prefix not in first_match and any(key(event).startswith(prefix) for event in events):
+                    first_match[prefix] = revision
+        self._trim()
+        for prefix in waited:
+            if prefix in first_match:
+                self._wake(prefix, max(before, first_match[prefix] - 1), False)
+        if waited and self.head > before:
+            now = asyncio.get_running_loop().time()
+            if now - self._progress_at >= PROGRESS_INTERVAL_S:
+                self._progress_at = now
+                self.wake_all()
+
+    def advance(self, revision: int) -> None:
+        """Nothing happened up to `revision`."""
+        self.head = max(self.head, revision)
+
+    def skip_to(self, revision: int) -> None:
+        """Forgets everything: what happened up to `revision` is to be read from the history."""
+        self._start = len(self._slots)
+        self._total_bytes = self._total_events = 0
+        self.head = self.floor = max(self.head, revision)
+        self._shrink()
+        for prefix in list(self._waiters):
+            self._wake(prefix, 0, False)
+
+    def wake_all(self) -> None:
+        """Readers that wait learn how far the ring is (progress)."""
+        for prefix in list(self._waiters):
+            self._wake(prefix, self.head, True)
+
+    def fail(self, error: Exception) -> None:
+        """From now on `wait` raises `error`."""
+        self._error = error
+        self.wake_all()
+
+    def take(self, prefix: str, position: int, limit: int = BATCH_EVENTS) -> tuple[list[E], int]:
+        """Events after `position` (not below the floor), in whole revisions, and the revision up to which they go."""
+        assert position >= self.floor, f"position {position} is below the ring's floor {self.floor}"
+        key = self._key
+        found: list[E] = []
+        for index in range(max(self._start, bisect_right(self._revisions, position)), len(self._slots)):
+            if len(found) >= limit:
+                return found, self._revisions[index - 1]
+            for event in self._slots[index]:
+                if key(event).startswith(prefix):
+                    found.append(event)
+        return found, max(position, self.head)
+
+    async def wait(self, cursor: Cursor) -> bool:
+        """Until something under the cursor's prefix happens after `head`, or progress was asked for (True). Moves the
+        cursor over what did not concern it, also when cancelled. Call `take` first."""
+        if self._error is not None:
+            raise self._error
+        future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(cursor.prefix, []).append(future)
+        try:
+            found, progress = await future
+        finally:
+            waiting = self._waiters.get(cursor.prefix, [])
+            if future in waiting:  # cancelled and not woken: nothing up to the head matched
+                cursor.position = max(cursor.position, self.head)
+                waiting.remove(future)
+                if not waiting:
+                    del self._waiters[cursor.prefix]
+        if self._error is not None:
+            raise self._error
+        cursor.position = max(cursor.position, found)
+        return progress
+
+    def check_invariants(self) -> None:
+        live = range(self._start, len(self._slots))
+        assert self._revisions == sorted(set(self._revisions)), "revisions are not increasing"
+        assert all(self._revisions[index] > self.floor for index in live), "an event is below the floor"
+        assert not self._revisions or self._revisions[-1] <= self.head, "an event is beyond the head"
+        assert self._total_events == sum(len(self._slots[index]) for index in live), "wrong count of events"
+        assert self._total_bytes == sum(self._bytes[index] for index in live), "wrong count of bytes"
+        within = self._total_events <= self._limit_events and self._total_bytes <= self._limit_bytes
+        assert within or len(live) <= 1, "the ring is over its limits"
+
+    def _wake(self, prefix: str, position: int, progress: bool) -> None:
+        for future in self._waiters.pop(prefix, ()):
+            if not future.done():
+                future.set_result((position, progress))
+
+    def _trim(self) -> None:
+        while len(self._slots) - self._start > 1 and (
+            self._total_events > self._limit_events or self._total_bytes > self._limit_bytes
+        ):
+            self._total_events -= len(self._slots[self._start])
+            self._total_bytes -= self._bytes[self._start]
+            self.floor = self._revisions[self._start]
+            self._slots[self._start] = ()
+            self._start += 1
+        if self._start > 512 and self._start * 2 > len(self._slots):
+            self._shrink()
+
+    def _shrink(self) -> None:
+        del self._revisions[: self._start], self._slots[: self._start], self._bytes[: self._start]
+        self._start = 0
+
+
+def event_key(event: Event) -> str:
+    return event.kv.key
+
+
+def event_size(event: Event) -> int:
+    previous = len(event.previous.value) if event.previous is not None else 0
+    return 200 + len(event.kv.key) + len(event.kv.value) + previous
+
+
+class WatchSource(Protocol):
+    """What a backend offers to its watches."""
+
+    @property
+    def ring(self) -> EventRing[Event]: ...
+
+    @property
+    def compacted(self) -> int: ...
+
+    def check_open(self) -> None:
+        """Raises Unavailable when the store is closed."""
+        ...
+
+    async def read_history(self, prefix: str, from_revision: int) -> WatchBatch:
+        """A bounded piece of history in whole revisions, at least one. Raises Compacted."""
+        ...
+
+
+class RingWatch:
+    """`Store.watch` of a backend that keeps a ring: the past from the history, then the ring, with one position."""
+
+    def __init__(self, source: WatchSource, prefix: str, from_revision: int) -> None:
+        self._source = source
+        self._cursor = Cursor(prefix, from_revision - 1 if from_revision > 0 else source.ring.head)
+        self._fresh = from_revision > 0
+        self._closed = False
+
+    def __aiter__(self) -> RingWatch:
+        return self
+
+    async def __anext__(self) -> WatchBatch:
+        source, cursor = self._source, self._cursor
+        if self._fresh:
+            if cursor.position < source.compacted:
+                raise Compacted(source.compacted)
+            self._fresh = False
+        while not self._closed:
+            source.check_open()
+            ring = source.ring
+            if cursor.position < ring.floor:
+                batch = await source.read_history(cursor.prefix, cursor.position + 1)
+                cursor.position = max(cursor.position, batch.revision)
+                if batch.events:
+                    return batch
+                continue
+            events, cursor.position = ring.take(cursor.prefix, cursor.position)
+            if events:
+                return WatchBatch(tuple(events), cursor.position)
+            if await ring.wait(cursor) and cursor.position <= ring.head:
+                return WatchBatch((), cursor.position)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._closed = True
+
+
+def closed_error() -> Unavailable:
+    return Unavailable("the store is closed")

@@ -1,0 +1,520 @@
+"""The SQLite file of a store: its format, its transactions and its reads, as plain synchronous code.
+
+Owns the schema and all SQL. Called by `sqlite`, which decides on which thread each call runs: one `Database` writes, any
+number of `Reader`s read beside it. Knows neither the event loop nor the clock.
+
+Format 1. `history` has one row per change; its id is `revision << 8 | position in the revision`, so a revision's changes
+are neighbours. A row with a NULL value is a delete. `previous_id` leads from each row to the one it replaced, so the state at
+an older revision is found by walking back from `keys`, and compaction finds what a range of revisions has replaced without an
+index over the history. `keys` has the newest row of each key, deleted ones included until they are compacted. `expiry` has
+the keys with a time to live, by the lease clock (see `sqlite`). `meta`: `compacted`, the revision; `swept`, the id up
+to which the compaction has come; `lease_clock_ms`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from controlplane.store.base import (
+    BatchItem,
+    Compacted,
+    Delete,
+    Event,
+    FormatTooNew,
+    FutureRevision,
+    KeyValue,
+    ListResult,
+    Put,
+    StoreError,
+    TxnResult,
+    Unavailable,
+    WatchBatch,
+)
+from controlplane.store.check import prefix_end
+from controlplane.store.events import event_size
+
+APPLICATION_ID = 0x57485259  # "WHRY"
+FORMAT = 1
+POSITION_BITS = 8  # 256 positions: more than MAX_OPERATIONS
+SWEEP_ROWS = 1000
+HISTORY_ROWS = 512
+HISTORY_BYTES = 1 << 20
+VACUUM_PAGES = 256
+ROWS_PER_SLICE = 250
+KEYS_PER_SLICE = 5000
+
+SCHEMA = """
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, previous_id INTEGER NOT NULL, create_revision INTEGER NOT NULL, value BLOB
+);
+CREATE TABLE keys (key TEXT PRIMARY KEY, id INTEGER NOT NULL, deleted INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE expiry (key TEXT PRIMARY KEY, id INTEGER NOT NULL, at_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX expiry_by_time ON expiry (at_ms, key);
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('compacted', 0), ('swept', 0), ('lease_clock_ms', 0);
+"""
+
+NEWEST = "SELECT k.id, h.create_revision, h.value FROM keys k JOIN history h ON h.id = k.id WHERE k.key = ? AND NOT k.deleted"
+# In SQLite's order every BLOB is greater than every TEXT: b"" is the end of all keys.
+RANGE = "{op} ? AND k.key < ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one group has done. `next_expiry_ms` is None when no key has a time to live."""
+
+    results: tuple[TxnResult, ...]
+    revisions: tuple[tuple[int, tuple[Event, ...]], ...]
+    next_expiry_ms: int | None
+
+
+class FileLock:
+    """Keeps a second process (or a second store in this one) from opening the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(self._descriptor, 32).decode(errors="replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise Unavailable(f"{path}: the store is in use by another process (pid {holder})") from error
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=64)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute("PRAGMA cache_size = -4000")
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Creates the tables in an empty file; refuses a file that is newer than this code or not ours."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application not in (0, APPLICATION_ID) or (application == 0 and tables):
+        raise StoreError(f"{path}: an SQLite file, but not a store of Wherry's")
+    if version > FORMAT:
+        raise FormatTooNew(
+            f"{path}: the store has format {version}, this Wherry knows up to {FORMAT}: use a newer Wherry"
+        )
+    if application == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if path != ":memory:":
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+    if application == 0:
+        # One transaction: killed in the middle, the next start finds an empty file again.
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+        )
+
+
+def decoded(key: str, row: tuple[int, int, bytes]) -> KeyValue:
+    return KeyValue(key, row[2], row[1], row[0] >> POSITION_BITS)
+
+
+class Reader:
+    """Reads over one connection. A method that reads more than one row does so in one snapshot."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def revision(self) -> int:
+        (newest,) = self.connection.execute("SELECT max(id) FROM history").fetchone()
+        return 1 if newest is None else int(newest) >> POSITION_BITS
+
+    def compacted(self) -> int:
+        (value,) = self.connection.execute("SELECT value FROM meta WHERE name = 'compacted'").fetchone()
+        return int(value)
+
+    def begin(self) -> None:
+        self.connection.execute("BEGIN")
+
+    def end(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("COMMIT")
+
+    def check_revision(self, revision: int) -> int:
+        """The newest revision of the snapshot. Raises when `revision` (unless 0) cannot be read in it."""
+        newest = self.revision()
+        if revision > newest:
+            raise FutureRevision(f"revision {revision} has not happened: the newest is {newest}")
+        if revision and revision < (compacted := self.compacted()):
+            raise Compacted(compacted)
+        return newest
+
+    def get(self, key: str, revision: int) -> KeyValue | None:
+        if not revision:
+            row = self.connection.execute(NEWEST, (key,)).fetchone()
+            return None if row is None else decoded(key, row)
+        own = not self.connection.in_transaction
+        if own:
+            self.begin()
+        try:
+            self.check_revision(revision)
+            row = self.connection.execute("SELECT id FROM keys WHERE key = ?", (key,)).fetchone()
+            return None if row is None else self._at(key, row[0], revision)
+        finally:
+            if own:
+                self.end()
+
+    def list_slices(self, prefix: str, after: str, limit: int, revision: int) -> Iterator[ListResult | None]:
+        """Gives None after each slice of work and the result last, so that the caller can let others run between."""
+        newest = self.check_revision(revision)
+        at = revision or newest
+        items: list[KeyValue] = []
+        low, op, high = self._bounds(prefix, after)
+        while True:
+            wanted = min(ROWS_PER_SLICE, limit + 1 - len(items)) if limit else ROWS_PER_SLICE
+            done = self._slice(items, op, low, high, wanted, at if at < newest else 0)
+            if done is None or (limit and len(items) > limit):
+                break
+            low, op = done, ">"
+            yield None
+        more = bool(limit) and len(items) > limit
+        count = len(items)
+        if more:
+            del items[limit:]
+            count = limit
+            for found in self._count_slices(items[-1].key, high, at if at < newest else 0):
+                count += found
+                yield None
+        yield ListResult(tuple(items), at, more, count)
+
+    def history(self, prefix: str, from_revision: int) -> WatchBatch:
+        """Whole revisions from `from_revision` on, at least one if there is any, up to HISTORY_ROWS or HISTORY_BYTES."""
+        own = not self.connection.in_transaction
+        if own:
+            self.begin()
+        try:
+            if from_revision <= (compacted := self.compacted()):
+                raise Compacted(compacted)
+            rows = self.connection.execute(
+                "SELECT h.id, h.key, h.create_revision, h.value, p.id, p.create_revision, p.value"
+                " FROM history h LEFT JOIN history p ON p.id = h.previous_id WHERE h.id >= ? ORDER BY h.id",
+                (from_revision << POSITION_BITS,),
+            )
+            events: list[Event] = []
+            last, count, size = from_revision - 1, 0, 0
+            for id, key, create_revision, value, *previous in rows:
+                revision = id >> POSITION_BITS
+                if revision != last and (count >= HISTORY_ROWS or size >= HISTORY_BYTES):
+                    break
+                last, count = revision, count + 1
+                if key.startswith(prefix):
+                    before = None if previous[2] is None else decoded(key, (previous[0], previous[1], previous[2]))
+                    event = Event(value is None, KeyValue(key, value or b"", create_revision, revision), before)
+                    events.append(event)
+                    size += event_size(event)
+            rows.close()
+            return WatchBatch(tuple(events), last)
+        finally:
+            if own:
+                self.end()
+
+    def _bounds(self, prefix: str, after: str) -> tuple[str, str, str | bytes]:
+        low, op = (after, ">") if after and after >= prefix else (prefix, ">=")
+        return low, op, prefix_end(prefix) or b""
+
+    def _slice(
+        self, items: list[KeyValue], op: str, low: str, high: str | bytes, wanted: int, revision: int
+    ) -> str | None:
+        """Appends up to `wanted` rows and gives the key to go on after, or None at the end."""
+        if not revision:
+            rows = self.connection.execute(
+                "SELECT k.key, k.id, h.create_revision, h.value FROM keys k JOIN history h ON h.id = k.id"
+                f" WHERE k.key {RANGE.format(op=op)} AND NOT k.deleted ORDER BY k.key LIMIT ?",
+                (low, high, wanted),
+            ).fetchall()
+            items.extend(KeyValue(row[0], row[3], row[2], row[1] >> POSITION_BITS) for row in rows)
+            return rows[-1][0] if len(rows) == wanted else None
+        rows = self.connection.execute(
+            f"SELECT k.key, k.id FROM keys k WHERE k.key {RANGE.format(op=op)} ORDER BY k.key LIMIT ?",
+            (low, high, wanted),
+        ).fetchall()
+        items.extend(kv for key, id in rows if (kv := self._at(key, id, revision)) is not None)
+        return rows[-1][0] if len(rows) == wanted else None
+
+    def _count_slices(self, after: str, high: str | bytes, revision: int) -> Iterator[int]:
+        """How many keys exist after `after`, in slices."""
+        low = after
+        while True:
+            rows = self.connection.execute(
+                f"SELECT k.key, k.id, k.deleted FROM keys k WHERE k.key {RANGE.format(op='>')} ORDER BY k.key LIMIT ?",
+                (low, high, KEYS_PER_SLICE if not revision else ROWS_PER_SLICE),
+            ).fetchall()
+            if not rows:
+                return
+            if revision:
+                yield sum(self._at(key, id, revision) is not None for key, id, _ in rows)
+            else:
+                yield sum(not deleted for _, _, deleted in rows)
+            low = rows[-1][0]
+
+    def _at(self, key: str, id: int, revision: int) -> KeyValue | None:
+        """The key as it was at `revision`, walking back from its newest row."""
+        end = (revision + 1) << POSITION_BITS
+        while id >= end:
+            row = self.connection.execute("SELECT previous_id FROM history WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                return None
+            (id,) = row
+        row = self.connection.execute("SELECT id, create_revision, value FROM history WHERE id = ?", (id,)).fetchone()
+        return None if row is None or row[2] is None else decoded(key, row)
+
+
+class Database(Reader):
+    """The one connection that writes. Invariant: `head` is what the committed rows say."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = None
+        if path != ":memory:":
+            self.lock = FileLock(Path(path + ".lock"))
+        try:
+            if path != ":memory:":
+                self._create_file()
+            super().__init__(connect(path))
+            prepare(self.connection, path)
+            self.head = self.revision()
+        except sqlite3.Error as error:
+            self._release()
+            raise Unavailable(f"{path}: cannot open the store: {error}") from error
+        except BaseException:
+            self._release()
+            raise
+
+    def close(self) -> None:
+        self.connection.close()
+        self._release()
+
+    def reader(self) -> Reader:
+        connection = connect(self.path)
+        connection.execute("PRAGMA query_only = ON")
+        return Reader(connection)
+
+    def lease_clock_ms(self) -> int:
+        (value,) = self.connection.execute("SELECT value FROM meta WHERE name = 'lease_clock_ms'").fetchone()
+        return int(value)
+
+    def next_expiry_ms(self) -> int | None:
+        (value,) = self.connection.execute("SELECT min(at_ms) FROM expiry").fetchone()
+        return None if value is None else int(value)
+
+    def apply(self, group: Sequence[BatchItem], clock_ms: int) -> Applied:
+        """The whole group in one durable transaction. Raises Unavailable, and then none of it has happened as far as any
+        reader can see."""
+        results: list[TxnResult] = []
+        revisions: list[tuple[int, tuple[Event, ...]]] = []
+        with self._transaction():
+            head = self.head
+            leased = False
+            for item in group:
+                result, events = self._apply_one(item, head, clock_ms)
+                results.append(result)
+                if events:
+                    head += 1
+                    revisions.append((head, events))
+                    leased = leased or any(isinstance(o, Put) and o.ttl_s for o in item.operations)
+            if leased:
+                self._set_meta("lease_clock_ms", clock_ms)
+            next_expiry = self.next_expiry_ms()
+        self.head = head
+        return Applied(tuple(results), tuple(revisions), next_expiry)
+
+    def expire(self, clock_ms: int, limit: int) -> Applied:
+        """Deletes up to `limit` keys whose time is over, in one revision."""
+        revisions: list[tuple[int, tuple[Event, ...]]] = []
+        with self._transaction():
+            head = self.head
+            due = self.connection.execute(
+                "SELECT key, id FROM expiry WHERE at_ms <= ? ORDER BY at_ms, key LIMIT ?", (clock_ms, limit)
+            ).fetchall()
+            events: list[Event] = []
+            for key, id in due:
+                self.connection.execute("DELETE FROM expiry WHERE key = ?", (key,))
+                row = self.connection.execute(NEWEST, (key,)).fetchone()
+                if row is not None and row[0] == id:
+                    events.append(self._delete(key, row, head + 1, len(events)))
+            if events:
+                head += 1
+                revisions.append((head, tuple(events)))
+            self._set_meta("lease_clock_ms", clock_ms)
+            next_expiry = self.next_expiry_ms()
+        self.head = head
+        return Applied((), tuple(revisions), next_expiry)
+
+    def begin_compaction(self, revision: int) -> None:
+        """From here on the history before `revision` is gone, durably; `sweep` gives back its space. Raises."""
+        with self._transaction():
+            compacted = self.compacted()
+            if revision <= compacted:
+                raise Compacted(compacted)
+            if revision > self.head:
+                raise FutureRevision(f"revision {revision} has not happened: the newest is {self.head}")
+            self._set_meta("compacted", revision)
+
+    def sweep(self) -> bool:
+        """Removes one piece of what is compacted. False when nothing is left to remove."""
+        with self._transaction():
+            compacted = self.compacted()
+            (swept,) = self.connection.execute("SELECT value FROM meta WHERE name = 'swept'").fetchone()
+            rows = self.connection.execute(
+                "SELECT id, key, previous_id, value IS NULL FROM history WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+                (swept, (compacted + 1) << POSITION_BITS, SWEEP_ROWS),
+            ).fetchall()
+            oldest = compacted << POSITION_BITS
+            self.connection.executemany(
+                "DELETE FROM history WHERE id = ?", [(previous,) for _, _, previous, _ in rows if previous]
+            )
+            # A delete at the compacted revision itself stays: it may be the newest row, which tells the revision.
+            gone = [(id, key) for id, key, _, deleted in rows if deleted and id < oldest]
+            self.connection.executemany("DELETE FROM history WHERE id = ?", [(id,) for id, _ in gone])
+            self.connection.executemany("DELETE FROM keys WHERE id = ? AND key = ?", gone)
+            # The rows of the compacted revision are looked at again by the next compaction.
+            now_swept = min(oldest, rows[-1][0] + 1) if rows else oldest
+            if now_swept != swept:
+                self._set_meta("swept", now_swept)
+            return len(rows) == SWEEP_ROWS and now_swept != swept
+
+    def vacuum(self) -> bool:
+        """Gives a piece of the free pages back to the file system; False when there is little left to give."""
+        (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = self.connection.execute("PRAGMA page_count").fetchone()
+        if free <= VACUUM_PAGES + pages // 10:  # keep some: the next writes will want them
+            return False
+        with self._transaction():
+            self.connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+        return True
+
+    def checkpoint(self) -> None:
+        """Moves the log into the file, which is when the file shrinks. Readers in the way only put it off."""
+        if self.path != ":memory:":
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def set_lease_clock(self, clock_ms: int) -> None:
+        with self._transaction():
+            self._set_meta("lease_clock_ms", clock_ms)
+
+    def check_invariants(self) -> None:
+        execute = self.connection.execute
+        assert execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the file is damaged"
+        assert self.head == self.revision(), f"head is {self.head}, the rows say {self.revision()}"
+        assert not execute(
+            "SELECT k.key FROM keys k LEFT JOIN history h ON h.id = k.id"
+            " WHERE h.id IS NULL OR h.key <> k.key OR (h.value IS NULL) <> k.deleted"
+        ).fetchall(), "a key whose newest row is missing or another's"
+        assert not execute("SELECT h.id FROM history h JOIN keys k ON k.key = h.key WHERE h.id > k.id").fetchall(), (
+            "a row newer than its key's newest"
+        )
+
+    def _create_file(self) -> None:
+        """With the right mode from the start (it holds secrets), and its directory entry on disk."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(descriptor)
+        directory = os.open(Path(self.path).resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _release(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self.connection)
+
+    def _set_meta(self, name: str, value: int) -> None:
+        self.connection.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+
+    def _apply_one(self, item: BatchItem, head: int, clock_ms: int) -> tuple[TxnResult, tuple[Event, ...]]:
+        execute = self.connection.execute
+        known: dict[str, tuple[int, int, bytes] | None] = {}
+        for compare in item.compares:
+            known[compare.key] = execute(NEWEST, (compare.key,)).fetchone()
+        for compare in item.compares:
+            row = known[compare.key]
+            if (0 if row is None else row[0] >> POSITION_BITS) != compare.mod_revision:
+                current = tuple(
+                    None if (found := known[c.key]) is None else decoded(c.key, found) for c in item.compares
+                )
+                return TxnResult(False, head, current), ()
+        events: list[Event] = []
+        revision = head + 1
+        for operation in item.operations:
+            key = operation.key
+            row = known[key] if key in known else execute(NEWEST, (key,)).fetchone()
+            if isinstance(operation, Delete):
+                if row is not None:
+                    events.append(self._delete(key, row, revision, len(events)))
+            else:
+                events.append(self._put(operation, row, revision, len(events), clock_ms))
+        return TxnResult(True, revision if events else head), tuple(events)
+
+    def _put(self, put: Put, row: tuple[int, int, bytes] | None, revision: int, position: int, clock_ms: int) -> Event:
+        execute = self.connection.execute
+        id = revision << POSITION_BITS | position
+        created = revision if row is None else row[1]
+        previous_id = 0
+        if row is not None:
+            previous_id = row[0]
+        elif (tombstone := execute("SELECT id FROM keys WHERE key = ?", (put.key,)).fetchone()) is not None:
+            previous_id = tombstone[0]
+        execute("INSERT INTO history VALUES (?, ?, ?, ?, ?)", (id, put.key, previous_id, created, put.value))
+        execute("INSERT OR REPLACE INTO keys VALUES (?, ?, 0)", (put.key, id))
+        if put.ttl_s:
+            execute("INSERT OR REPLACE INTO expiry VALUES (?, ?, ?)", (put.key, id, clock_ms + put.ttl_s * 1000))
+        # A lease that an older put has left behind is recognised by its id when it is due.
+        return Event(
+            False, KeyValue(put.key, put.value, created, revision), None if row is None else decoded(put.key, row)
+        )
+
+    def _delete(self, key: str, row: tuple[int, int, bytes], revision: int, position: int) -> Event:
+        id = revision << POSITION_BITS | position
+        self.connection.execute("INSERT INTO history VALUES (?, ?, ?, 0, NULL)", (id, key, row[0]))
+        self.connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, 1)", (key, id))
+        return Event(True, KeyValue(key, b"", 0, revision), decoded(key, row))
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE to COMMIT; whatever goes wrong is rolled back, and SQLite's own errors become Unavailable."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise Unavailable(f"the store cannot be written: {error}") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        failure = error
+        if error is None:
+            try:
+                self._connection.execute("COMMIT")
+                return
+            except sqlite3.Error as commit_error:
+                failure = commit_error
+        if self._connection.in_transaction:  # a full disk may have rolled it back already
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as rollback_error:
+                raise Unavailable(f"the store cannot be written: {rollback_error}") from failure
+        if isinstance(failure, sqlite3.Error):
+            raise Unavailable(f"the store cannot be written: {failure}") from failure
