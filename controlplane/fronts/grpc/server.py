@@ -1,0 +1,172 @@
+"""The gRPC listener: TLS, identities, deadlines, limits, and an orderly end. Started by `wherry server`.
+
+Two ports, since gRPC for Python can demand a client certificate or not ask for one at all, but not leave it to the client:
+the main one demands a certificate of the cluster CA; the join port asks for none and serves NodeLink.Join and health only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any
+
+import grpc
+
+from controlplane.fronts.call import Call
+from controlplane.fronts.grpc.peers import Peers
+from controlplane.fronts.services import Services
+from wherry.api.context import CAUSE_KEY, Env, cause
+from wherry.api.errors import APIError, ServiceUnavailable, Timeout
+from wherry.client.grpc import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
+from wherry.client.grpc_errors import code_of, trailing_metadata
+from wherry.client.methods import Method, methods_of
+
+log = logging.getLogger(__name__)
+
+# Streams count too: a thousand nodes and their watches fit.
+MAX_CONCURRENT_RPCS = 10_000
+MAX_JOIN_RPCS = 100
+UNARY_LIMIT_S = 60.0  # for callers that set no deadline
+STOP_GRACE_S = 5.0
+
+SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    # Clients ping every 10 s, also without calls: both must be admitted, or their channels die of too_many_pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Two servers on one port would share its connections at random; better to fail at the start.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class GrpcServer:
+    """`credentials` None: plain text, for tests of the transport alone. `only` limits the methods by their paths."""
+
+    def __init__(
+        self,
+        services: Services,
+        env: Env,
+        *,
+        credentials: grpc.ServerCredentials | None,
+        only: Collection[str] | None = None,
+        reflection: bool = True,
+        max_rpcs: int = MAX_CONCURRENT_RPCS,
+    ) -> None:
+        self._services = services
+        self._env = env
+        self._credentials = credentials
+        self._peers = Peers()
+        self._streams: dict[asyncio.Task[Any], None] = {}
+        self._draining = False
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs)
+        for service in services.names:
+            handlers = {rpc.name: self._bind(rpc) for rpc in methods_of(service) if only is None or rpc.path in only}
+            if handlers:
+                self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        if reflection:
+            from grpc_reflection.v1alpha import reflection as grpc_reflection
+
+            grpc_reflection.enable_server_reflection([*services.names, grpc_reflection.SERVICE_NAME], self._server)
+
+    async def start(self, address: str) -> int:
+        """Listens on HOST:PORT and returns the port (asked for as 0: a free one). Raises OSError when it is taken."""
+        try:
+            if self._credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise OSError(f"can't listen on {address}: {error}") from error
+        await self._server.start()
+        return port
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """No new calls; streams end as ServiceUnavailable at once, unary calls have `grace_s` to end."""
+        self._draining = True
+        for task in list(self._streams):
+            task.cancel()
+        await self._server.stop(grace_s)
+
+    def _bind(self, rpc: Method) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = self._services.handler(rpc.path)
+        kinds: dict[tuple[bool, bool], Callable[..., Any]] = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }
+        function = self._stream(handler) if rpc.server_streaming else self._unary(handler)
+        result: grpc.RpcMethodHandler[Any, Any] = kinds[rpc.client_streaming, rpc.server_streaming](
+            function,
+            request_deserializer=rpc.request.FromString,
+            response_serializer=rpc.response.SerializeToString,
+        )
+        return result
+
+    def _unary(self, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        async def unary(request: Any, context: Any) -> Any:
+            call = self._call(context)
+            remaining = context.time_remaining()
+            try:
+                if remaining is not None:
+                    return await handler(request, call)  # gRPC cancels it at its deadline
+                async with asyncio.timeout(UNARY_LIMIT_S):
+                    return await handler(request, call)
+            except APIError as error:
+                await _abort(context, error)
+            except TimeoutError:
+                await _abort(context, Timeout(f"no answer within {UNARY_LIMIT_S:g} s"))
+
+        return unary
+
+    def _stream(self, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            task = asyncio.current_task()
+            assert task is not None
+            if self._draining:
+                await _abort(context, _stopping())
+            self._streams[task] = None
+            responses = handler(request, self._call(context))
+            try:
+                async for response in responses:
+                    yield response
+            except APIError as error:
+                await _abort(context, error)
+            except asyncio.CancelledError:
+                if not self._draining:
+                    raise
+                task.uncancel()
+                await _abort(context, _stopping())
+            finally:
+                self._streams.pop(task, None)
+                await responses.aclose()
+
+        return stream
+
+    def _call(self, context: Any) -> Call:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        current = metadata.get(CAUSE_KEY) or f"{self._env.rng.getrandbits(48):012x}"
+        cause.set(current)
+        remaining = context.time_remaining()
+        return Call(
+            identity=self._peers.identity(context),
+            cause=current,
+            deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+            metadata=metadata,
+            peer=context.peer(),
+        )
+
+
+def _stopping() -> ServiceUnavailable:
+    return ServiceUnavailable("the server is shutting down", retry_after_s=1)
+
+
+async def _abort(context: Any, error: APIError) -> None:
+    await context.abort(code_of(error), error.message[:4096], trailing_metadata(error))
