@@ -1,0 +1,101 @@
+"""The command line as one typer application: which words there are, and what each calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+import wherry
+from wherry.cli.commands import apply, change, describe, edit, get, nodes, rollout, store, streams
+from wherry.cli.options import Config, ContextName, Server
+from wherry.cli.session import GLOBALS
+
+app = typer.Typer(
+    name="wherry",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Wherry: a cluster that runs real containers, takes Kubernetes manifests, and starts in a second.",
+)
+
+CLUSTER, OBJECTS, PODS, WORKLOADS, NODES = "Cluster", "Objects", "Pods", "Workloads", "Nodes"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"wherry {wherry.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _globals(
+    config: Config = "",
+    context: ContextName = "",
+    server: Server = "",
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    GLOBALS.config, GLOBALS.context, GLOBALS.server = config, context, server
+
+
+def _add(panel: str, *commands: Callable[..., Any], name: str = "") -> None:
+    for command in commands:
+        word = name or command.__name__.replace("_", "-")
+        app.command(word, rich_help_panel=panel)(command)
+
+
+def _run_process(argv_of: str) -> Callable[..., None]:
+    """`server` and `agent` never get here (wherry.cli.main starts them); they stand in the help."""
+
+    def command(context: typer.Context) -> None:
+        from wherry.cli.main import main
+
+        raise typer.Exit(main([argv_of, *context.args]))
+
+    return command
+
+
+def _build() -> None:
+    from wherry.cli.cluster import commands as cluster
+
+    _add(CLUSTER, cluster.up, cluster.down, cluster.status)
+    app.add_typer(cluster.image, name="image", rich_help_panel=CLUSTER)
+    passing = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command("server", rich_help_panel=CLUSTER, context_settings=passing, help="Run the control plane.")(
+        _run_process("server")
+    )
+    app.command("agent", rich_help_panel=CLUSTER, context_settings=passing, help="Run a node's agent.")(
+        _run_process("agent")
+    )
+    app.add_typer(store.token, name="token", rich_help_panel=CLUSTER)
+    _add(CLUSTER, store.backup, store.restore)
+
+    _add(OBJECTS, apply.apply, apply.diff, get.get, describe.describe, change.delete, edit.edit)
+    _add(OBJECTS, change.label, name="label")
+    _add(OBJECTS, change.annotate, name="annotate")
+    _add(OBJECTS, change.wait, get.events, get.api_resources, get.explain)
+    _add(PODS, streams.logs, streams.attach, streams.port_forward)
+    _add(PODS, streams.exec_, name="exec")
+    app.add_typer(rollout.app, name="rollout", rich_help_panel=WORKLOADS)
+    _add(WORKLOADS, rollout.scale)
+    _add(NODES, nodes.cordon, nodes.uncordon, nodes.drain)
+
+
+_build()
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    try:
+        app(args=list(argv), prog_name="wherry", standalone_mode=True)
+    except SystemExit as exit_:
+        code = exit_.code
+        if code is None or isinstance(code, int):
+            return code or 0
+        print(code, file=sys.stderr)
+        return 1
+    return 0
