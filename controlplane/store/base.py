@@ -161,9 +161,9 @@ class Store(Protocol):
         compacted revision, Unavailable when the store is closed."""
         ...
 
-    def request_progress(self) -> None:
-        """Asks every watch that waits to yield a batch now (an empty one, if need be) that tells how far it is; without it
-        a watch whose keys do not change says so about once a second. For those who wait for a revision."""
+    def request_progress(self, revision: int) -> None:
+        """Asks that every watch, as soon as the store is known to have reached `revision`, yields a batch (an empty one, if
+        need be) that tells so; unasked, a watch whose keys do not change tells its place about once a second."""
         ...
 
     async def revision(self) -> int:

@@ -51,12 +51,15 @@ class EventRing(Generic[E]):
         self._start = 0
         self._total_events = 0
         self._total_bytes = 0
-        self._waiters: dict[str, list[asyncio.Future[tuple[int, bool]]]] = {}
+        self._waiters: dict[str, list[asyncio.Future[int]]] = {}
         self._error: Exception | None = None
         self._progress_at = 0.0
+        self._progress_wanted = 0
+        self.progress_due = 0  # readers that have told less than this are to tell their place
 
-    def publish(self, revisions: Iterable[tuple[int, Sequence[E]]]) -> None:
-        """Adds whole revisions, in order, and wakes those who wait for one of their keys."""
+    def publish(self, revisions: Iterable[tuple[int, Sequence[E]]], head: int = 0) -> None:
+        """Adds whole revisions, in order, and wakes those who wait for one of their keys. `head`: nothing else happened
+        up to it."""
         key, size = self._key, self._size
         first_match: dict[str, int] = {}
         waited = list(self._waiters)
@@ -74,19 +77,22 @@ class EventRing(Generic[E]):
             for prefix in waited:
                 if prefix not in first_match and any(key(event).startswith(prefix) for event in events):
                     first_match[prefix] = revision
+        self.head = max(self.head, head)
         self._trim()
         for prefix in waited:
             if prefix in first_match:
-                self._wake(prefix, max(before, first_match[prefix] - 1), False)
+                self._wake(prefix, max(before, first_match[prefix] - 1))
         if waited and self.head > before:
             now = asyncio.get_running_loop().time()
-            if now - self._progress_at >= PROGRESS_INTERVAL_S:
+            if before < self._progress_wanted or now - self._progress_at >= PROGRESS_INTERVAL_S:
                 self._progress_at = now
-                self.wake_all()
+                self._wake_all()
 
-    def advance(self, revision: int) -> None:
-        """Nothing happened up to `revision`."""
-        self.head = max(self.head, revision)
+    def request_progress(self, revision: int) -> None:
+        """See `Store.request_progress`."""
+        self._progress_wanted = max(self._progress_wanted, revision)
+        if revision <= self.head:
+            self._wake_all()
 
     def skip_to(self, revision: int) -> None:
         """Forgets everything: what happened up to `revision` is to be read from the history."""
@@ -95,17 +101,12 @@ class EventRing(Generic[E]):
         self.head = self.floor = max(self.head, revision)
         self._shrink()
         for prefix in list(self._waiters):
-            self._wake(prefix, 0, False)
-
-    def wake_all(self) -> None:
-        """Readers that wait learn how far the ring is (progress)."""
-        for prefix in list(self._waiters):
-            self._wake(prefix, self.head, True)
+            self._wake(prefix, 0)
 
     def fail(self, error: Exception) -> None:
         """From now on `wait` raises `error`."""
         self._error = error
-        self.wake_all()
+        self._wake_all()
 
     def take(self, prefix: str, position: int, limit: int = BATCH_EVENTS) -> tuple[list[E], int]:
         """Events after `position` (not below the floor), in whole revisions, and the revision up to which they go."""
@@ -120,15 +121,15 @@ class EventRing(Generic[E]):
                     found.append(event)
         return found, max(position, self.head)
 
-    async def wait(self, cursor: Cursor) -> bool:
-        """Until something under the cursor's prefix happens after `head`, or progress was asked for (True). Moves the
-        cursor over what did not concern it, also when cancelled. Call `take` first."""
+    async def wait(self, cursor: Cursor) -> None:
+        """Until something under the cursor's prefix happens after `head`, or progress is due. Moves the cursor over what
+        did not concern it, also when cancelled. Call `take` first."""
         if self._error is not None:
             raise self._error
-        future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(cursor.prefix, []).append(future)
         try:
-            found, progress = await future
+            found = await future
         finally:
             waiting = self._waiters.get(cursor.prefix, [])
             if future in waiting:  # cancelled and not woken: nothing up to the head matched
@@ -139,7 +140,6 @@ class EventRing(Generic[E]):
         if self._error is not None:
             raise self._error
         cursor.position = max(cursor.position, found)
-        return progress
 
     def check_invariants(self) -> None:
         live = range(self._start, len(self._slots))
@@ -151,10 +151,15 @@ class EventRing(Generic[E]):
         within = self._total_events <= self._limit_events and self._total_bytes <= self._limit_bytes
         assert within or len(live) <= 1, "the ring is over its limits"
 
-    def _wake(self, prefix: str, position: int, progress: bool) -> None:
+    def _wake_all(self) -> None:
+        self.progress_due = self.head
+        for prefix in list(self._waiters):
+            self._wake(prefix, self.head)
+
+    def _wake(self, prefix: str, position: int) -> None:
         for future in self._waiters.pop(prefix, ()):
             if not future.done():
-                future.set_result((position, progress))
+                future.set_result(position)
 
     def _trim(self) -> None:
         while len(self._slots) - self._start > 1 and (
@@ -206,6 +211,7 @@ class RingWatch:
     def __init__(self, source: WatchSource, prefix: str, from_revision: int) -> None:
         self._source = source
         self._cursor = Cursor(prefix, from_revision - 1 if from_revision > 0 else source.ring.head)
+        self._told = self._cursor.position
         self._fresh = from_revision > 0
         self._closed = False
 
@@ -225,13 +231,14 @@ class RingWatch:
                 batch = await source.read_history(cursor.prefix, cursor.position + 1)
                 cursor.position = max(cursor.position, batch.revision)
                 if batch.events:
+                    self._told = cursor.position
                     return batch
                 continue
             events, cursor.position = ring.take(cursor.prefix, cursor.position)
-            if events:
+            if events or (self._told < ring.progress_due and self._told < cursor.position):
+                self._told = cursor.position
                 return WatchBatch(tuple(events), cursor.position)
-            if await ring.wait(cursor) and cursor.position <= ring.head:
-                return WatchBatch((), cursor.position)
+            await ring.wait(cursor)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:

@@ -141,8 +141,8 @@ class SqliteStore:
     def watch(self, prefix: str, *, from_revision: int = 0) -> RingWatch:
         return RingWatch(self, prefix, from_revision)
 
-    def request_progress(self) -> None:
-        self.ring.wake_all()
+    def request_progress(self, revision: int) -> None:
+        self.ring.request_progress(revision)
 
     def check_open(self) -> None:
         if self._closed:
