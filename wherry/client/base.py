@@ -134,6 +134,12 @@ class ClientAPI(Protocol):
     async def table(
         self, group: str, version: str, resource: str, *, name: str = "", selection: Selection = Selection()
     ) -> resources_pb2.Table: ...
+    def watch_table(
+        self, group: str, version: str, resource: str, *, selection: Selection = Selection(), resource_version: str = ""
+    ) -> AsyncIterator[tuple[resources_pb2.Table, Sequence[str]]]:
+        """Tables of what changes, each with the event type of every row."""
+        ...
+
     async def server_status(self) -> meta_v1_pb2.Status:
         """Success when the server is healthy (grpc.health.v1)."""
         ...

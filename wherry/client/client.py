@@ -290,6 +290,28 @@ class Client:
         table.CopyFrom(response.table)
         return table
 
+    async def watch_table(
+        self, group: str, version: str, resource: str, *, selection: Selection = EVERYTHING, resource_version: str = ""
+    ) -> AsyncIterator[tuple[resources_pb2.Table, Sequence[str]]]:
+        """Tables of what changes, each with the event type of every row (ADDED, MODIFIED, DELETED). With an empty
+        `resource_version` it begins with what is there."""
+        request = resources_pb2.WatchRequest(
+            resource=resources_pb2.ResourceRef(group=group, version=version, resource=resource),
+            namespace=selection.namespace, label_selector=selection.label_selector,
+            field_selector=selection.field_selector, resource_version=resource_version, table=True,
+        )  # fmt: skip
+        names = resources_pb2.WatchEvent.Type.Name
+        stream = self._transport.server_stream(_RESOURCES + "Watch", request)
+        try:
+            async for response in stream:
+                types = [
+                    names(event.type) for event in response.events if event.type != resources_pb2.WatchEvent.BOOKMARK
+                ]
+                if response.table.rows:
+                    yield response.table, types
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+
     async def server_status(self) -> meta_v1_pb2.Status:
         """Success when the server answers and says that it serves; else a Failure that says why."""
         from grpc_health.v1 import health_pb2

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec, yamlout
+from wherry.api import codec, labels, yamlout
 from wherry.api.errors import APIError, Conflict, NotFound
 from wherry.api.patch import strategic_merge, three_way_strategic_patch
 from wherry.cli import output as printing
@@ -161,9 +161,7 @@ def apply(
                 warn(warning)
         catalogue = await session.catalogue()
         if selector:
-            from wherry.api.labels import parse_selector
-
-            matches = parse_selector(selector)
+            matches = labels.parse(selector).predicate()
             items = [item for item in items if matches(dict(item.value.get("metadata", {}).get("labels") or {}))]
         plan = [prepared(item, catalogue, namespace, session.default_namespace) for item in items]
         manager = field_manager or ("wherry" if server_side else "wherry-client-side-apply")

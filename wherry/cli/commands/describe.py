@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
 from google.protobuf.message import Message
 
-from wherry.api import codec, yamlout
-from wherry.api.labels import format_selector
-from wherry.api.quantity import Quantity
+from wherry.api import codec, labels, quantity, resources, yamlout
 from wherry.api.times import age, from_time
 from wherry.cli.commands.get import event_row, event_time, list_all
 from wherry.cli.options import AllNamespaces, Namespace, Selector
@@ -291,7 +290,7 @@ def _conditions(page: Page, conditions: Any, header: Sequence[str], row: Callabl
 
 def _workload(page: Page, obj: Any, now: float) -> None:
     spec, status = obj.spec, obj.status
-    page.line("Selector:", format_selector(spec.selector) or "<none>")
+    page.line("Selector:", str(labels.from_message(spec.selector)) or "<none>")
     wanted = spec.replicas if spec.HasField("replicas") else 1
     if hasattr(spec, "strategy"):
         page.line(
@@ -345,32 +344,29 @@ def _node(page: Page, node: core_v1_pb2.Node, now: float) -> None:
             page.line(f"{key}:", value, 1)
 
 
-def _node_pods(page: Page, node: core_v1_pb2.Node, pods: Sequence[core_v1_pb2.Pod], now: float) -> None:
-    from wherry.api.resources import pod_limits, pod_requests
+def _amount(name: str, value: Decimal) -> str:
+    return quantity.format_amount(value, "DecimalSI" if name == resources.CPU else "BinarySI")
 
+
+def _node_pods(page: Page, node: core_v1_pb2.Node, pods: Sequence[core_v1_pb2.Pod], now: float) -> None:
     active = [pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
     page.line("Pods:", f"{len(active)} in total")
     rows = [["Namespace", "Name", "CPU Requests", "Memory Requests", "Age"]]
-    totals: dict[str, dict[str, Quantity]] = {"requests": {}, "limits": {}}
+    requested: dict[str, Decimal] = {}
+    limited: dict[str, Decimal] = {}
     for pod in active:
-        requests = pod_requests(pod)
-        for where, amounts in (("requests", requests), ("limits", pod_limits(pod))):
-            for name, amount in amounts.items():
-                before = totals[where].get(name)
-                totals[where][name] = amount if before is None else before + amount
-        rows.append(
-            [
-                pod.metadata.namespace, pod.metadata.name, str(requests.get("cpu", "0")),
-                str(requests.get("memory", "0")), age(pod.metadata.creation_timestamp, now),
-            ]
-        )  # fmt: skip
+        requests = resources.exact_requests(pod.spec)
+        resources.add(requested, requests)
+        resources.add(limited, resources.exact_limits(pod.spec))
+        shares = [_amount(name, requests.get(name, Decimal(0))) for name in (resources.CPU, resources.MEMORY)]
+        rows.append([pod.metadata.namespace, pod.metadata.name, *shares, age(pod.metadata.creation_timestamp, now)])
     page.table(rows)
     page.line("Allocated resources:")
-    names = sorted({*totals["requests"], *totals["limits"], "cpu", "memory"})
     table = [["Resource", "Requests", "Limits", "Allocatable"]]
-    for name in names:
+    for name in sorted({*requested, *limited, resources.CPU, resources.MEMORY}):
         given = node.status.allocatable[name].string if name in node.status.allocatable else "-"
-        table.append([name, str(totals["requests"].get(name, "0")), str(totals["limits"].get(name, "0")), given])
+        both = [_amount(name, amounts.get(name, Decimal(0))) for amounts in (requested, limited)]
+        table.append([name, *both, given])
     page.table(table)
 
 

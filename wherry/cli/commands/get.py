@@ -223,7 +223,7 @@ async def _watch_table(
     version = ""
     if only:
         _, version = await list_all(session.client, message_class(resource), selection)
-    stream = session.client.watch_table(  # type: ignore[attr-defined]
+    stream: Any = session.client.watch_table(
         resource.group, resource.version, resource.plural, selection=selection, resource_version=version
     )
     async with contextlib.aclosing(stream):

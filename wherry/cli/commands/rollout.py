@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec, yamlout
+from wherry.api import codec, labels, yamlout
 from wherry.api.errors import Conflict, NotFound
-from wherry.api.labels import format_selector
 from wherry.api.times import to_time
 from wherry.cli import output as printing
 from wherry.cli.commands.get import list_all
@@ -41,7 +40,7 @@ async def _deployment(session: Session, words: list[str], namespace: str) -> tup
 
 async def _history(session: Session, deployment: apps_v1_pb2.Deployment) -> dict[int, apps_v1_pb2.ReplicaSet]:
     """The ReplicaSets that the Deployment owns, by revision."""
-    selection = Selection(deployment.metadata.namespace, format_selector(deployment.spec.selector))
+    selection = Selection(deployment.metadata.namespace, str(labels.from_message(deployment.spec.selector)))
     owned, _ = await list_all(session.client, apps_v1_pb2.ReplicaSet, selection)
     revisions = {}
     for item in owned:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wherry.api import labels
 from wherry.api.errors import APIError
 from wherry.api.times import parse_duration, parse_rfc3339
 from wherry.cli.commands.get import list_all
@@ -36,7 +37,6 @@ async def find_pods(session: Session, words: Sequence[str], selector: str, names
     target = (await session.catalogue()).one(words[:1], default="pods")
     if target.resource.kind == "Pod":
         return [await session.client.get(core_v1_pb2.Pod, target.name, namespace)]
-    from wherry.api.labels import format_selector
     from wherry.cli.resources import message_class
 
     owner: Any = await session.client.get(message_class(target.resource), target.name, namespace)
@@ -44,7 +44,7 @@ async def find_pods(session: Session, words: Sequence[str], selector: str, names
     if chosen is None:
         raise UsageError(f"{target.resource.singular} {target.name!r} has no pods; name a pod, deployment or service")
     if isinstance(chosen, meta_v1_pb2.LabelSelector):
-        text = format_selector(chosen)
+        text = str(labels.from_message(chosen))
     else:
         text = ",".join(f"{key}={value}" for key, value in sorted(chosen.items()))
     if not text:
