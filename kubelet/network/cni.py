@@ -1,0 +1,92 @@
+"""CNI's configuration for a node: a bridge with addresses from the node's pod CIDR, and host ports. The agent calls
+`write_config` as soon as it knows the CIDR; containerd watches the directory and turns NetworkReady. CNI's caches of what no
+longer exists are removed by `remove_state`."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shutil
+from pathlib import Path
+
+CONFIG_NAME = "10-wherry.conflist"
+# libcni keeps the result of every ADD here; the path is fixed in containerd.
+RESULT_CACHE = Path("/var/lib/cni/results")
+# Ethernet inside a node; an overlay between nodes takes its header off this.
+DEFAULT_MTU = 1500
+MAX_LINK_NAME = 15
+
+
+def config(network: str, pod_cidr: str, ipam_dir: Path, *, bridge: str, mtu: int = DEFAULT_MTU) -> dict[str, object]:
+    """The conflist. Raises ValueError for a CIDR or link name that can't be used."""
+    subnet = ipaddress.ip_network(pod_cidr)
+    if subnet.num_addresses < 8:
+        raise ValueError(f"pod CIDR {pod_cidr}: too small, want at least a /29")
+    if not 0 < len(bridge) <= MAX_LINK_NAME:
+        raise ValueError(f'bridge name "{bridge}": want 1 to {MAX_LINK_NAME} characters')
+    anywhere = "0.0.0.0/0" if subnet.version == 4 else "::/0"
+    return {
+        "cniVersion": "0.4.0",
+        "name": network,
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": bridge,
+                "isGateway": True,
+                "hairpinMode": True,
+                # `kubelet.network.masquerade` does it, for what leaves the cluster only.
+                "ipMasq": False,
+                "mtu": mtu,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": str(ipam_dir),
+                    "ranges": [[{"subnet": str(subnet)}]],
+                    "routes": [{"dst": anywhere}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+        ],
+    }
+
+
+def write_config(directory: Path, document: dict[str, object]) -> bool:
+    """Writes the file if it differs; False when it was right already. A reader never sees half of it."""
+    text = json.dumps(document, indent=2) + "\n"
+    path = directory / CONFIG_NAME
+    try:
+        if path.read_text() == text:
+            return False
+    except OSError:
+        pass
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".{CONFIG_NAME}.tmp"
+    temporary.write_text(text)
+    temporary.replace(path)
+    return True
+
+
+def release_leaked(ipam_dir: Path, network: str, known_ids: set[str]) -> list[str]:
+    """Gives back the addresses of sandboxes that no longer exist (their DEL never ran, after a reboot say)."""
+    released = []
+    for file in sorted((ipam_dir / network).glob("[0-9a-f]*")):
+        try:
+            owner = file.read_text().split()
+        except OSError:
+            continue
+        if owner and owner[0] not in known_ids:
+            file.unlink(missing_ok=True)
+            released.append(file.name)
+    return released
+
+
+def remove_state(network: str, ipam_dir: Path) -> None:
+    """Removes everything that CNI has written about this network."""
+    shutil.rmtree(ipam_dir / network, ignore_errors=True)
+    for file in sorted(RESULT_CACHE.glob(f"{network}-*")):
+        file.unlink(missing_ok=True)
+    # The loopback network has one name for all; its entries end with the interface, and those left over have no netns any more.
+    for directory in (RESULT_CACHE, RESULT_CACHE.parent / "networks", RESULT_CACHE.parent):
+        try:
+            directory.rmdir()  # only when nobody else uses it
+        except OSError:
+            pass

@@ -1,0 +1,78 @@
+"""One forwarded port: `kubelet.runtime.base.ByteStream` over a TCP connection made inside a pod's network namespace, so that
+servers that listen on the pod's localhost only are reached too. Called by `kubelet.runtime.cri` (and of use to `docker`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from kubelet.runtime import netns as netns_module
+from kubelet.runtime.base import RuntimeFailure
+
+CONNECT_TIMEOUT_S = 10.0
+_PIECE_BYTES = 64 << 10
+_LOCALHOSTS = ("127.0.0.1", "::1")
+
+
+async def connect(netns: str, port: int) -> PortStream:
+    """`netns` is the path of the pod's namespace, "" for our own. Raises RuntimeFailure when nothing answers."""
+    refused: OSError | None = None
+    for host in _LOCALHOSTS:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                sock = await netns_module.connect(netns, host, port)
+            reader, writer = await asyncio.open_connection(sock=sock)
+            return PortStream(reader, writer)
+        except OSError as error:  # TimeoutError is one
+            # Of the two answers the first one tells more: many pods have no IPv6 at all.
+            refused = refused or error
+    raise RuntimeFailure(f"port {port} of the pod: {refused}", retryable=False) from refused
+
+
+class PortStream:
+    """The owner calls `close`; `output` has one reader."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._ended = asyncio.Event()
+        self._broken: OSError | None = None
+
+    async def send(self, data: bytes) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise RuntimeFailure(f"the forwarded connection broke: {error}") from error
+
+    async def send_eof(self) -> None:
+        try:
+            if self._writer.can_write_eof() and not self._writer.is_closing():
+                self._writer.write_eof()
+        except OSError:
+            pass  # the other side has closed first
+
+    async def resize(self, width: int, height: int) -> None:
+        """A port has no terminal."""
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        try:
+            while piece := await self._reader.read(_PIECE_BYTES):
+                yield 1, piece
+        except OSError as error:
+            self._broken = error
+        finally:
+            self._ended.set()
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        if self._broken is not None:
+            raise RuntimeFailure(f"the forwarded connection broke: {self._broken}") from self._broken
+        return 0
+
+    async def close(self) -> None:
+        self._ended.set()
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except OSError:
+            pass

@@ -1,0 +1,167 @@
+"""Images built on the spot, without a registry or a build tool: the pause image that every sandbox needs, and the demo image
+(busybox) of manifests/hello.yaml. Written as docker-archive files; the same input gives the same bytes, and so the same image id.
+Called by `wherry up`, and by tests that run real containers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wherry.cli.cluster.pause import machines, pause_program
+
+PAUSE_IMAGE = "wherry.local/pause:1"
+DEMO_IMAGE = "wherry.local/demo:1"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+# Images have one birthday: it must not change the id.
+_CREATED = "2024-01-01T00:00:00Z"
+_BUSYBOX_PLACES = ("/bin/busybox", "/usr/bin/busybox", "/usr/local/bin/busybox")
+
+
+class ImageError(Exception):
+    """An image can't be built or loaded here; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One file system: files by path (without the leading slash) with content and mode, links, directories with mode."""
+
+    files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    directories: Mapping[str, int] = field(default_factory=dict)
+
+    def tar(self) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for path, mode in sorted(self.directories.items()):
+                archive.addfile(_entry(path, tarfile.DIRTYPE, mode))
+            for path, (content, mode) in sorted(self.files.items()):
+                info = _entry(path, tarfile.REGTYPE, mode)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+            for path, target in sorted(self.links.items()):
+                info = _entry(path, tarfile.SYMTYPE, 0o777)
+                info.linkname = target
+                archive.addfile(info)
+        return buffer.getvalue()
+
+
+def _entry(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(path)
+    info.type, info.mode = kind, mode
+    return info
+
+
+def docker_archive(
+    reference: str,
+    layer: Layer,
+    *,
+    entrypoint: Sequence[str] = (),
+    cmd: Sequence[str] = (),
+    env: Sequence[str] = (),
+    user: str = "",
+    working_dir: str = "/",
+    labels: Mapping[str, str] | None = None,
+) -> bytes:
+    """A docker-archive (what `docker save` writes) with one image of one layer."""
+    content = layer.tar()
+    digest = hashlib.sha256(content).hexdigest()
+    config = {
+        "created": _CREATED,
+        "architecture": _architecture(),
+        "os": "linux",
+        "config": {
+            "Entrypoint": list(entrypoint) or None,
+            "Cmd": list(cmd) or None,
+            "Env": list(env),
+            "User": user,
+            "WorkingDir": working_dir,
+            "Labels": dict(labels or {}),
+        },
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [{"created": _CREATED, "created_by": "wherry"}],
+    }
+    config_bytes = json.dumps(config, sort_keys=True).encode()
+    config_name = f"{hashlib.sha256(config_bytes).hexdigest()}.json"
+    manifest = [{"Config": config_name, "RepoTags": [reference], "Layers": [f"{digest}/layer.tar"]}]
+    return Layer(
+        files={
+            config_name: (config_bytes, 0o644),
+            f"{digest}/layer.tar": (content, 0o644),
+            "manifest.json": (json.dumps(manifest).encode(), 0o644),
+        },
+        directories={digest: 0o755},
+    ).tar()
+
+
+def pause_archive() -> bytes:
+    machine = platform.machine()
+    if machine not in machines():
+        raise ImageError(f"no pause program for this machine ({machine}); there is one for {', '.join(machines())}")
+    layer = Layer(files={"pause": (pause_program(machine), 0o755)})
+    return docker_archive(PAUSE_IMAGE, layer, entrypoint=["/pause"], user="65535:65535")
+
+
+def demo_archive(busybox: Path | None = None) -> bytes:
+    """busybox with its applets as links: a shell, httpd, nc, wget and so on in 2 MB."""
+    binary = busybox or _find_busybox()
+    content = binary.read_bytes()
+    if b"/ld-linux" in content or b"/ld-musl" in content[:4096]:
+        raise ImageError(f"{binary} is linked dynamically; want a static one (apt-get install busybox-static)")
+    listed = subprocess.run([str(binary), "--list"], capture_output=True, text=True, check=True, timeout=30)
+    applets = [name for name in listed.stdout.split() if name != "busybox"]
+    layer = Layer(
+        files={
+            "bin/busybox": (content, 0o755),
+            "etc/passwd": (b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644),
+            "etc/group": (b"root:x:0:\nnogroup:x:65534:\n", 0o644),
+        },
+        links={f"bin/{name}": "busybox" for name in applets} | {"sbin": "bin", "usr/bin": "../bin"},
+        directories={
+            "bin": 0o755, "etc": 0o755, "root": 0o700, "tmp": 0o1777, "usr": 0o755, "var": 0o755, "www": 0o755,
+        },
+    )  # fmt: skip
+    return docker_archive(DEMO_IMAGE, layer, cmd=["sh"], env=["PATH=/bin"])
+
+
+def load(socket: Path, archive: Path, *, snapshotter: str = "overlayfs", timeout_s: float = 600.0) -> list[str]:
+    """Imports an image file (docker-archive or OCI layout, in a tar) into a containerd; returns the names it now has.
+    Raises ImageError with containerd's words."""
+    argv = [
+        "ctr", "--address", str(socket), "--namespace", "k8s.io",
+        "images", "import", "--snapshotter", snapshotter, str(archive),
+    ]  # fmt: skip
+    path = os.pathsep.join(("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"))
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=timeout_s, check=False, env={**os.environ, "PATH": path}
+        )
+    except FileNotFoundError as error:
+        raise ImageError("the program ctr is not installed; it comes with containerd") from error
+    except subprocess.TimeoutExpired as error:
+        raise ImageError(f"{archive}: containerd did not take it within {timeout_s:g} s") from error
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines()
+        raise ImageError(f"{archive}: {words[-1].removeprefix('ctr: ') if words else 'import failed'}")
+    # A line per image: "unpacking NAME (sha256:...)...done".
+    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("unpacking ")]
+
+
+def _architecture() -> str:
+    machine = platform.machine()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def _find_busybox() -> Path:
+    for place in _BUSYBOX_PLACES:
+        if os.path.exists(place):
+            return Path(place)
+    raise ImageError("busybox is not installed (on Debian and Ubuntu: apt-get install busybox-static)")
