@@ -291,9 +291,10 @@ class ResourcesServicer:
         for event in batch.events:
             encoded = response.events.add(type=_EVENT_TYPES[event.type])
             _fill(encoded.object, event.stored)
-            part.append(event.stored)
+            if event.type != "BOOKMARK":
+                part.append(event.stored)  # the rows of a table are those of the events, bookmarks apart
             size += len(encoded.object.value)
-            if len(part) >= WATCH_PART_EVENTS or size >= WATCH_PART_BYTES:
+            if len(response.events) >= WATCH_PART_EVENTS or size >= WATCH_PART_BYTES:
                 if table:
                     response.table.CopyFrom(self._registry.table(kind, part))
                 yield response

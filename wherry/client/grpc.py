@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 from wherry.api.context import CAUSE_KEY, cause
 from wherry.api.errors import ServiceUnavailable
 from wherry.client.base import BidiStream
+from wherry.client.client import DEFAULT_TIMEOUT_S, Client
+from wherry.client.config import ClientConfig
 from wherry.client.grpc_errors import from_parts, from_rpc_error
 from wherry.client.methods import Method, method
 
@@ -228,3 +230,9 @@ def _metadata(extra: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     if current and current.isascii() and current.isprintable():
         pairs.append((CAUSE_KEY, current))
     return tuple(pairs)
+
+
+def connect(config: ClientConfig, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
+    """A client of the cluster that the config names. It connects with its first call; close it."""
+    tls = TLS(config.ca, config.certificate, config.key)
+    return Client(GrpcTransport(config.endpoints, tls), timeout_s=timeout_s)

@@ -1,0 +1,5 @@
+"""Unit tests of the client run on virtual time."""
+
+from __future__ import annotations
+
+from wherry.testing.plugin import *  # noqa: F403
