@@ -5,3 +5,7 @@ Step of the data path: beneath the runtime. The agent calls it when the control 
 `wherry down` call it for the local nodes. It reads and writes kernel state and CNI's files, and knows nothing of pods or of
 the API. Services and cluster DNS do not belong here.
 """
+
+
+class NetworkError(Exception):
+    """Something about links, routes or rules can't be done; the message carries the tool's own words."""

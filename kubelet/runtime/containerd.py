@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -23,7 +22,7 @@ from pathlib import Path
 from kubelet.runtime import mounts
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.cri import CriRuntime
-from kubelet.runtime.processes import ProcessRef, spawn, tail
+from kubelet.runtime.processes import SBIN, ProcessRef, find_binary, spawn, tail
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ HEALTHY_AFTER_S = 60.0
 # Linux: a unix socket's path, its closing zero included.
 MAX_SOCKET_PATH_BYTES = 108
 
-SBIN = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 CNI_BIN_DIRS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 _CAP_SYS_RESOURCE = 24
 # What a node of ours never uses; each costs a little memory and start-up time. (runtime.v1.linux has to stay: 1.6 loads no task
@@ -276,13 +274,6 @@ def may_lower_oom_score() -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
     return True
-
-
-def find_binary(name: str) -> str:
-    path = shutil.which(name) or shutil.which(name, path=os.pathsep.join(SBIN))
-    if path is None:
-        raise RuntimeFailure(f"the program {name} is not installed (on Debian and Ubuntu: apt-get install {name})")
-    return path
 
 
 def find_cni_bin_dir() -> str:

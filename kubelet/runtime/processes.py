@@ -7,11 +7,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+
+from kubelet.runtime.base import RuntimeFailure
+
+# Where programs for administrators are; an ordinary PATH often lacks some of it.
+SBIN = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _START_FIELD = 22  # proc(5): start time in clock ticks after boot
@@ -126,6 +132,13 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str]) -> ProcessR
         fields = _stat(pid)
         ref = ProcessRef(pid, int(fields[_START_FIELD - 3]) if fields else 0, _BOOT_ID.read_text().strip())
     return ref
+
+
+def find_binary(name: str) -> str:
+    path = shutil.which(name) or shutil.which(name, path=os.pathsep.join(SBIN))
+    if path is None:
+        raise RuntimeFailure(f"the program {name} is not installed (on Debian and Ubuntu: apt-get install {name})")
+    return path
 
 
 def reap(pid: int) -> None:
