@@ -1,0 +1,235 @@
+"""Tells people what happened: core/v1 Events, counted and aggregated as client-go does it, without ever blocking the teller.
+
+Called by the scheduler, the controllers and the agent. `event(...)` only enqueues; `run()` writes. What does not fit the
+queue, or can't be written after a few tries, is dropped and counted: an event is news, not state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from wherry.api import kinds
+from wherry.api.context import Env
+from wherry.api.errors import AlreadyExists, APIError, Conflict, Forbidden, NotFound
+from wherry.api.times import format_seconds, to_time
+from wherry.client.base import ClientAPI
+from wherry.pb import core_v1_pb2
+
+log = logging.getLogger(__name__)
+
+NORMAL = "Normal"
+WARNING = "Warning"
+
+QUEUE_LIMIT = 1000
+CACHE_LIMIT = 4096
+TRIES = 3
+RETRY_S = 1.0
+# Ten different messages of one reason about one object within ten minutes, and the rest becomes one combined event.
+AGGREGATE_AFTER = 10
+AGGREGATE_WINDOW_S = 600.0
+AGGREGATE_PREFIX = "(combined from similar events): "
+# Per object: 25 at once, then one in five minutes.
+SPAM_BURST = 25.0
+SPAM_PER_S = 1.0 / 300.0
+MESSAGE_LIMIT = 1024
+
+
+@dataclass(slots=True)
+class _Series:
+    """One Event object that was written, or is about to be."""
+
+    name: str
+    count: int = 0
+    first: float = 0.0
+
+
+@dataclass(slots=True)
+class _Similar:
+    messages: dict[str, None]
+    last: float
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    reference: bytes  # core/v1 ObjectReference
+    subject: bytes  # the same without its resourceVersion: what counts as one object
+    namespace: str
+    type: str
+    reason: str
+    message: str
+    action: str
+    at: float
+
+
+class EventRecorder:
+    """Invariants: at most QUEUE_LIMIT items wait; each cache holds at most CACHE_LIMIT entries, the oldest go first."""
+
+    def __init__(self, client: ClientAPI, env: Env, component: str, *, host: str = "") -> None:
+        self._client = client
+        self._env = env
+        self._component = component
+        self._host = host
+        self._queue: asyncio.Queue[_News] = asyncio.Queue(QUEUE_LIMIT)
+        self._series: OrderedDict[tuple[Any, ...], _Series] = OrderedDict()
+        self._similar: OrderedDict[tuple[Any, ...], _Similar] = OrderedDict()
+        self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
+        self._last_stamp = 0
+        self.dropped = 0
+
+    def event(self, about: Message, type: str, reason: str, message: str, *, action: str = "") -> None:
+        """`about` is the object, or a core/v1 ObjectReference. `type` is NORMAL or WARNING. Never blocks, never raises."""
+        try:
+            reference = reference_to(about)
+            whole = reference.SerializeToString(deterministic=True)
+            reference.resource_version = ""
+            news = _News(
+                whole,
+                reference.SerializeToString(deterministic=True),
+                reference.namespace or "default",
+                type,
+                reason,
+                message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 3] + "...",
+                action,
+                self._env.now(),
+            )
+            self._queue.put_nowait(news)
+        except asyncio.QueueFull:
+            self.dropped += 1
+        except Exception:
+            self.dropped += 1
+            log.exception("event %s about %s", reason, about.DESCRIPTOR.name)
+
+    async def run(self) -> None:
+        """Writes what is told, until cancelled."""
+        while True:
+            news = await self._queue.get()
+            try:
+                await self._record(news)
+            finally:
+                self._queue.task_done()
+
+    async def flush(self) -> None:
+        """Returns when all that was told has been written or dropped. `run` must be running."""
+        await self._queue.join()
+
+    async def _record(self, news: _News) -> None:
+        if not self._admitted(news):
+            self.dropped += 1
+            return
+        message, key = self._aggregated(news)
+        series = self._series.get(key)
+        for attempt in range(TRIES):
+            try:
+                if series is None:
+                    series = await self._create(news, message)
+                else:
+                    await self._count(news, series, message)
+                break
+            except NotFound:
+                series = None  # its time to live is over: begin a new one
+            except (AlreadyExists, Conflict):
+                pass
+            except Forbidden as error:
+                # The namespace is being deleted, or we may not: no use in trying again.
+                log.debug("event %s: %s", news.reason, error)
+                self.dropped += 1
+                return
+            except APIError as error:
+                if attempt == TRIES - 1:
+                    log.debug("event %s: %s", news.reason, error)
+                    self.dropped += 1
+                    return
+                await asyncio.sleep(RETRY_S * (0.5 + self._env.rng.random()))
+        if series is not None:
+            _remember(self._series, key, series)
+
+    async def _create(self, news: _News, message: str) -> _Series:
+        reference = core_v1_pb2.ObjectReference.FromString(news.reference)
+        # client-go's form, NAME.HEX; the stamp grows also when two events fall into one tick of the clock.
+        self._last_stamp = max(self._last_stamp + 1, int(news.at * 1e9))
+        event = core_v1_pb2.Event(
+            involved_object=reference,
+            reason=news.reason,
+            message=message,
+            type=news.type,
+            action=news.action,
+            count=1,
+            reporting_component=self._component,
+            reporting_instance=self._host,
+            source=core_v1_pb2.EventSource(component=self._component, host=self._host),
+        )
+        event.metadata.name = f"{reference.name}.{self._last_stamp:x}"
+        event.metadata.namespace = news.namespace
+        event.first_timestamp.CopyFrom(to_time(news.at))
+        event.last_timestamp.CopyFrom(to_time(news.at))
+        await self._client.create(event)
+        return _Series(event.metadata.name, 1, news.at)
+
+    async def _count(self, news: _News, series: _Series, message: str) -> None:
+        patch = {"count": series.count + 1, "lastTimestamp": format_seconds(int(news.at)), "message": message}
+        await self._client.patch(core_v1_pb2.Event, series.name, news.namespace, patch)
+        series.count += 1
+
+    def _admitted(self, news: _News) -> bool:
+        bucket = self._buckets.get(news.subject)
+        if bucket is None:
+            bucket = _Bucket(SPAM_BURST, news.at)
+        bucket.tokens = min(SPAM_BURST, bucket.tokens + max(0.0, news.at - bucket.at) * SPAM_PER_S)
+        bucket.at = news.at
+        _remember(self._buckets, news.subject, bucket)
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True
+
+    def _aggregated(self, news: _News) -> tuple[str, tuple[Any, ...]]:
+        """The message to write, and the key of the series that it belongs to."""
+        group = (news.subject, news.type, news.reason, news.action)
+        similar = self._similar.get(group)
+        if similar is None or news.at - similar.last > AGGREGATE_WINDOW_S:
+            similar = _Similar({}, news.at)
+        similar.messages[news.message] = None
+        similar.last = news.at
+        _remember(self._similar, group, similar)
+        if len(similar.messages) < AGGREGATE_AFTER:
+            return news.message, (*group, news.message)
+        while len(similar.messages) > AGGREGATE_AFTER:
+            del similar.messages[next(iter(similar.messages))]
+        return AGGREGATE_PREFIX + news.message, group
+
+
+def reference_to(about: Message) -> core_v1_pb2.ObjectReference:
+    """An ObjectReference to an object, or a copy of the reference that was given."""
+    if isinstance(about, core_v1_pb2.ObjectReference):
+        copy = core_v1_pb2.ObjectReference()
+        copy.CopyFrom(about)
+        return copy
+    kind = kinds.of(type(about))  # type: ignore[arg-type]  # classes are hashable, whatever the stubs say
+    metadata: Any = about.metadata  # type: ignore[attr-defined]
+    return core_v1_pb2.ObjectReference(
+        kind=kind.kind,
+        api_version=kind.api_version,
+        namespace=metadata.namespace,
+        name=metadata.name,
+        uid=metadata.uid,
+        resource_version=metadata.resource_version,
+    )
+
+
+def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > CACHE_LIMIT:
+        cache.popitem(last=False)
