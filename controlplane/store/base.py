@@ -14,7 +14,9 @@ from typing import Protocol
 
 MAX_OPERATIONS = 128
 MAX_VALUE_BYTES = 1_500_000  # etcd's default request limit is 1.5 MiB; the same here so that a store can be moved
-MAX_TRANSACTION_BYTES = MAX_VALUE_BYTES + 64 * 1024  # all keys and values of one transaction together
+MAX_TRANSACTION_BYTES = (
+    MAX_VALUE_BYTES + 40_000
+)  # keys (those of compares twice) and values of one transaction together
 
 
 class StoreError(Exception):
@@ -152,7 +154,8 @@ class Store(Protocol):
         ...
 
     async def batch(self, items: Sequence[BatchItem]) -> Sequence[TxnResult]:
-        """Independent transactions in order, each with its own result, together as fast as the backend can."""
+        """Independent transactions, each with its own result, together as fast as the backend can. Those that share a key
+        take effect in order. After Unavailable, any of them may or may not have happened."""
         ...
 
     def watch(self, prefix: str, *, from_revision: int = 0) -> Watch:

@@ -41,6 +41,7 @@ def check_transaction(compares: Sequence[Compare], operations: Sequence[Operatio
         raise ValueError(f"a key occurs twice in one transaction: {sorted(o.key for o in operations)}")
     for compare in compares:
         check_key(compare.key)
+        total += 2 * len(compare.key)  # etcd's request has them twice: to compare, and to read when that fails
     if total > MAX_TRANSACTION_BYTES:
         raise TooLarge(f"a transaction of {total} bytes: at most {MAX_TRANSACTION_BYTES}")
     return total

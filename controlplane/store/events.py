@@ -200,9 +200,18 @@ class WatchSource(Protocol):
         """Raises Unavailable when the store is closed."""
         ...
 
-    async def read_history(self, prefix: str, from_revision: int) -> WatchBatch:
-        """A bounded piece of history in whole revisions, at least one. Raises Compacted."""
+    def open_history(self, prefix: str) -> History: ...
+
+
+class History(Protocol):
+    """One reader of what is older than the ring."""
+
+    async def read(self, from_revision: int) -> WatchBatch:
+        """A bounded piece in whole revisions, at least one. Called with the revision after the last piece, and only when
+        that has happened. Raises Compacted, Unavailable."""
         ...
+
+    async def aclose(self) -> None: ...
 
 
 class RingWatch:
@@ -214,6 +223,7 @@ class RingWatch:
         self._told = self._cursor.position
         self._fresh = from_revision > 0
         self._closed = False
+        self._history: History | None = None
 
     def __aiter__(self) -> RingWatch:
         return self
@@ -228,12 +238,15 @@ class RingWatch:
             source.check_open()
             ring = source.ring
             if cursor.position < ring.floor:
-                batch = await source.read_history(cursor.prefix, cursor.position + 1)
+                if self._history is None:
+                    self._history = source.open_history(cursor.prefix)
+                batch = await self._history.read(cursor.position + 1)
                 cursor.position = max(cursor.position, batch.revision)
                 if batch.events:
                     self._told = cursor.position
                     return batch
                 continue
+            await self._end_history()
             events, cursor.position = ring.take(cursor.prefix, cursor.position)
             if events or (self._told < ring.progress_due and self._told < cursor.position):
                 self._told = cursor.position
@@ -243,6 +256,12 @@ class RingWatch:
 
     async def aclose(self) -> None:
         self._closed = True
+        await self._end_history()
+
+    async def _end_history(self) -> None:
+        if self._history is not None:
+            history, self._history = self._history, None
+            await history.aclose()
 
 
 def closed_error() -> Unavailable:

@@ -148,6 +148,9 @@ class SqliteStore:
         if self._closed:
             raise closed_error()
 
+    def open_history(self, prefix: str) -> _History:
+        return _History(self, prefix)
+
     async def read_history(self, prefix: str, from_revision: int) -> WatchBatch:
         await asyncio.sleep(0)  # a long way to catch up must not hold the loop
         async with self._reading() as reader:
@@ -296,6 +299,17 @@ class SqliteStore:
         self._publish(applied)
         if self._expiry_timer is None:
             self._schedule_expiry(applied.next_expiry_ms)
+
+
+@dataclass(slots=True)
+class _History:
+    store: SqliteStore
+    prefix: str
+
+    async def read(self, from_revision: int) -> WatchBatch:
+        return await self.store.read_history(self.prefix, from_revision)
+
+    async def aclose(self) -> None: ...
 
 
 def _copy(error: BaseException) -> BaseException:
