@@ -1,0 +1,157 @@
+"""What the runtime is told to make of a pod: the sandbox's configuration and each container's. Pure; called by `worker`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from kubelet.pods import model as m
+from kubelet.pods.env import expand
+from kubelet.pods.policy import spec_hash
+from kubelet.pods.resources import container_resources, pod_resources
+from kubelet.pods.security import container_security, sandbox_security
+from kubelet.pods.services import NodeSettings
+from kubelet.pods.states import Role
+from kubelet.runtime.base import (
+    CONTAINER_NAME,
+    POD_NAME,
+    POD_NAMESPACE,
+    POD_UID,
+    ContainerConfig,
+    DNSConfig,
+    Image,
+    Mount,
+    PortMapping,
+    SandboxConfig,
+)
+from wherry.pb import core_v1_pb2
+
+HOSTNAME_LIMIT = 63
+DEFAULT_TERMINATION_PATH = "/dev/termination-log"
+
+
+def hostname_of(pod: core_v1_pb2.Pod, node: NodeSettings) -> str:
+    if pod.spec.host_network:
+        return node.facts.name
+    name = (pod.spec.hostname or pod.metadata.name)[:HOSTNAME_LIMIT].rstrip("-.")
+    if pod.spec.set_hostname_as_fqdn and pod.spec.subdomain:
+        return f"{name}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{node.cluster_domain}"
+    return name
+
+
+def dns_of(pod: core_v1_pb2.Pod, node: NodeSettings) -> DNSConfig:
+    """By dnsPolicy, with dnsConfig on top."""
+    spec, host = pod.spec, node.host_dns
+    policy = spec.dns_policy or "ClusterFirst"
+    if policy == "ClusterFirst" and spec.host_network:
+        policy = "Default"
+    if policy in ("ClusterFirst", "ClusterFirstWithHostNet") and node.cluster_dns:
+        domain = node.cluster_domain
+        own = (f"{pod.metadata.namespace}.svc.{domain}", f"svc.{domain}", domain)
+        searches = own + tuple(s for s in host.searches if s not in own)
+        base = DNSConfig((node.cluster_dns,), searches, ("ndots:5",))
+    elif policy == "None":
+        base = DNSConfig()
+    else:
+        base = host
+    if not spec.HasField("dns_config"):
+        return base
+    extra = spec.dns_config
+    options = {option.partition(":")[0]: option for option in base.options}
+    for option in extra.options:
+        options[option.name] = f"{option.name}:{option.value}" if option.value else option.name
+    return DNSConfig(
+        _unique((*base.servers, *extra.nameservers)),
+        _unique((*base.searches, *extra.searches)),
+        tuple(options.values()),
+    )
+
+
+def _unique(items: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(items))
+
+
+def sandbox_config(
+    pod: core_v1_pb2.Pod, attempt: int, node: NodeSettings, *, log_directory: str, cgroup_parent: str
+) -> SandboxConfig:
+    metadata = pod.metadata
+    ports = []
+    if not pod.spec.host_network:
+        for container in [*pod.spec.init_containers, *pod.spec.containers]:
+            for port in container.ports:
+                if port.host_port:
+                    ports.append(PortMapping(port.container_port, port.host_port, port.protocol or "TCP", port.host_ip))
+    return SandboxConfig(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        uid=metadata.uid,
+        attempt=attempt,
+        hostname=hostname_of(pod, node),
+        log_directory=log_directory,
+        cgroup_parent=cgroup_parent,
+        dns=dns_of(pod, node),
+        port_mappings=tuple(ports),
+        labels={**metadata.labels, **_labels(pod)},
+        annotations=dict(metadata.annotations),
+        security=sandbox_security(pod),
+        sysctls={sysctl.name: sysctl.value for sysctl in pod.spec.security_context.sysctls},
+        resources=pod_resources(pod),
+        runtime_handler="",
+    )
+
+
+def _labels(pod: core_v1_pb2.Pod) -> dict[str, str]:
+    return {POD_NAME: pod.metadata.name, POD_NAMESPACE: pod.metadata.namespace, POD_UID: pod.metadata.uid}
+
+
+def container_config(
+    pod: core_v1_pb2.Pod,
+    container: core_v1_pb2.Container,
+    action: m.StartContainer,
+    node: NodeSettings,
+    *,
+    env: Sequence[tuple[str, str]],
+    mounts: Sequence[Mount],
+    termination_file: str,
+) -> ContainerConfig:
+    """Raises ConfigError (runAsNonRoot)."""
+    variables = dict(env)
+    image: Image = action.image
+    grace_s = pod.spec.termination_grace_period_seconds if pod.spec.HasField("termination_grace_period_seconds") else 30
+    annotations = {
+        m.SPEC_HASH: spec_hash(container),
+        m.RESTART_BACKOFF: f"{action.backoff_s:g}",
+        m.GRACE_PERIOD: str(grace_s),
+    }
+    if container.lifecycle.HasField("pre_stop"):
+        annotations[m.PRE_STOP] = base64.b64encode(container.lifecycle.pre_stop.SerializeToString()).decode()
+    all_mounts = list(mounts)
+    if termination_file:
+        annotations[m.TERMINATION_MESSAGE] = termination_file
+        annotations[m.TERMINATION_POLICY] = container.termination_message_policy or "File"
+        path = container.termination_message_path or DEFAULT_TERMINATION_PATH
+        all_mounts.append(Mount(termination_file, path))
+    return ContainerConfig(
+        name=container.name,
+        attempt=action.attempt,
+        image=image.id,
+        user_image=container.image,
+        command=tuple(expand(word, variables) for word in container.command),
+        args=tuple(expand(word, variables) for word in container.args),
+        working_dir=container.working_dir,
+        env=tuple(env),
+        mounts=tuple(all_mounts),
+        labels={**_labels(pod), CONTAINER_NAME: container.name},
+        annotations=annotations,
+        log_path=f"{container.name}/{action.attempt}.log",
+        stdin=container.stdin,
+        stdin_once=container.stdin_once,
+        tty=container.tty,
+        resources=container_resources(pod, container, node.memory_bytes),
+        security=container_security(pod, container, image),
+        stop_signal=container.lifecycle.stop_signal if container.lifecycle.HasField("stop_signal") else "",
+    )
+
+
+def find_container(pod: core_v1_pb2.Pod, name: str) -> tuple[core_v1_pb2.Container, Role] | None:
+    return next(((c, role) for c, role in m.containers_of(pod.spec) if c.name == name), None)
