@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 @dataclass(slots=True)
 class _Pending:
     revision: int = 0
+    doubt: bool = False
     deletions: dict[str, str] = field(default_factory=dict)  # uid -> pod name
 
 
@@ -36,6 +37,19 @@ class Expectations:
     def expect_deletion(self, key: str, name: str, uid: str) -> None:
         self._pending.setdefault(key, _Pending()).deletions[uid] = name
 
+    def doubt(self, key: str) -> None:
+        """A write ended without an answer: it may or may not have happened."""
+        self._pending.setdefault(key, _Pending()).doubt = True
+
+    def in_doubt(self, key: str) -> bool:
+        pending = self._pending.get(key)
+        return pending is not None and pending.doubt
+
+    def settle(self, key: str, revision: str) -> None:
+        """Whatever came of the doubtful write shows at this revision, read from the server after it."""
+        self._pending.setdefault(key, _Pending()).doubt = False
+        self.expect_revision(key, revision)
+
     def forget(self, key: str) -> None:
         """The ReplicaSet is gone."""
         self._pending.pop(key, None)
@@ -45,7 +59,7 @@ class Expectations:
         pending = self._pending.get(key)
         if pending is None:
             return True
-        if pending.revision > self._seen:
+        if pending.doubt or pending.revision > self._seen:
             return False
         for uid, name in list(pending.deletions.items()):
             if is_present(name, uid):
@@ -55,4 +69,4 @@ class Expectations:
         return True
 
     def check_invariants(self) -> None:
-        assert all(pending.revision or pending.deletions for pending in self._pending.values())
+        assert all(pending.revision or pending.deletions or pending.doubt for pending in self._pending.values())

@@ -157,6 +157,18 @@ def test_expectations_wait_until_what_was_deleted_is_gone() -> None:
     assert expectations.satisfied("ns/rs", lambda name, uid: False)
 
 
+def test_a_write_without_an_answer_blocks_until_it_is_settled() -> None:
+    expectations = Expectations()
+    expectations.observe("30")
+    expectations.doubt("ns/rs")
+    assert expectations.in_doubt("ns/rs")
+    assert not expectations.satisfied("ns/rs", lambda name, uid: False)
+    expectations.settle("ns/rs", "31")
+    assert not expectations.satisfied("ns/rs", lambda name, uid: False)
+    expectations.observe("31")
+    assert expectations.satisfied("ns/rs", lambda name, uid: False)
+
+
 def test_claims() -> None:
     rs = make_replicaset("rs", 1).build()
 
