@@ -28,7 +28,7 @@ PODS = {
         pytest.param("{.items[0].metadata.labels['app.kubernetes.io/name']}", "x", id="quoted-key"),
         pytest.param("{.items[?(@.status.n>5)].metadata.name}", "b", id="filter-number"),
         pytest.param('{.items[?(@.metadata.name=="a")].status.n}', "3", id="filter-text"),
-        pytest.param("{.items[?(@.status.ready)].metadata.name}", "a", id="filter-truth"),
+        pytest.param("{.items[?(@.status.ready)].metadata.name}", "a b", id="filter-exists"),
         pytest.param('{range .items[*]}{.metadata.name}={.status.n}{"\\n"}{end}', "a=3\nb=10\n", id="range"),
         pytest.param("{range .nothing[*]}{.x}{end}done", "done", id="empty-range"),
         pytest.param("{.absent}", "", id="absent"),

@@ -14,9 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec, labels, yamlout
+from wherry.api import codec, labels, strategic, strategic_diff, yamlout
 from wherry.api.errors import APIError, Conflict, NotFound
-from wherry.api.patch import strategic_merge, three_way_strategic_patch
 from wherry.cli import output as printing
 from wherry.cli.commands.get import list_all
 from wherry.cli.manifests import Item, read_manifests
@@ -103,13 +102,13 @@ async def apply_one(
                     "required by apply. It will be patched automatically."
                 )
             there = codec.to_dict(current)
-            patch = three_way_strategic_patch(last_applied(current), modified, there, cls)
-            if not patch:
+            patch = strategic_diff.create_three_way(last_applied(current), modified, there, cls.DESCRIPTOR)
+            merged = codec.from_dict(strategic.apply(there, patch, cls.DESCRIPTOR), cls)
+            # Compared as messages: a cpu of 0.5 is the 500m that the server has.
+            if merged == current:
                 return ApplyResult(target, namespace, "unchanged", current)
             if dry_run == "client":
-                return ApplyResult(
-                    target, namespace, "configured", codec.from_dict(strategic_merge(there, patch, cls), cls)
-                )
+                return ApplyResult(target, namespace, "configured", merged)
             obj = await session.client.patch(
                 cls, target.name, namespace, patch, patch_type=STRATEGIC, dry_run=dry_run == "server",
                 field_manager=field_manager,

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec, yamlout
+from wherry.api import codec, strategic_diff, yamlout
 from wherry.api.errors import APIError
-from wherry.api.patch import two_way_strategic_patch
 from wherry.cli import output as printing
 from wherry.cli.commands.apply import STRATEGIC
 from wherry.cli.options import Namespace
@@ -60,7 +59,7 @@ def edit(
                 changed = documents[0].value
                 if changed.get("metadata", {}).get("name") != target.name:
                     raise UsageError(f'metadata.name: the name cannot be changed ("{target.name}")')
-                patch = two_way_strategic_patch(original, changed, cls)
+                patch = strategic_diff.create(original, changed, cls.DESCRIPTOR)
                 if not patch:
                     print("Edit cancelled, no changes made.")
                     return 0
