@@ -1,0 +1,80 @@
+"""A real `wherry server` process for tests and benchmarks: on a free port of loopback, over a directory of the caller's.
+
+Whoever makes one ends it with `stop`, or with `kill` to see what survives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MAIN = [sys.executable, "-m", "wherry.cli.main"]
+START_TIMEOUT_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """One control plane process over a data directory; `start` again after `kill` gives the same cluster."""
+
+    def __init__(self, data_dir: Path, *flags: str) -> None:
+        self.data_dir = data_dir
+        self.address = f"127.0.0.1:{free_port()}"
+        self.flags = flags
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = data_dir.with_suffix(".log")
+
+    @property
+    def config(self) -> Path:
+        return self.data_dir / "admin.conf"
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*MAIN, "server", "--data-dir", str(self.data_dir), "--listen", self.address, *self.flags],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"wherry server ended with {self.process.returncode}:\n{self.log.read_text()}")
+            if self.config.exists() and self.run("get", "namespaces", "-o", "name").returncode == 0:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"wherry server was not ready in time:\n{self.log.read_text()}")
+
+    def run(self, *words: str, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """The real `wherry` with this cluster's configuration."""
+        return subprocess.run(
+            [*MAIN, *words], input=stdin, capture_output=True, text=True, timeout=timeout,
+            env={**os.environ, "WHERRY_CONFIG": str(self.config)}, check=False,
+        )  # fmt: skip
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+        self.process = None
