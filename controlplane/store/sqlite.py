@@ -38,7 +38,8 @@ from controlplane.store.base import (
 from controlplane.store.check import check_key, check_transaction
 from controlplane.store.events import EventRing, RingWatch, closed_error, event_key, event_size
 from controlplane.store.lane import InlineLane, Lane, ThreadLane
-from controlplane.store.sqlite_file import Applied, Database, Reader
+from controlplane.store.sqlite_file import Applied, Database
+from controlplane.store.sqlite_read import Reader
 
 T = TypeVar("T")
 
@@ -135,6 +136,14 @@ class SqliteStore:
             while more:
                 more = await self._run(piece)
         await self._run(self._database.checkpoint)
+
+    async def copy_to(self, path: str) -> int:
+        """A consistent copy of the file, history included, while the store is in use; gives its revision. It is a store
+        itself. Raises StoreError."""
+        self.check_open()
+        if self._database.path == ":memory:":  # has one connection only, which belongs to the loop
+            return self._database.copy_to(path)
+        return await asyncio.to_thread(self._database.copy_to, path)
 
     # Watching
 

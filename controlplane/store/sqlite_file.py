@@ -1,7 +1,7 @@
-"""The SQLite file of a store: its format, its transactions and its reads, as plain synchronous code.
+"""The SQLite file of a store: its format and its transactions, as plain synchronous code.
 
-Owns the schema and all SQL. Called by `sqlite`, which decides on which thread each call runs: one `Database` writes, any
-number of `Reader`s read beside it. Knows neither the event loop nor the clock.
+Owns the schema and all SQL that writes. Called by `sqlite`, which decides on which thread each call runs: one `Database`
+writes, any number of `Reader`s (`sqlite_read`) read beside it. Knows neither the event loop nor the clock.
 
 Format 1. `history` has one row per change; its id is `revision << 8 | position in the revision`, so a revision's changes
 are neighbours. A row with a NULL value is a delete. `previous_id` leads from each row to the one it replaced, so the state at
@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,25 +28,17 @@ from controlplane.store.base import (
     FormatTooNew,
     FutureRevision,
     KeyValue,
-    ListResult,
     Put,
     StoreError,
     TxnResult,
     Unavailable,
-    WatchBatch,
 )
-from controlplane.store.check import prefix_end
-from controlplane.store.events import event_size
+from controlplane.store.sqlite_read import NEWEST, POSITION_BITS, Reader, connect, decoded
 
 APPLICATION_ID = 0x57485259  # "WHRY"
 FORMAT = 1
-POSITION_BITS = 8  # 256 positions: more than MAX_OPERATIONS
 SWEEP_ROWS = 1000
-HISTORY_ROWS = 512
-HISTORY_BYTES = 1 << 20
 VACUUM_PAGES = 256
-ROWS_PER_SLICE = 250
-KEYS_PER_SLICE = 5000
 
 SCHEMA = """
 CREATE TABLE history (
@@ -58,10 +50,6 @@ CREATE INDEX expiry_by_time ON expiry (at_ms, key);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('compacted', 0), ('swept', 0), ('lease_clock_ms', 0);
 """
-
-NEWEST = "SELECT k.id, h.create_revision, h.value FROM keys k JOIN history h ON h.id = k.id WHERE k.key = ? AND NOT k.deleted"
-# In SQLite's order every BLOB is greater than every TEXT: b"" is the end of all keys.
-RANGE = "{op} ? AND k.key < ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +79,6 @@ class FileLock:
         os.close(self._descriptor)
 
 
-def connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=64)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA secure_delete = FAST")
-    connection.execute("PRAGMA cache_size = -4000")
-    return connection
-
-
 def prepare(connection: sqlite3.Connection, path: str) -> None:
     """Creates the tables in an empty file; refuses a file that is newer than this code or not ours."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -120,160 +100,6 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         connection.executescript(
             f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
         )
-
-
-def decoded(key: str, row: tuple[int, int, bytes]) -> KeyValue:
-    return KeyValue(key, row[2], row[1], row[0] >> POSITION_BITS)
-
-
-class Reader:
-    """Reads over one connection. A method that reads more than one row does so in one snapshot."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def revision(self) -> int:
-        (newest,) = self.connection.execute("SELECT max(id) FROM history").fetchone()
-        return 1 if newest is None else int(newest) >> POSITION_BITS
-
-    def compacted(self) -> int:
-        (value,) = self.connection.execute("SELECT value FROM meta WHERE name = 'compacted'").fetchone()
-        return int(value)
-
-    def begin(self) -> None:
-        self.connection.execute("BEGIN")
-
-    def end(self) -> None:
-        if self.connection.in_transaction:
-            self.connection.execute("COMMIT")
-
-    def check_revision(self, revision: int) -> int:
-        """The newest revision of the snapshot. Raises when `revision` (unless 0) cannot be read in it."""
-        newest = self.revision()
-        if revision > newest:
-            raise FutureRevision(f"revision {revision} has not happened: the newest is {newest}")
-        if revision and revision < (compacted := self.compacted()):
-            raise Compacted(compacted)
-        return newest
-
-    def get(self, key: str, revision: int) -> KeyValue | None:
-        if not revision:
-            row = self.connection.execute(NEWEST, (key,)).fetchone()
-            return None if row is None else decoded(key, row)
-        own = not self.connection.in_transaction
-        if own:
-            self.begin()
-        try:
-            self.check_revision(revision)
-            row = self.connection.execute("SELECT id FROM keys WHERE key = ?", (key,)).fetchone()
-            return None if row is None else self._at(key, row[0], revision)
-        finally:
-            if own:
-                self.end()
-
-    def list_slices(self, prefix: str, after: str, limit: int, revision: int) -> Iterator[ListResult | None]:
-        """Gives None after each slice of work and the result last, so that the caller can let others run between."""
-        newest = self.check_revision(revision)
-        at = revision or newest
-        items: list[KeyValue] = []
-        low, op, high = self._bounds(prefix, after)
-        while True:
-            wanted = min(ROWS_PER_SLICE, limit + 1 - len(items)) if limit else ROWS_PER_SLICE
-            done = self._slice(items, op, low, high, wanted, at if at < newest else 0)
-            if done is None or (limit and len(items) > limit):
-                break
-            low, op = done, ">"
-            yield None
-        more = bool(limit) and len(items) > limit
-        count = len(items)
-        if more:
-            del items[limit:]
-            count = limit
-            for found in self._count_slices(items[-1].key, high, at if at < newest else 0):
-                count += found
-                yield None
-        yield ListResult(tuple(items), at, more, count)
-
-    def history(self, prefix: str, from_revision: int) -> WatchBatch:
-        """Whole revisions from `from_revision` on, at least one if there is any, up to HISTORY_ROWS or HISTORY_BYTES."""
-        own = not self.connection.in_transaction
-        if own:
-            self.begin()
-        try:
-            if from_revision <= (compacted := self.compacted()):
-                raise Compacted(compacted)
-            rows = self.connection.execute(
-                "SELECT h.id, h.key, h.create_revision, h.value, p.id, p.create_revision, p.value"
-                " FROM history h LEFT JOIN history p ON p.id = h.previous_id WHERE h.id >= ? ORDER BY h.id",
-                (from_revision << POSITION_BITS,),
-            )
-            events: list[Event] = []
-            last, count, size = from_revision - 1, 0, 0
-            for id, key, create_revision, value, *previous in rows:
-                revision = id >> POSITION_BITS
-                if revision != last and (count >= HISTORY_ROWS or size >= HISTORY_BYTES):
-                    break
-                last, count = revision, count + 1
-                if key.startswith(prefix):
-                    before = None if previous[2] is None else decoded(key, (previous[0], previous[1], previous[2]))
-                    event = Event(value is None, KeyValue(key, value or b"", create_revision, revision), before)
-                    events.append(event)
-                    size += event_size(event)
-            rows.close()
-            return WatchBatch(tuple(events), last)
-        finally:
-            if own:
-                self.end()
-
-    def _bounds(self, prefix: str, after: str) -> tuple[str, str, str | bytes]:
-        low, op = (after, ">") if after and after >= prefix else (prefix, ">=")
-        return low, op, prefix_end(prefix) or b""
-
-    def _slice(
-        self, items: list[KeyValue], op: str, low: str, high: str | bytes, wanted: int, revision: int
-    ) -> str | None:
-        """Appends up to `wanted` rows and gives the key to go on after, or None at the end."""
-        if not revision:
-            rows = self.connection.execute(
-                "SELECT k.key, k.id, h.create_revision, h.value FROM keys k JOIN history h ON h.id = k.id"
-                f" WHERE k.key {RANGE.format(op=op)} AND NOT k.deleted ORDER BY k.key LIMIT ?",
-                (low, high, wanted),
-            ).fetchall()
-            items.extend(KeyValue(row[0], row[3], row[2], row[1] >> POSITION_BITS) for row in rows)
-            return rows[-1][0] if len(rows) == wanted else None
-        rows = self.connection.execute(
-            f"SELECT k.key, k.id FROM keys k WHERE k.key {RANGE.format(op=op)} ORDER BY k.key LIMIT ?",
-            (low, high, wanted),
-        ).fetchall()
-        items.extend(kv for key, id in rows if (kv := self._at(key, id, revision)) is not None)
-        return rows[-1][0] if len(rows) == wanted else None
-
-    def _count_slices(self, after: str, high: str | bytes, revision: int) -> Iterator[int]:
-        """How many keys exist after `after`, in slices."""
-        low = after
-        while True:
-            rows = self.connection.execute(
-                f"SELECT k.key, k.id, k.deleted FROM keys k WHERE k.key {RANGE.format(op='>')} ORDER BY k.key LIMIT ?",
-                (low, high, KEYS_PER_SLICE if not revision else ROWS_PER_SLICE),
-            ).fetchall()
-            if not rows:
-                return
-            if revision:
-                yield sum(self._at(key, id, revision) is not None for key, id, _ in rows)
-            else:
-                yield sum(not deleted for _, _, deleted in rows)
-            low = rows[-1][0]
-
-    def _at(self, key: str, id: int, revision: int) -> KeyValue | None:
-        """The key as it was at `revision`, walking back from its newest row."""
-        end = (revision + 1) << POSITION_BITS
-        while id >= end:
-            row = self.connection.execute("SELECT previous_id FROM history WHERE id = ?", (id,)).fetchone()
-            if row is None:
-                return None
-            (id,) = row
-        row = self.connection.execute("SELECT id, create_revision, value FROM history WHERE id = ?", (id,)).fetchone()
-        return None if row is None or row[2] is None else decoded(key, row)
 
 
 class Database(Reader):
@@ -409,6 +235,42 @@ class Database(Reader):
         with self._transaction():
             self._set_meta("lease_clock_ms", clock_ms)
 
+    def copy_to(self, path: str) -> int:
+        """Copies one consistent state to `path`, whatever is written meanwhile, and checks the copy. Gives its revision.
+        Runs on any thread: but for ":memory:" it has a connection of its own."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.partial")
+        temporary.unlink(missing_ok=True)
+        source = self if self.path == ":memory:" else self.reader()
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            source.begin()  # a snapshot, or each commit meanwhile would make the copy start again
+            revision = source.revision()
+            copy = sqlite3.connect(temporary, isolation_level=None)
+            try:
+                source.connection.backup(copy, pages=1024)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete in itself
+                problems = copy.execute("PRAGMA quick_check").fetchall()
+                if problems != [("ok",)] or Reader(copy).revision() != revision:
+                    raise StoreError(f"the copy {path} is damaged: {problems}")
+            finally:
+                copy.close()
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, target)
+            self._sync_directory(target)
+            return revision
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"cannot copy the store to {path}: {error}") from error
+        finally:
+            source.end()
+            if source is not self:
+                source.connection.close()
+            temporary.unlink(missing_ok=True)
+
     def check_invariants(self) -> None:
         execute = self.connection.execute
         assert execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the file is damaged"
@@ -425,7 +287,10 @@ class Database(Reader):
         """With the right mode from the start (it holds secrets), and its directory entry on disk."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(descriptor)
-        directory = os.open(Path(self.path).resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
+        self._sync_directory(Path(self.path))
+
+    def _sync_directory(self, path: Path) -> None:
+        directory = os.open(path.resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
