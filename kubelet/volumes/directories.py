@@ -1,0 +1,100 @@
+"""Volumes that are directories: emptyDir on disk or in memory, hostPath, and giving them to an fsGroup. Blocking.
+Used by `manager`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from pathlib import Path
+
+from kubelet.pods.services import VolumeError
+from wherry.api import quantity
+from wherry.pb import core_v1_pb2
+
+MS_NOSUID, MS_NODEV = 2, 4
+
+
+def make_empty_dir(path: Path, source: core_v1_pb2.EmptyDirVolumeSource, memory_limit_bytes: int) -> None:
+    """Idempotent. `memory_limit_bytes`: how large a tmpfs without a limit of its own may become."""
+    path.mkdir(parents=True, exist_ok=True)
+    if source.medium == "Memory":
+        if not os.path.ismount(path):
+            limit = quantity.value(source.size_limit) if source.HasField("size_limit") else 0
+            size = min(limit, memory_limit_bytes) if limit and memory_limit_bytes else limit or memory_limit_bytes
+            mount_tmpfs(path, size)
+    elif source.medium not in ("",):
+        raise VolumeError(f'emptyDir.medium "{source.medium}": only "" and "Memory" are supported on this node')
+    path.chmod(0o777)
+
+
+def mount_tmpfs(path: Path, size_bytes: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"size={size_bytes},mode=0777" if size_bytes else "mode=0777"
+    if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode()) != 0:
+        code = ctypes.get_errno()
+        raise VolumeError(f"mounting a tmpfs at {path}: {os.strerror(code)}")
+
+
+_TYPES = {
+    "Directory": (stat.S_ISDIR, "directory"),
+    "DirectoryOrCreate": (stat.S_ISDIR, "directory"),
+    "File": (stat.S_ISREG, "file"),
+    "FileOrCreate": (stat.S_ISREG, "file"),
+    "Socket": (stat.S_ISSOCK, "socket file"),
+    "CharDevice": (stat.S_ISCHR, "character device"),
+    "BlockDevice": (stat.S_ISBLK, "block device"),
+}
+
+
+def check_host_path(source: core_v1_pb2.HostPathVolumeSource) -> Path:
+    """The path, of the type that the volume names; made where the type says so."""
+    path = Path(source.path)
+    kind = source.type
+    if not kind:
+        return path
+    if kind not in _TYPES:
+        raise VolumeError(f'hostPath.type "{kind}": must be one of {", ".join(sorted(_TYPES))}')
+    if kind == "DirectoryOrCreate":
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    elif kind == "FileOrCreate" and not path.exists():
+        try:
+            path.touch(mode=0o644)
+        except OSError as error:
+            raise VolumeError(f"hostPath type check failed: cannot create {path}: {error.strerror}") from error
+    fits, name = _TYPES[kind]
+    try:
+        right = fits(path.stat().st_mode)
+    except OSError:
+        right = False
+    if not right:
+        raise VolumeError(f"hostPath type check failed: {path} is not a {name}")
+    return path
+
+
+def give_to_group(path: Path, group: int) -> None:
+    """As fsGroup asks: owned by the group, group-writable, new files inherit it. Links are not followed."""
+    for base, _, files in os.walk(path):
+        os.chown(base, -1, group, follow_symlinks=False)
+        os.chmod(base, stat.S_IMODE(os.stat(base).st_mode) | 0o2770)
+        for name in files:
+            file = os.path.join(base, name)
+            os.chown(file, -1, group, follow_symlinks=False)
+            if not os.path.islink(file):
+                os.chmod(file, stat.S_IMODE(os.stat(file).st_mode) | 0o660)
+
+
+def used_bytes(path: Path) -> int:
+    """On disk, hard links once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for base, _, files in os.walk(path):
+        for name in files:
+            try:
+                facts = os.lstat(os.path.join(base, name))
+            except OSError:
+                continue
+            if (facts.st_dev, facts.st_ino) not in seen:
+                seen.add((facts.st_dev, facts.st_ino))
+                total += facts.st_blocks * 512
+    return total
