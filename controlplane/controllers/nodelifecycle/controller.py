@@ -10,7 +10,7 @@ from typing import Any
 from controlplane.controllers import shell
 from controlplane.controllers.nodelifecycle import plan as planning
 from controlplane.controllers.shell import Kit
-from wherry.api import meta, times
+from wherry.api import meta
 from wherry.api.errors import Conflict, NotFound
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import DeleteOptions
@@ -97,9 +97,6 @@ class NodeLifecycleController:
             copy.status.conditions, "DisruptionTarget", "True", reason="DeletionByTaintManager",
             message="Taint manager: deleting due to NoExecute taint", now=self._kit.env.now(),
         ):  # fmt: skip
-            condition = meta.get_condition(copy.status.conditions, "DisruptionTarget")
-            assert condition is not None
-            condition.last_transition_time.CopyFrom(times.to_time(self._kit.env.now()))
             try:
                 await self._client.update_status(copy)
             except (NotFound, Conflict):
