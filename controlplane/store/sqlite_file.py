@@ -14,6 +14,7 @@ to which the compaction has come; `lease_clock_ms`.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from controlplane.store.base import (
     Unavailable,
 )
 from controlplane.store.sqlite_read import NEWEST, POSITION_BITS, Reader, connect, decoded
+
+log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x57485259  # "WHRY"
 FORMAT = 1
@@ -227,9 +230,12 @@ class Database(Reader):
         return True
 
     def checkpoint(self) -> None:
-        """Moves the log into the file, which is when the file shrinks. Readers in the way only put it off."""
+        """Moves the log into the file, which is when the file shrinks. Readers or a full disk in the way only put it off."""
         if self.path != ":memory:":
-            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            try:
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            except sqlite3.OperationalError as error:
+                log.warning("cannot move the log of %s into the file yet: %s", self.path, error)
 
     def set_lease_clock(self, clock_ms: int) -> None:
         with self._transaction():
