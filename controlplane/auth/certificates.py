@@ -89,6 +89,22 @@ def sign_node(ca: Authority, env: Env, csr_pem: bytes, node: str, *, lifetime_s:
     return ca.sign(env, key, subject_of(NODE_PREFIX + node, [NODES_GROUP]), lifetime_s=lifetime_s, client=True)
 
 
+def sign_client(ca: Authority, env: Env, csr_pem: bytes, *, refused_groups: Sequence[str], lifetime_s: float) -> bytes:
+    """A client certificate for the subject that the request names. Raises Forbidden for one in `refused_groups`."""
+    csr = load_csr(csr_pem)
+    groups = [str(part.value) for part in csr.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+    users = [str(part.value) for part in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if len(users) != 1 or not users[0]:
+        raise BadRequest(f"csr: its common names are {users}; wanted one, the user")
+    for group in groups:
+        if group in refused_groups:
+            raise Forbidden(f'csr: certificates for group "{group}" are not signed on request')
+    key = csr.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise BadRequest("csr: its key is not an elliptic curve key")
+    return ca.sign(env, key, subject_of(users[0], groups), lifetime_s=lifetime_s, client=True)
+
+
 def node_csr_problem(csr: x509.CertificateSigningRequest, node: str) -> str:
     """Why `csr` is no request for the client certificate of `node`; empty when it is."""
     names = [str(part.value) for part in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from controlplane.fronts.call import Call
 from controlplane.registry.base import Identity
-from wherry.api.errors import APIError, InternalError, MethodNotAllowed
+from wherry.api.errors import APIError, InternalError, MethodNotAllowed, ServiceUnavailable
 from wherry.client.methods import Method, method, methods_of
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class Services:
     def __init__(self) -> None:
         self._handlers: dict[str, Callable[[Any, Any], Any]] = {}
         self._names: list[str] = []
+        self._closed = False
 
     @property
     def names(self) -> list[str]:
@@ -37,7 +38,13 @@ class Services:
             self._handlers[rpc.path] = _guarded(rpc, getattr(servicer, rpc.name))
         self._names.append(service)
 
+    def close(self) -> None:
+        """From now on callers in process are refused as if nobody listened (sockets are closed by their own server)."""
+        self._closed = True
+
     def handler(self, path: str) -> Callable[[Any, Any], Any]:
+        if self._closed:
+            raise ServiceUnavailable("the server is not running")
         found = self._handlers.get(path)
         if found is not None:
             return found

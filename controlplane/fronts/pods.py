@@ -1,0 +1,192 @@
+"""The Pods servicer: binding and eviction through the registry, logs and sessions through the node link.
+
+Called through `fronts.services`. What can be answered without the node (no such pod, not scheduled, which container) is answered
+here, in Kubernetes' words; everything else comes from the agent and is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from controlplane.auth.authorizer import Attributes, Authorizer
+from controlplane.fronts.call import Call
+from controlplane.fronts.commit import Commits
+from controlplane.nodelink.sessions import Sessions, pump_client
+from controlplane.registry.base import RegistryAPI
+from wherry.api import kinds
+from wherry.api.errors import APIError, BadRequest, InternalError
+from wherry.client.status import from_status, to_status
+from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2
+
+MAX_BINDINGS = 5000
+
+_SUBRESOURCES = {
+    pods_pb2.StreamStart.EXEC: "exec",
+    pods_pb2.StreamStart.ATTACH: "attach",
+    pods_pb2.StreamStart.PORT_FORWARD: "portforward",
+}
+
+
+class PodsServicer:
+    def __init__(self, registry: RegistryAPI, authorizer: Authorizer, commits: Commits, sessions: Sessions) -> None:
+        self._registry = registry
+        self._authorizer = authorizer
+        self._commits = commits
+        self._sessions = sessions
+
+    async def Bind(self, request: pods_pb2.BindRequest, call: Call) -> pods_pb2.BindResponse:
+        await self._authorize(call, "create", request.namespace, request.name, "binding")
+        results = await self._commits.run(self._registry.bind(call.context(), [request]))
+        if results[0].error is not None:
+            raise results[0].error
+        return pods_pb2.BindResponse(resource_version=str(results[0].revision))
+
+    async def BindBatch(self, request: pods_pb2.BindBatchRequest, call: Call) -> pods_pb2.BindBatchResponse:
+        if len(request.bindings) > MAX_BINDINGS:
+            raise BadRequest(f"bindings: {len(request.bindings)} in one batch; wanted at most {MAX_BINDINGS}")
+        for namespace in sorted({binding.namespace for binding in request.bindings}):
+            await self._authorize(call, "create", namespace, "", "binding")
+        results = await self._commits.run(self._registry.bind(call.context(), list(request.bindings)))
+        response = pods_pb2.BindBatchResponse()
+        for result in results:
+            added = response.results.add()
+            if result.error is None:
+                added.resource_version = str(result.revision)
+            else:
+                added.error.CopyFrom(to_status(_api_error(result.error)))
+        return response
+
+    async def Evict(self, request: pods_pb2.EvictRequest, call: Call) -> meta_v1_pb2.Status:
+        metadata = request.eviction.metadata
+        await self._authorize(call, "create", metadata.namespace, metadata.name, "eviction")
+        return await self._commits.run(self._registry.evict(call.context(), request.eviction))
+
+    async def Logs(self, request: pods_pb2.LogsRequest, call: Call) -> AsyncIterator[pods_pb2.LogChunk]:
+        await self._authorize(call, "get", request.namespace, request.name, "log")
+        pod = await self._pod(call, request.namespace, request.name)
+        options = core_v1_pb2.PodLogOptions()
+        options.CopyFrom(request.options)
+        _check_log_options(options)
+        options.container = choose_container(pod, options.container)
+        if not pod.spec.node_name:
+            return  # nothing can have been written; Kubernetes answers with an empty log too
+        start = pods_pb2.StreamStart(
+            kind=pods_pb2.StreamStart.LOGS,
+            namespace=request.namespace,
+            name=request.name,
+            uid=pod.metadata.uid,
+            container=options.container,
+            log_options=options,
+        )
+        session = await self._sessions.open(pod.spec.node_name, start)
+        try:
+            async for frame in session.to_client:
+                which = frame.WhichOneof("frame")
+                if which == "stdout":
+                    yield pods_pb2.LogChunk(data=frame.stdout)
+                elif which == "result":
+                    if frame.result.status == "Failure":
+                        raise from_status(frame.result)
+                    return
+        finally:
+            self._sessions.close(session)
+
+    def Exec(self, requests: AsyncIterator[Any], call: Call) -> AsyncIterator[pods_pb2.StreamFrame]:
+        return self._session(requests, call, pods_pb2.StreamStart.EXEC)
+
+    def Attach(self, requests: AsyncIterator[Any], call: Call) -> AsyncIterator[pods_pb2.StreamFrame]:
+        return self._session(requests, call, pods_pb2.StreamStart.ATTACH)
+
+    def PortForward(self, requests: AsyncIterator[Any], call: Call) -> AsyncIterator[pods_pb2.StreamFrame]:
+        return self._session(requests, call, pods_pb2.StreamStart.PORT_FORWARD)
+
+    async def _session(
+        self, requests: AsyncIterator[Any], call: Call, kind: pods_pb2.StreamStart.Kind.ValueType
+    ) -> AsyncIterator[pods_pb2.StreamFrame]:
+        try:
+            first = await anext(aiter(requests))
+        except StopAsyncIteration:
+            raise BadRequest("start: the stream ended before it; it is the first frame") from None
+        if first.WhichOneof("frame") != "start":
+            raise BadRequest(f"start: wanted as the first frame, got {first.WhichOneof('frame')}")
+        start = pods_pb2.StreamStart()
+        start.CopyFrom(first.start)
+        start.kind = kind
+        await self._authorize(call, "create", start.namespace, start.name, _SUBRESOURCES[kind])
+        pod = await self._pod(call, start.namespace, start.name)
+        if kind != pods_pb2.StreamStart.PORT_FORWARD:
+            start.container = choose_container(pod, start.container)
+            _check_streams(start, kind)
+        if not pod.spec.node_name:
+            raise BadRequest(f"pod {start.name} does not have a host assigned", kind="pods", name=start.name)
+        start.uid = pod.metadata.uid
+        session = await self._sessions.open(pod.spec.node_name, start)
+        pump = asyncio.get_running_loop().create_task(
+            pump_client(requests, session, stdin=start.stdin), name="session-from-client"
+        )
+        try:
+            async for frame in session.to_client:
+                yield frame
+                if frame.WhichOneof("frame") == "result":
+                    return
+        finally:
+            self._sessions.close(session)
+            pump.cancel()
+            await asyncio.wait((pump,))
+
+    async def _authorize(self, call: Call, verb: str, namespace: str, name: str, subresource: str) -> None:
+        attributes = Attributes(verb, "", "pods", subresource, namespace, name)
+        await self._authorizer.check(call.identity, attributes)
+
+    async def _pod(self, call: Call, namespace: str, name: str) -> core_v1_pb2.Pod:
+        stored = await self._registry.get(call.context(), kinds.by_name("v1", "Pod"), namespace, name)
+        pod: core_v1_pb2.Pod = stored.message()
+        return pod
+
+
+def choose_container(pod: core_v1_pb2.Pod, name: str) -> str:
+    """The named container, or the only one there is. Raises BadRequest."""
+    containers = [container.name for container in pod.spec.containers]
+    init = [container.name for container in pod.spec.init_containers]
+    ephemeral = [container.ephemeral_container_common.name for container in pod.spec.ephemeral_containers]
+    pod_name = pod.metadata.name
+    if name:
+        if name in (*containers, *init, *ephemeral):
+            return name
+        raise BadRequest(f"container {name} is not valid for pod {pod_name}", kind="pods", name=pod_name)
+    if len(containers) == 1:
+        return containers[0]
+    message = f"a container name must be specified for pod {pod_name}, choose one of: [{' '.join(containers)}]"
+    if init:
+        message += f" or one of the init containers: [{' '.join(init)}]"
+    if ephemeral:
+        message += f" or one of the ephemeral containers: [{' '.join(ephemeral)}]"
+    raise BadRequest(message, kind="pods", name=pod_name)
+
+
+def _check_log_options(options: core_v1_pb2.PodLogOptions) -> None:
+    given: tuple[tuple[str, bool, int, int], ...] = (
+        ("tailLines", options.HasField("tail_lines"), options.tail_lines, 0),
+        ("limitBytes", options.HasField("limit_bytes"), options.limit_bytes, 1),
+        ("sinceSeconds", options.HasField("since_seconds"), options.since_seconds, 1),
+    )
+    for name, is_set, value, least in given:
+        if is_set and value < least:
+            raise BadRequest(f"{name}: {value}: must be greater than or equal to {least}")
+    if options.HasField("since_seconds") and options.HasField("since_time"):
+        raise BadRequest("at most one of `sinceTime` or `sinceSeconds` may be specified")
+
+
+def _check_streams(start: pods_pb2.StreamStart, kind: pods_pb2.StreamStart.Kind.ValueType) -> None:
+    if not (start.stdin or start.stdout or start.stderr):
+        raise BadRequest("you must specify at least 1 of stdin, stdout, stderr")
+    if start.tty and start.stderr:
+        raise BadRequest("tty and stderr cannot both be true")
+    if kind == pods_pb2.StreamStart.EXEC and not start.command:
+        raise BadRequest("you must specify at least 1 command for the container")
+
+
+def _api_error(error: Exception) -> APIError:
+    return error if isinstance(error, APIError) else InternalError(f"Internal error occurred: {error}")

@@ -1,0 +1,210 @@
+"""Watches over the nodes: declares the silent ones unknown, renews the Leases of those that are heard, tells each its settings.
+
+Started by `controlplane.server`. It writes what a kubelet's silence means (conditions Unknown), and no more: taints, eviction and
+so on follow from that in `controllers.nodelifecycle`, which sees it through the API like everyone else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from controlplane.nodelink.heartbeats import LOST_AFTER_INTERVALS, Heartbeats, interval_s
+from controlplane.nodelink.leases import renew_lease
+from controlplane.nodelink.nodestatus import write_silence
+from controlplane.nodelink.podcidrs import ensure_pod_cidr
+from controlplane.nodelink.servicer import NodeLinkServicer
+from controlplane.registry.base import Identity, ListOptions, RegistryAPI, RequestContext, WatchOptions
+from wherry.api import kinds
+from wherry.api.context import Env
+from wherry.api.errors import APIError, Expired, NotFound, ServiceUnavailable
+from wherry.api.tasks import TaskGroup
+from wherry.pb import nodelink_pb2
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+# The loop was busy, or the process stopped, for longer than this: we did not listen, so nobody was silent.
+STALL_S = 1.0
+# After a start every node has this long to dial again; an agent tries at least every 3 s.
+STARTUP_GRACE_S = 15.0
+LEASE_RENEWAL_S = 60.0
+MAX_WRITES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """What nodes are told. An empty `cluster_dns`: pods use the node's resolver."""
+
+    cluster_cidr: str = "10.244.0.0/16"
+    cluster_dns: str = ""
+    cluster_domain: str = "cluster.local"
+
+
+class Monitor:
+    """Invariants: `_silent` holds nodes whose silence has been written (or is being written) and that have not been heard
+    since; a node is declared silent only after `lost_after_s` without a message, by our own clock."""
+
+    def __init__(
+        self,
+        env: Env,
+        registry: RegistryAPI,
+        heartbeats: Heartbeats,
+        servicer: NodeLinkServicer,
+        identity: Identity,
+        settings: LinkSettings,
+    ) -> None:
+        self._env = env
+        self._registry = registry
+        self._heartbeats = heartbeats
+        self._servicer = servicer
+        self._identity = identity
+        self._settings = settings
+        self._nodes: dict[str, float] = {}  # node -> loop time since when we know it
+        self._silent: dict[str, None] = {}
+        self._renewed: dict[str, float] = {}
+        self._interval_s = interval_s(0)
+        self._cidr_lock = asyncio.Lock()
+        self._started_at = 0.0
+        servicer.monitor = self
+        heartbeats.listen(self._on_link)
+
+    @property
+    def lost_after_s(self) -> float:
+        return LOST_AFTER_INTERVALS * self._interval_s
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._started_at = asyncio.get_running_loop().time()
+        async with TaskGroup() as group:
+            group.create_task(self._follow_nodes(), name="nodelink-nodes")
+            group.create_task(self._tick(), name="nodelink-monitor")
+
+    async def welcome(self, node: str) -> nodelink_pb2.Settings:
+        """Raises NotFound when there is no Node of that name: the agent makes it and dials again."""
+        async with self._cidr_lock:
+            pod_cidr = await ensure_pod_cidr(self._registry, self._context(), node, self._settings.cluster_cidr)
+        return self._settings_of(pod_cidr)
+
+    def _settings_of(self, pod_cidr: str) -> nodelink_pb2.Settings:
+        return nodelink_pb2.Settings(
+            heartbeat_interval_ms=round(self._interval_s * 1000),
+            pod_cidr=pod_cidr,
+            cluster_dns=self._settings.cluster_dns,
+            cluster_domain=self._settings.cluster_domain,
+        )
+
+    def _context(self) -> RequestContext:
+        return RequestContext(self._identity, cause="nodelink")
+
+    def _on_link(self, node: str, connected: bool) -> None:
+        if connected:
+            self._silent.pop(node, None)
+            self._renewed.pop(node, None)  # renewed at once, at the next tick
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = loop.time()
+            if now - last > TICK_S + STALL_S:
+                log.warning("nothing was heard for %.1f s: this process was not running", now - last)
+                self._heartbeats.forgive(now - last)
+                self._started_at += now - last
+            last = now
+            await self._declare(self._newly_silent(now))
+            await self._renew(now)
+
+    def _newly_silent(self, now: float) -> list[str]:
+        found = []
+        for node in sorted(self._nodes):
+            seen = self._heartbeats.last_seen(node)
+            if seen is not None and now - seen < self.lost_after_s:
+                self._silent.pop(node, None)
+                continue
+            if seen is None:
+                # Not heard since we started, or since it was made.
+                grace_s = max(STARTUP_GRACE_S, self.lost_after_s)
+                if now - max(self._nodes[node], self._started_at) < grace_s:
+                    continue
+            if node not in self._silent:
+                found.append(node)
+        return found[:MAX_WRITES]
+
+    async def _declare(self, nodes: list[str]) -> None:
+        if not nodes:
+            return
+        async with TaskGroup() as group:
+            for node in nodes:
+                group.create_task(self._silence(node), name=f"silence-{node}")
+
+    async def _silence(self, node: str) -> None:
+        self._silent[node] = None
+        # Should its agent still be there behind a stuck connection: it dials anew and posts all its state.
+        self._servicer.disconnect(node, ServiceUnavailable("no heartbeat came in time; dial again"))
+        try:
+            if await write_silence(self._registry, self._context(), node, self._env.now()):
+                log.warning("node %s has fallen silent", node)
+        except NotFound:
+            self._silent.pop(node, None)
+        except APIError as error:
+            self._silent.pop(node, None)  # again at the next tick
+            log.warning("node %s: its silence was not written: %s", node, error)
+
+    async def _renew(self, now: float) -> None:
+        """One Lease at a time is plenty: they are renewed seldom."""
+        for node in self._heartbeats.connected_nodes():
+            if node in self._silent or now - self._renewed.get(node, -1e9) < LEASE_RENEWAL_S:
+                continue
+            self._renewed[node] = now
+            try:
+                await renew_lease(self._registry, self._context(), node, self._env.now())
+            except APIError as error:
+                self._renewed[node] = now - LEASE_RENEWAL_S + 5.0
+                log.debug("lease of node %s: %s", node, error)
+            break
+
+    async def _follow_nodes(self) -> None:
+        kind = kinds.by_name("v1", "Node")
+        while True:
+            try:
+                listed = await self._registry.list(self._context(), kind, ListOptions())
+                self._known([stored.message().metadata.name for stored in listed.items])
+                options = WatchOptions(resource_version=str(listed.revision))
+                async for batch in self._registry.watch(self._context(), kind, options):
+                    for event in batch.events:
+                        if event.type in ("ADDED", "DELETED"):
+                            self._one_known(event.stored.message().metadata.name, event.type == "ADDED")
+            except Expired:
+                continue
+            except APIError as error:
+                log.warning("the node link's watch of nodes: %s", error)
+                await asyncio.sleep(1.0)
+
+    def _known(self, names: list[str]) -> None:
+        wanted = set(names)
+        for node in [node for node in self._nodes if node not in wanted]:
+            self._one_known(node, False)
+        for node in names:
+            self._one_known(node, True)
+
+    def _one_known(self, node: str, there: bool) -> None:
+        if there:
+            self._nodes.setdefault(node, asyncio.get_running_loop().time())
+        else:
+            self._nodes.pop(node, None)
+            self._silent.pop(node, None)
+            self._renewed.pop(node, None)
+            # Its agent, if it lives, makes the Node anew when it dials the next time.
+            self._servicer.disconnect(node, ServiceUnavailable(f'node "{node}" was deleted'))
+            self._heartbeats.forget(node)
+        self._set_interval(interval_s(len(self._nodes)))
+
+    def _set_interval(self, wanted_s: float) -> None:
+        if wanted_s == self._interval_s:
+            return
+        self._interval_s = wanted_s
+        for node in self._heartbeats.connected_nodes():
+            self._servicer.update_settings(node, round(wanted_s * 1000))

@@ -1,0 +1,143 @@
+"""NodeLink: Join, Connect and Session. Authenticates by the caller's certificate; a node speaks for itself only.
+
+Called through `fronts.services`, by gRPC or in process. Holds the live connections, one per node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from controlplane.auth.join import Joiner, node_of
+from controlplane.fronts.call import Call
+from controlplane.fronts.commit import Commits
+from controlplane.nodelink.connection import Connection
+from controlplane.nodelink.heartbeats import Heartbeats
+from controlplane.nodelink.sessions import SESSION_KEY, Sessions
+from controlplane.registry.base import RegistryAPI
+from wherry.api.context import Env
+from wherry.api.errors import APIError, BadRequest, Forbidden, ServiceUnavailable
+from wherry.pb import nodelink_pb2, pods_pb2
+
+log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 10.0
+
+
+class Welcomer(Protocol):
+    """What the servicer needs of the monitor."""
+
+    async def welcome(self, node: str) -> nodelink_pb2.Settings:
+        """Called when a node has said hello, before it is told anything. Raises NotFound when there is no such Node."""
+        ...
+
+
+class NodeLinkServicer:
+    """Invariant: `_connections[node]` is the newest live control stream of that node."""
+
+    def __init__(
+        self, env: Env, registry: RegistryAPI, commits: Commits, heartbeats: Heartbeats, joiner: Joiner | None
+    ) -> None:
+        self._registry = registry
+        self._commits = commits
+        self._heartbeats = heartbeats
+        self._joiner = joiner
+        self._connections: dict[str, Connection] = {}
+        self.sessions = Sessions(env, self.send)
+        self.monitor: Welcomer | None = None
+
+    def send(self, node: str, message: nodelink_pb2.ControlMessage) -> bool:
+        """Down the node's control stream, if there is one that has room."""
+        connection = self._connections.get(node)
+        return connection is not None and connection.outbox.offer(message)
+
+    def disconnect(self, node: str, error: APIError) -> None:
+        """Ends the node's control stream, so that its agent dials anew and tells all it knows."""
+        connection = self._connections.get(node)
+        if connection is not None:
+            connection.end(error)
+
+    def update_settings(self, node: str, heartbeat_interval_ms: int) -> None:
+        """Tells a connected node its new interval; one that can't be told now dials anew and is told then."""
+        connection = self._connections.get(node)
+        if connection is None or connection.settings is None:
+            return
+        connection.settings.heartbeat_interval_ms = heartbeat_interval_ms
+        message = nodelink_pb2.ControlMessage(settings=connection.settings)
+        if not connection.outbox.offer(message):
+            connection.end(ServiceUnavailable("the agent does not read its control stream; dial again"))
+
+    async def Join(self, request: nodelink_pb2.JoinRequest, call: Call) -> nodelink_pb2.JoinResponse:
+        if self._joiner is None:
+            raise ServiceUnavailable("this control plane has no certificate authority: nodes cannot join it")
+        return await self._joiner.join(request, call.identity)
+
+    async def Connect(
+        self, requests: AsyncIterator[nodelink_pb2.AgentMessage], call: Call
+    ) -> AsyncIterator[nodelink_pb2.ControlMessage]:
+        hello = await _hello(requests)
+        node = _authenticated(call, hello.node_name)
+        if self.monitor is None:
+            raise ServiceUnavailable("the node link has not started yet")
+        connection = Connection(node, hello, call, self._registry, self._commits, self._heartbeats)
+        settings = await self.monitor.welcome(node)
+        older = self._connections.get(node)
+        self._connections[node] = connection
+        if older is not None:
+            older.end(ServiceUnavailable(f"node {node} has dialled anew; this control stream gives way"))
+        self._heartbeats.connect(node)
+        log.info("node %s connected (agent %s, incarnation %s)", node, hello.agent_version, hello.incarnation)
+        connection.settings = settings
+        connection.outbox.offer(nodelink_pb2.ControlMessage(settings=settings))
+        task = asyncio.get_running_loop().create_task(connection.run(requests), name=f"node-{node}")
+        try:
+            async for message in connection.outbox:
+                yield message
+        finally:
+            if self._connections.get(node) is connection:
+                del self._connections[node]
+                self.sessions.lost(node)
+            task.cancel()
+            await asyncio.wait((task,))
+            self._heartbeats.disconnect(node)
+            log.info("node %s disconnected", node)
+
+    async def Session(
+        self, requests: AsyncIterator[pods_pb2.StreamFrame], call: Call
+    ) -> AsyncIterator[pods_pb2.StreamFrame]:
+        node = node_of(call.identity)
+        if not node:
+            raise Forbidden(f'User "{call.identity.user}" is no node: only agents serve sessions')
+        frames = self.sessions.serve_agent(node, call.metadata.get(SESSION_KEY, ""), requests)
+        try:
+            async for frame in frames:
+                yield frame
+        finally:
+            await frames.aclose()  # type: ignore[attr-defined]
+
+
+async def _hello(requests: AsyncIterator[nodelink_pb2.AgentMessage]) -> nodelink_pb2.Hello:
+    # A timeout around this one read would kill the call, which is what is wanted when nothing comes.
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            message = await anext(aiter(requests))
+    except StopAsyncIteration:
+        raise BadRequest("hello: the stream ended before it was said") from None
+    except TimeoutError as error:
+        raise BadRequest(f"hello: not said within {HELLO_TIMEOUT_S:g} s") from error
+    if message.WhichOneof("message") != "hello":
+        raise BadRequest(f"hello: wanted as the first message, got {message.WhichOneof('message')}")
+    return message.hello
+
+
+def _authenticated(call: Call, name: str) -> str:
+    node = node_of(call.identity)
+    if not node or node != name:
+        raise Forbidden(
+            f'nodes "{name}" is forbidden: User "{call.identity.user}" cannot open its control stream',
+            kind="nodes",
+            name=name,
+        )
+    return node
