@@ -95,7 +95,9 @@ class Cluster:
         """A pod that is bound, as the API says. Confirms it when it was assumed there."""
         held = self._held.get(info.key)
         if held is not None:
-            if held.node == node and held.info.uid == info.uid and held.info.needs is info.needs:
+            before = held.info
+            same = before.uid == info.uid and before.needs is info.needs and before.priority == info.priority
+            if same and held.node == node:
                 held.info = self._by_node[node][info.key] = info
                 held.assumed = False
                 return NOTHING
