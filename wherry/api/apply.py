@@ -1,0 +1,405 @@
+"""Server-side apply and field ownership (managedFields), as Kubernetes' field manager does it.
+
+Pure: values and `now` in, values out. Called by the registry: `apply` for the apply verb, `track` for every other write.
+Types and the merging itself are in `typed`, sets of paths in `fieldsets`. Which fields someone owns is kept in
+`metadata.managedFields`, one entry per manager, operation and subresource.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from google.protobuf.message import Message
+
+from wherry.api import codec, fieldsets, schema, times, typed
+from wherry.api.errors import BadRequest, Cause, Conflict
+from wherry.api.fieldsets import EMPTY, PathSet
+from wherry.api.typed import Type
+
+Operation = Literal["Apply", "Update"]
+M = TypeVar("M", bound=Message)
+
+BEFORE_FIRST_APPLY = "before-first-apply"
+ANCIENT_CHANGES = "ancient-changes"
+MAX_UPDATE_MANAGERS = 10  # older ones are put together, or clients with a name per run would fill the object
+MAX_MANAGER_CHARS = 128
+
+# Never owned: they identify the object, or the system writes them.
+_UNOWNED = fieldsets.of_paths([
+    ("f:apiVersion",), ("f:kind",), ("f:metadata",),
+    *(("f:metadata", f"f:{name}") for name in (
+        "name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields",
+        "resourceVersion",
+    )),
+])  # fmt: skip
+
+
+class ApplyConflict(Conflict):
+    """Others own fields that this apply would change; `force` takes them over."""
+
+    def __init__(self, conflicts: dict[ManagerKey, PathSet]) -> None:
+        ordered = sorted(conflicts.items(), key=lambda item: item[0].describe())
+        causes, parts = [], []
+        for manager, paths in ordered:
+            name = manager.describe()
+            shown = [fieldsets.describe(path) for path in paths.paths()]
+            causes += [Cause("FieldManagerConflict", f"conflict with {name}", path) for path in shown]
+            if len(shown) == 1:
+                parts.append(f"conflict with {name}: {shown[0]}")
+            else:
+                parts.append(f"conflicts with {name}:" + "".join(f"\n- {path}" for path in shown))
+        count = f"{len(causes)} conflict{'s' if len(causes) != 1 else ''}"
+        super().__init__(f"Apply failed with {count}: " + "\n".join(parts), causes=causes)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerKey:
+    """Who owns. An applier is the same across API versions, so its `api_version` is empty here."""
+
+    operation: Operation
+    manager: str
+    api_version: str = ""
+    subresource: str = ""
+
+    def describe(self) -> str:
+        text = f'"{self.manager}"'
+        if self.subresource:
+            text += f' with subresource "{self.subresource}"'
+        return f"{text} using {self.api_version}" if self.operation == "Update" else text
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    paths: PathSet
+    api_version: str
+    time: str | None
+
+
+Managers = dict[ManagerKey, Owned]
+
+
+def key_of(operation: Operation, manager: str, api_version: str, subresource: str = "") -> ManagerKey:
+    return ManagerKey(operation, manager, "" if operation == "Apply" else api_version, subresource)
+
+
+def decode_managers(entries: Sequence[Any] | None) -> Managers:
+    """From `metadata.managedFields` as plain values. Raises ValueError for entries that are none."""
+    found: Managers = {}
+    for entry in entries or ():
+        if entry.get("operation") not in ("Apply", "Update"):
+            raise ValueError(f"managedFields: operation {entry.get('operation')!r} is neither Apply nor Update")
+        key = key_of(
+            entry["operation"], entry.get("manager", ""), entry.get("apiVersion", ""), entry.get("subresource", "")
+        )
+        paths = fieldsets.from_fields(entry.get("fieldsV1") or {})
+        if key in found:
+            paths = paths | found[key].paths
+        found[key] = Owned(paths, entry.get("apiVersion", ""), entry.get("time"))
+    return found
+
+
+def encode_managers(managers: Managers) -> list[dict[str, Any]]:
+    """Appliers first, then by time and name."""
+    ordered = sorted(
+        managers.items(),
+        key=lambda item: (
+            item[0].operation,
+            item[1].time or "",
+            item[0].manager,
+            item[1].api_version,
+            item[0].subresource,
+        ),
+    )
+    entries = []
+    for key, owned in ordered:
+        entry: dict[str, Any] = {"manager": key.manager, "operation": key.operation, "apiVersion": owned.api_version}
+        if owned.time:
+            entry["time"] = owned.time
+        entry |= {"fieldsType": "FieldsV1", "fieldsV1": owned.paths.to_fields()}
+        if key.subresource:
+            entry["subresource"] = key.subresource
+        entries.append(entry)
+    return entries
+
+
+def _owned_part(paths: PathSet, ignore: PathSet) -> PathSet:
+    return (paths - _UNOWNED).without_under(ignore)
+
+
+def _update(
+    live: Any, new: Any, kind: Type, managers: Managers, own: ManagerKey | None, *, force: bool, ignore: PathSet
+) -> tuple[Managers, typed.Comparison]:
+    """Takes changed and removed fields from the other managers. Raises ApplyConflict unless `force`."""
+    found = typed.compare(live, new, kind)
+    found = typed.Comparison(*(_owned_part(part, ignore) for part in (found.added, found.modified, found.removed)))
+    changed = found.changed
+    conflicts = {key: owned.paths & changed for key, owned in managers.items() if key != own}
+    conflicts = {key: paths for key, paths in conflicts.items() if paths}
+    if conflicts and not force:
+        raise ApplyConflict(conflicts)
+    out: Managers = {}
+    for key, owned in managers.items():
+        paths = owned.paths if key == own else owned.paths - conflicts.get(key, EMPTY) - found.removed
+        if paths:
+            out[key] = owned if paths == owned.paths else replace(owned, paths=paths)
+    return out, found
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """`value` is without managedFields; `changed` says whether it differs from the live object by meaning."""
+
+    value: dict[str, Any]
+    managers: Managers
+    changed: bool
+
+
+def apply_value(
+    live: dict[str, Any],
+    config: dict[str, Any],
+    kind: Type,
+    managers: Managers,
+    *,
+    manager: ManagerKey,
+    api_version: str,
+    now: str,
+    force: bool = False,
+    ignore: PathSet = EMPTY,
+    normal: Callable[[dict[str, Any]], Any] = lambda value: value,
+) -> Applied:
+    """Lays `config` over `live` (both without managedFields). `normal` gives the form in which two objects are the same by
+    meaning. Raises ApplyConflict, and typed.BadValue for lists whose keys are missing or double."""
+    typed.check(config, kind)
+    last = managers.get(manager)
+    merged = typed.merge(live, config, kind)
+    sent = typed.to_set(config, kind)
+    if last is not None and last.paths:
+        # Pruning counts all that was sent, the name included, or the metadata around a dropped label would go too.
+        merged = _prune(
+            merged, kind, [sent, *(owned.paths for key, owned in managers.items() if key != manager)], last.paths
+        )
+    managers = {**managers, manager: Owned(_owned_part(sent, ignore), api_version, last.time if last else None)}
+    managers, _ = _update(live, merged, kind, managers, manager, force=force, ignore=ignore)
+    changed = normal(merged) != normal(live)
+    if changed and manager in managers:
+        managers[manager] = replace(managers[manager], time=now)
+    return Applied(merged, managers, changed)
+
+
+def _prune(merged: Any, kind: Type, owners: Sequence[PathSet], last: PathSet) -> Any:
+    """Without what this manager applied last time (`last`), unless an owner of now has it."""
+    kept = typed.remove(merged, typed.with_named(last, kind), kind)
+    all_paths = typed.with_named(typed.to_set(merged, kind), kind)
+    owned = EMPTY
+    for paths in owners:
+        owned = owned | paths
+    kept_paths = typed.with_named(typed.to_set(kept, kind), kind) if kept is not typed.ABSENT else EMPTY
+    # Back comes what someone owns ...
+    kept = typed.remove(merged, all_paths - (kept_paths | typed.with_named(owned, kind)), kind)
+    # ... and what nobody ever applied, but lay inside something that did not survive.
+    kept_paths = typed.with_named(typed.to_set(kept, kind), kind) if kept is not typed.ABSENT else EMPTY
+    kept = typed.remove(merged, (all_paths - kept_paths) & typed.with_named(last, kind), kind)
+    return {} if kept is typed.ABSENT else kept
+
+
+def track_value(
+    live: dict[str, Any],
+    new: dict[str, Any],
+    kind: Type,
+    managers: Managers,
+    *,
+    manager: ManagerKey,
+    api_version: str,
+    now: str,
+    ignore: PathSet = EMPTY,
+) -> Managers:
+    """The owners after a write that is no apply: the writer owns what it changed (`live` is the empty object for a
+    create)."""
+    managers, found = _update(live, new, kind, managers, None, force=True, ignore=ignore)
+    changed = found.changed
+    if changed:
+        before = managers.get(manager)
+        paths = before.paths | changed if before else changed
+        managers[manager] = Owned(paths, api_version, now)
+    return _capped(managers)
+
+
+def _capped(managers: Managers) -> Managers:
+    updates = [key for key in managers if key.operation == "Update"]
+    surplus = len(updates) - MAX_UPDATE_MANAGERS
+    if surplus <= 0:
+        return managers
+    updates.sort(key=lambda key: (managers[key].time or "", key.manager))
+    out = dict(managers)
+    # One more than the surplus, since their sum takes a place itself.
+    for key in updates[: surplus + 1]:
+        old = out.pop(key)
+        sum_key = key_of("Update", ANCIENT_CHANGES, old.api_version)
+        before = out.get(sum_key)
+        paths = old.paths | before.paths if before else old.paths
+        out[sum_key] = Owned(paths, old.api_version, old.time)
+    return out
+
+
+# --- on messages -----------------------------------------------------------------------------------------------------
+
+
+def type_of(cls: type[Message]) -> Type:
+    """The type of a built-in kind; custom resources have theirs from `typed.of_custom_resource`."""
+    return typed.of_descriptor(schema.descriptor_of(cls))
+
+
+def _plain(message: Message) -> tuple[dict[str, Any], list[Any]]:
+    """The object without managedFields, and those."""
+    value = codec.to_dict(message)
+    meta = dict(value.get("metadata") or {})
+    entries = meta.pop("managedFields", None) or []
+    return {**value, "metadata": meta}, entries
+
+
+def _empty(cls: type[Message], like: dict[str, Any]) -> dict[str, Any]:
+    value = codec.to_dict(cls())
+    return {
+        **value,
+        "apiVersion": like.get("apiVersion"),
+        "kind": like.get("kind"),
+        "metadata": value.get("metadata") or {},
+    }
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _canonical(config: Any, decoded: Any) -> Any:
+    """The configuration as it was sent, with the values in canonical form where decoding kept them (quantities)."""
+    if isinstance(config, dict) and isinstance(decoded, dict):
+        return {key: _canonical(item, decoded[key]) if key in decoded else item for key, item in config.items()}
+    if isinstance(config, list) and isinstance(decoded, list) and len(config) == len(decoded):
+        return [_canonical(one, other) for one, other in zip(config, decoded, strict=True)]
+    return config if isinstance(config, dict | list) else decoded
+
+
+def apply(
+    live: M | None,
+    config: dict[str, Any],
+    cls: type[M],
+    *,
+    manager: str,
+    now: float,
+    force: bool = False,
+    subresource: str = "",
+    kind: Type | None = None,
+    ignore: PathSet = EMPTY,
+    strict: bool = True,
+    warnings: list[str] | None = None,
+) -> M:
+    """The object after applying `config` (the body as plain values) to `live` (None: it does not exist), with managedFields.
+
+    Not defaulted and not validated: that comes next in the registry. When nothing changed by meaning the result's
+    managedFields keep their times. `ignore`: what this endpoint does not write (`status` on the main resource). Raises
+    ApplyConflict, codec.DecodeError for a body that does not fit, BadRequest.
+    """
+    if not manager:
+        raise BadRequest("fieldManager: Required value: is required for apply patch")
+    config = _without_nulls(config)
+    if (config.get("metadata") or {}).get("managedFields"):
+        raise BadRequest("metadata.managedFields must be nil")
+    decoded = codec.from_dict(config, cls, strict=strict, warnings=warnings)
+    config = _canonical(config, codec.to_dict(decoded))
+    kind = kind or type_of(cls)
+    api_version = str(config.get("apiVersion") or codec.to_dict(decoded).get("apiVersion", ""))
+    stamp = times.format_seconds(int(now))
+    own = key_of("Apply", manager, api_version, subresource)
+    if live is None:
+        before, managers = _empty(cls, config), {}
+    else:
+        before, entries = _plain(live)
+        managers = _managers_or_none(entries)
+        if not managers:
+            first = key_of("Update", BEFORE_FIRST_APPLY, api_version)
+            managers = track_value(
+                _empty(cls, before), before, kind, {}, manager=first, api_version=api_version, now=stamp, ignore=ignore
+            )
+    try:
+        result = apply_value(
+            before, config, kind, managers, manager=own, api_version=api_version, now=stamp, force=force, ignore=ignore,
+            normal=lambda value: codec.from_dict(value, cls, strict=False).SerializeToString(deterministic=True),
+        )  # fmt: skip
+    except typed.BadValue as error:
+        meta = config.get("metadata") or {}
+        where = f"{meta.get('namespace', '')}/{meta.get('name', '')}; {api_version}, Kind={config.get('kind', '')}"
+        raise BadRequest(f"failed to create typed patch object ({where}): {error}") from error
+    out = codec.from_dict(result.value, cls, strict=False)
+    set_managers(out, result.managers)
+    return out
+
+
+def track(
+    live: Message | None,
+    new: Any,
+    *,
+    manager: str,
+    now: float,
+    subresource: str = "",
+    kind: Type | None = None,
+    ignore: PathSet = EMPTY,
+) -> None:
+    """Sets `new.metadata.managedFields` for a create (no `live`), an update or a patch by `manager`.
+
+    The writer may hand back the entries it read, leave them out (they stay), or send `[{}]` (they are cleared). An object
+    that has none is not tracked until it is first applied, but every created object is.
+    """
+    cls = type(new)
+    value, entries = _plain(new)
+    if entries == [{}]:
+        set_managers(new, {})
+        return
+    kind = kind or type_of(cls)
+    managers: Managers = {}
+    if live is None:
+        before = _empty(cls, value)
+    else:
+        before, live_entries = _plain(live)
+        managers = _managers_or_none(entries) or _managers_or_none(live_entries)
+        if not managers:
+            set_managers(new, {})
+            return
+    api_version = str(value.get("apiVersion", ""))
+    own = key_of("Update", manager[:MAX_MANAGER_CHARS] or "unknown", api_version, subresource)
+    stamp = times.format_seconds(int(now))
+    set_managers(
+        new,
+        track_value(before, value, kind, managers, manager=own, api_version=api_version, now=stamp, ignore=ignore),
+    )
+
+
+def _managers_or_none(entries: list[Any]) -> Managers:
+    """Entries that a client has broken count as none, as in Kubernetes."""
+    try:
+        return decode_managers(entries)
+    except ValueError:
+        return {}
+
+
+def set_managers(message: Any, managers: Managers) -> None:
+    from wherry.pb import meta_v1_pb2
+
+    del message.metadata.managed_fields[:]
+    for entry in encode_managers(managers):
+        message.metadata.managed_fields.append(codec.from_dict(entry, meta_v1_pb2.ManagedFieldsEntry))
+
+
+def managed_by(message: Message) -> Managers:
+    """Who owns what of an object, for `--show-managed-fields` and tests."""
+    return _managers_or_none(_plain(message)[1])
+
+
+# What each endpoint does not write, so that nobody comes to own it there.
+IGNORE_STATUS = fieldsets.of_paths([("f:status",)])
