@@ -79,14 +79,24 @@ def release_leaked(ipam_dir: Path, network: str, known_ids: set[str]) -> list[st
     return released
 
 
-def remove_state(network: str, ipam_dir: Path) -> None:
-    """Removes everything that CNI has written about this network."""
+def remove_state(network: str, ipam_dir: Path, netns_dir: Path) -> None:
+    """Removes everything that CNI has written about this network and the sandboxes' namespaces in `netns_dir`."""
     shutil.rmtree(ipam_dir / network, ignore_errors=True)
     for file in sorted(RESULT_CACHE.glob(f"{network}-*")):
         file.unlink(missing_ok=True)
-    # The loopback network has one name for all; its entries end with the interface, and those left over have no netns any more.
+    # The loopback network has one name for all: ours are told by the namespace they are about.
+    for file in sorted(RESULT_CACHE.glob("cni-loopback-*")):
+        if f"{netns_dir}/" in _text(file):
+            file.unlink(missing_ok=True)
     for directory in (RESULT_CACHE, RESULT_CACHE.parent / "networks", RESULT_CACHE.parent):
         try:
             directory.rmdir()  # only when nobody else uses it
         except OSError:
             pass
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

@@ -20,6 +20,7 @@ _DEFAULT_CLUSTER_PREFIX = 16
 class NodeNetworkOptions:
     conf_dir: Path  # as in containerd's configuration: `Layout.cni_conf_dir`
     ipam_dir: Path  # `Layout.ipam_dir`
+    netns_dir: Path  # where containerd keeps the sandboxes' namespaces: `Layout.netns_dir`
     network: str = "wherry"  # must differ between nodes of one machine: CNI's caches are keyed by it
     bridge: str = "wherry0"
     table: str = "wherry-pods"
@@ -76,7 +77,7 @@ class NodeNetwork:
         if options.bridge in links.names():
             links.ip("link", "del", options.bridge)
         (options.conf_dir / cni.CONFIG_NAME).unlink(missing_ok=True)
-        cni.remove_state(options.network, options.ipam_dir)
+        cni.remove_state(options.network, options.ipam_dir, options.netns_dir)
 
 
 def _around(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:

@@ -85,6 +85,11 @@ class Layout:
         return self.data / "containerd.log"
 
     @property
+    def netns_dir(self) -> Path:
+        """Where the sandboxes' namespaces are mounted (netns_mounts_under_state_dir)."""
+        return self.state / "io.containerd.grpc.v1.cri" / "netns"
+
+    @property
     def cni_conf_dir(self) -> Path:
         return self.data / "cni" / "net.d"
 
@@ -126,7 +131,7 @@ class Containerd:
         for directory in (layout.root, layout.state, layout.cni_conf_dir, layout.ipam_dir):
             directory.mkdir(parents=True, exist_ok=True)
         layout.data.chmod(0o711)
-        text = render_config(self.options, self.options.snapshotter or _choose_snapshotter(layout.root))
+        text = render_config(self.options, self.options.snapshotter or choose_snapshotter(layout.root))
         running = find_running(layout)
         if running is not None:
             if _read(layout.config) == text and await self._answers(running):
@@ -297,7 +302,8 @@ async def check_version(binary: str) -> None:
         raise RuntimeFailure(f'containerd is too old: "{text}"; CRI v1 needs {wanted} or later', retryable=False)
 
 
-def _choose_snapshotter(root: Path) -> str:
+def choose_snapshotter(root: Path) -> str:
+    """overlayfs where it works, else native (which copies whole layers)."""
     return "overlayfs" if mounts.overlay_works(root) else "native"
 
 

@@ -5,6 +5,7 @@ Called by `wherry up`, and by tests that run real containers.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -16,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kubelet.runtime.base import RuntimeFailure
+from kubelet.runtime.cri import CriRuntime
 from wherry.cli.cluster.pause import machines, pause_program
 
 PAUSE_IMAGE = "wherry.local/pause:1"
@@ -130,6 +133,38 @@ def demo_archive(busybox: Path | None = None) -> bytes:
         },
     )  # fmt: skip
     return docker_archive(DEMO_IMAGE, layer, cmd=["sh"], env=["PATH=/bin"])
+
+
+async def present(socket: Path) -> dict[str, str]:
+    """The images of a containerd by name, with their ids."""
+    runtime = CriRuntime(str(socket))
+    try:
+        return {tag: image.id for image in await runtime.list_images() for tag in image.tags}
+    finally:
+        await runtime.close()
+
+
+async def answers(socket: Path) -> bool:
+    """Whether a containerd serves CRI at this socket."""
+    runtime = CriRuntime(str(socket))
+    try:
+        async with asyncio.timeout(5.0):
+            await runtime.version()
+        return True
+    except (RuntimeFailure, TimeoutError):
+        return False
+    finally:
+        await runtime.close()
+
+
+def archive_id(archive: Path) -> str:
+    """The id that the one image of a docker-archive has, once imported."""
+    with tarfile.open(archive) as opened:
+        member = opened.extractfile("manifest.json")
+        if member is None:
+            raise ImageError(f"{archive}: no manifest.json in it")
+        manifest = json.load(member)
+    return "sha256:" + str(manifest[0]["Config"]).removesuffix(".json")
 
 
 def load(socket: Path, archive: Path, *, snapshotter: str = "overlayfs", timeout_s: float = 600.0) -> list[str]:

@@ -1,0 +1,148 @@
+"""The words `wherry up`, `down`, `status` and `image load` as typer commands: options in, exit code out. Registered by
+`wherry.cli.app`; the work is in the modules beside this one, imported when a command runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Name = Annotated[str, typer.Option("--name", help="The cluster's name; several can run side by side on one machine.")]
+DEFAULT_NAME = "wherry"
+
+image = typer.Typer(no_args_is_help=True, help="Images on the local nodes.")
+
+
+def up(
+    nodes: Annotated[int, typer.Option("--nodes", "-n", min=1, max=200, help="How many nodes.")] = 0,
+    data_dir: Annotated[
+        str, typer.Option("--data-dir", help="Where the cluster keeps its data (/var/lib/wherry/NAME).")
+    ] = "",
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Start a cluster on this machine, or finish and mend the one that is there."""
+
+    async def work() -> int:
+        from wherry.cli.cluster import layout
+        from wherry.cli.cluster import up as module
+        from wherry.cli.cluster.progress import Progress
+
+        progress = Progress()
+        module.check_machine()
+        with layout.locked(layout.check_name(name)):
+            known = layout.load(name)
+            count = nodes or (known.node_count if known else module.DEFAULT_NODES)
+            await module.up(name, count, Path(data_dir) if data_dir else None, progress)
+        progress.say()
+        if progress.changes:
+            progress.say("The cluster is up. Try: wherry get pods -o wide, wherry status, wherry down.")
+        else:
+            progress.say("The cluster was up already: nothing was changed.")
+        return 0
+
+    _run(work)
+
+
+def down(
+    name: Name = DEFAULT_NAME,
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Keep the store and the nodes' images.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Every cluster on this machine.")] = False,
+) -> None:
+    """Stop the cluster on this machine and remove every trace of it."""
+
+    async def work() -> int:
+        from wherry.cli.cluster import down as module
+        from wherry.cli.cluster import layout
+        from wherry.cli.cluster.progress import Progress
+
+        module.check_root()
+        progress = Progress()
+        for each in module.names() if all_ else [layout.check_name(name)]:
+            if all_:
+                progress.say(f"cluster {each}:")
+            with layout.locked(each):
+                removed = module.down(each, progress, keep_data=keep_data)
+            if not removed:
+                progress.say("Nothing was there.")
+        return 0
+
+    _run(work)
+
+
+def status(
+    name: Annotated[str, typer.Option("--name", help="One cluster; all of this machine when not given.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="json, or nothing for people.")] = "",
+) -> None:
+    """Show the clusters on this machine: control plane, nodes, agents, paths, memory."""
+
+    async def work() -> int:
+        from wherry.cli.cluster import layout
+        from wherry.cli.cluster import status as module
+        from wherry.cli.cluster.layout import ClusterError
+
+        if output not in ("", "json"):
+            raise ClusterError(f'--output "{output}": want json')
+        found = await module.statuses([name] if name else layout.known())
+        if output == "json":
+            print(json.dumps([item.document() for item in found], indent=2))
+        elif not found:
+            print(
+                f'no cluster "{name}" on this machine' if name else "no cluster on this machine; `wherry up` starts one"
+            )
+        for item in found if output == "" else ():
+            print("\n".join(module.lines(item)))
+        return 0 if found and all(item.well for item in found) else 1
+
+    _run(work)
+
+
+@image.command("load")
+def load(
+    files: Annotated[list[str], typer.Argument(help="Image files: docker-archive or OCI layout, as tar.")],
+    name: Name = DEFAULT_NAME,
+) -> None:
+    """Put images from files on every node of the local cluster."""
+
+    async def work() -> int:
+        from wherry.cli.cluster import images, layout
+        from wherry.cli.cluster.layout import ClusterError
+
+        cluster = layout.load(name)
+        if cluster is None:
+            raise ClusterError(f'no cluster "{name}" on this machine; `wherry up` starts one')
+        failed = False
+        for file in files:
+            for node in cluster.nodes:
+                try:
+                    loaded = await asyncio.to_thread(images.load, node.containerd.socket, Path(file))
+                except images.ImageError as error:
+                    print(f"error: {node.name}: {error}", file=sys.stderr)
+                    failed = True
+                else:
+                    print(f"{node.name}: {', '.join(loaded) or file}")
+        return 1 if failed else 0
+
+    _run(work)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
+    """Runs the command; what a person can act on becomes `error: ...` and exit code 1. Raises typer.Exit."""
+    from kubelet.network import NetworkError
+    from kubelet.runtime.base import RuntimeFailure
+    from wherry.api.errors import APIError
+    from wherry.cli.cluster.images import ImageError
+    from wherry.cli.cluster.layout import ClusterError
+
+    try:
+        code = asyncio.run(work())
+    except (ClusterError, ImageError, NetworkError, RuntimeFailure, APIError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)

@@ -1,0 +1,110 @@
+"""The processes of a local cluster: `wherry server` on the host, and one `wherry agent` in each node's namespace. Started in
+sessions of their own, found again by pid file and, when that is lost, by their command lines. Called by `up`, `down`, `status`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from time import monotonic, sleep
+
+from kubelet.runtime.processes import SBIN, ProcessRef, command_lines, find_binary, reap, spawn
+from wherry.cli.cluster.layout import Cluster, Node
+
+STOP_TIMEOUT_S = 10.0
+_MIB = 1 << 20
+
+
+def wherry_argv(*arguments: str) -> list[str]:
+    """Our own command in the same interpreter, whether or not its script is on the PATH."""
+    return [sys.executable, "-m", "wherry.cli.main", *arguments]
+
+
+def server_argv(cluster: Cluster) -> list[str]:
+    return wherry_argv(
+        "server",
+        "--data-dir", str(cluster.server_data),
+        "--listen", f"0.0.0.0:{cluster.port}",
+        "--advertise", cluster.server_address,
+        "--cluster-name", cluster.name,
+        "--pod-cidr", cluster.cluster_cidr,
+    )  # fmt: skip
+
+
+def agent_argv(cluster: Cluster, node: Node, token: str) -> list[str]:
+    """The agent's command, run inside the node's network namespace. nsenter changes nothing else, so /sys and its cgroups stay
+    (`ip netns exec` would hide them)."""
+    return [
+        find_binary("nsenter"), f"--net={node.netns_path}", "--",
+        *wherry_argv(
+            "agent",
+            "--server", cluster.server_address,
+            "--token", token,
+            "--node-name", node.name,
+            "--node-ip", node.address,
+            "--data-dir", str(node.data),
+            "--run-dir", str(node.run),
+            "--network", node.network,
+            "--cluster-cidr", cluster.cluster_cidr,
+            "--cgroup-parent", node.cgroup_parent,
+            "--capacity", ",".join(f"{name}={value}" for name, value in share(cluster.node_count).items()),
+        ),
+    ]  # fmt: skip
+
+
+def share(node_count: int) -> dict[str, str]:
+    """One node's part of the machine, as quantities."""
+    cpus = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpu": f"{1000 * cpus // node_count}m", "memory": f"{memory // node_count // _MIB}Mi"}
+
+
+def environment() -> dict[str, str]:
+    """What a daemon needs of ours; a whole user's environment is none of its business."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("HOME", "LANG", "PYTHONPATH", "PYTHONHASHSEED", "TZ", "VIRTUAL_ENV", "WHERRY_LOG")
+        or name.lower() in ("http_proxy", "https_proxy", "no_proxy")
+    }
+    return {"HOME": "/root", "PYTHONUNBUFFERED": "1"} | kept | {"PATH": os.pathsep.join(SBIN)}
+
+
+def running_server(cluster: Cluster) -> ProcessRef | None:
+    return ProcessRef.read(cluster.server_pid_file) or _by_arguments("server", str(cluster.server_data))
+
+
+def running_agent(node: Node) -> ProcessRef | None:
+    return ProcessRef.read(node.pid_file) or _by_arguments("agent", str(node.data))
+
+
+def start(argv: list[str], log: Path, pid_file: Path) -> ProcessRef:
+    process = spawn(argv, log=log, env=environment())
+    process.write(pid_file)
+    return process
+
+
+def stop(processes: list[ProcessRef], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """SIGTERM to all at once, SIGKILL to those that are left when the time is over; returns when they are gone."""
+    for process in processes:
+        process.signal(signal.SIGTERM)
+    deadline = monotonic() + timeout_s
+    while any(process.alive() for process in processes):
+        if monotonic() > deadline:
+            for process in processes:
+                process.signal(signal.SIGKILL)
+        sleep(0.02)
+        for process in processes:
+            reap(process.pid)
+
+
+def _by_arguments(command: str, directory: str) -> ProcessRef | None:
+    """The process `... wherry.cli.main COMMAND ... --data-dir DIRECTORY ...`."""
+    for pid, arguments in command_lines().items():
+        if "--data-dir" not in arguments or command not in arguments[:5]:
+            continue
+        if arguments[arguments.index("--data-dir") + 1 :][:1] == [directory]:
+            return ProcessRef.of(pid)
+    return None

@@ -1,0 +1,288 @@
+"""`wherry up`: from a bare machine to a cluster whose nodes are Ready and whose first pods run. Each step looks at what there
+is and does only what is missing, so a second run changes nothing, and a run after a crash finishes what the first one began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import subprocess
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from kubelet.runtime.containerd import choose_snapshotter, find_running
+from kubelet.runtime.processes import ProcessRef, tail
+from wherry.cli.cluster import api, hello, hosts, images, launch, layout, packages
+from wherry.cli.cluster.layout import Cluster, ClusterError, Node
+from wherry.cli.cluster.progress import Progress, Step
+from wherry.client import config
+from wherry.client.base import ClientAPI
+
+SERVER_TIMEOUT_S = 60.0
+CONTAINERD_TIMEOUT_S = 60.0
+NODE_TIMEOUT_S = 90.0
+POLL_S = 0.05
+DEFAULT_NODES = 2
+TAIL_LINES = 25
+
+
+async def up(name: str, node_count: int, data_dir: Path | None, progress: Progress) -> Cluster:
+    """Raises ClusterError (and NetworkError, RuntimeFailure, ImageError) with what a person has to know. A cluster that this
+    very call began and could not finish is taken down again."""
+    check_machine()
+    existed = layout.state_file(layout.check_name(name)).exists()
+    _install_packages(progress)
+    cluster = _decide(name, node_count, data_dir)
+    try:
+        await _raise(cluster, progress)
+    except BaseException:
+        if not existed:
+            from wherry.cli.cluster.down import down
+
+            progress.say("taking the half-made cluster down again")
+            down(name, Progress(quiet=True))
+        raise
+    return cluster
+
+
+def check_machine() -> None:
+    if platform.system() != "Linux":
+        raise ClusterError(
+            f"nodes need Linux, this is {platform.system()}: use `wherry server` here and agents elsewhere"
+        )
+    if os.geteuid() != 0:
+        wanted = packages.missing()
+        install = f" (and have these packages installed: {' '.join(wanted)})" if wanted else ""
+        raise ClusterError(f"making nodes needs root: run `sudo wherry up`{install}")
+
+
+def _install_packages(progress: Progress) -> None:
+    with progress.step("programs of the distribution") as step:
+        wanted = packages.missing()
+        if not wanted:
+            step.unchanged("all installed")
+            return
+        step.update(f"installing {' '.join(wanted)}")
+        packages.install(wanted)
+        if left := packages.missing():
+            raise ClusterError(f"still missing after the installation: {' '.join(left)}")
+        step.done(f"installed {' '.join(wanted)}")
+
+
+def _decide(name: str, node_count: int, data_dir: Path | None) -> Cluster:
+    """The description: the one there is, or a new one with networks and a port that are free now."""
+    known = layout.load(name)
+    if known is not None:
+        if data_dir is not None and data_dir.absolute() != known.data:
+            raise ClusterError(
+                f'cluster "{name}" has its data in {known.data}, not in {data_dir}: '
+                f"`wherry down` first, or choose another --name"
+            )
+        if node_count < known.node_count:
+            raise ClusterError(
+                f'cluster "{name}" has {known.node_count} nodes, {node_count} asked for: nodes can be added here, not taken away'
+            )
+        cluster = known.with_nodes(node_count)
+        if cluster != known:
+            cluster.save()
+        return cluster
+    # Another cluster that comes up at this moment must not choose the same.
+    with layout.locked("choosing"):
+        others = [other for other in map(layout.load, layout.known()) if other is not None]
+        taken = [*hosts.networks_in_use(), *(network for o in others for network in (o.host_subnet, o.cluster_cidr))]
+        cluster = Cluster(
+            name=name,
+            data_dir=str((data_dir or layout.STATE_DIR / name).absolute()),
+            node_count=node_count,
+            port=hosts.choose_port({other.port for other in others}),
+            host_subnet=hosts.choose_host_subnet(taken),
+            cluster_cidr=hosts.choose_cluster_cidr(taken),
+            ip_forward=next((other.ip_forward for other in others), hosts.forwarding()),
+        )
+        cluster.save()
+    return cluster
+
+
+async def _raise(cluster: Cluster, progress: Progress) -> None:
+    with progress.step(f"{cluster.node_count} node hosts (network namespaces, {cluster.host_subnet})") as step:
+        made = [hosts.make_switch(cluster), *(hosts.make_host(cluster, node) for node in cluster.nodes)]
+        if not any(made):
+            step.unchanged("all there")
+    archives = _build_images(cluster, progress)
+    with progress.step(f"control plane at {cluster.server_address}") as step:
+        await _ensure_server(cluster, step)
+    with progress.step(f"{cluster.node_count} agents, each with a containerd") as step:
+        await _ensure_agents(cluster, step)
+    with progress.step("images on every node") as step:
+        loaded = await asyncio.gather(*(_load_missing(node, archives) for node in cluster.nodes))
+        if not any(loaded):
+            step.unchanged("all there")
+    async with api.client(cluster) as connected:
+        with progress.step("nodes Ready") as step:
+            started = await _wait_nodes(cluster, connected, step)
+            cidrs = {row.name: row.pod_cidr for row in await api.nodes(connected) if row.pod_cidr}
+            routed = hosts.join_pod_networks(cluster, cidrs)
+            if not started and not routed:
+                step.unchanged("all are")
+        _write_client_config(cluster, progress)
+        await hello.ensure(cluster, connected, progress)
+        await hello.show(cluster, connected, progress)
+
+
+# -- images
+
+
+def _build_images(cluster: Cluster, progress: Progress) -> dict[str, Path]:
+    """Reference -> file. Built anew when busybox was updated, say: the same input gives the same bytes."""
+    places = {images.PAUSE_IMAGE: "pause.tar", images.DEMO_IMAGE: "demo.tar"}
+    builders: dict[str, Callable[[], bytes]] = {
+        images.PAUSE_IMAGE: images.pause_archive,
+        images.DEMO_IMAGE: images.demo_archive,
+    }
+    with progress.step("pause and demo images") as step:
+        archives = {}
+        changed = False
+        for reference, build in builders.items():
+            path = cluster.data / "images" / places[reference]
+            content = build()
+            if not path.exists() or path.read_bytes() != content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(".tmp")
+                temporary.write_bytes(content)
+                temporary.replace(path)
+                changed = True
+            archives[reference] = path
+        if not changed:
+            step.unchanged("built before")
+    return archives
+
+
+async def _load_missing(node: Node, archives: dict[str, Path]) -> bool:
+    """Imports what this node's containerd does not have yet, by image id."""
+    place = node.containerd
+    present = await images.present(place.socket)
+    missing = [path for reference, path in archives.items() if present.get(reference) != images.archive_id(path)]
+    for path in missing:
+        await asyncio.to_thread(images.load, place.socket, path, snapshotter=choose_snapshotter(place.root))
+    return bool(missing)
+
+
+# -- processes
+
+
+async def _ensure_server(cluster: Cluster, step: Step) -> None:
+    process = launch.running_server(cluster)
+    if process is not None and await api.healthy(cluster):
+        step.unchanged("runs")
+        return
+    if process is not None:
+        process.terminate(launch.STOP_TIMEOUT_S)  # it lives but does not answer
+    cluster.server_data.mkdir(parents=True, exist_ok=True)
+    process = launch.start(launch.server_argv(cluster), cluster.server_log, cluster.server_pid_file)
+    await _until(partial(api.healthy, cluster), process, cluster.server_log, "the control plane", SERVER_TIMEOUT_S)
+    step.done(f"pid {process.pid}")
+
+
+async def _ensure_agents(cluster: Cluster, step: Step) -> None:
+    missing = [node for node in cluster.nodes if launch.running_agent(node) is None]
+    if not missing and all(find_running(node.containerd) for node in cluster.nodes):
+        step.unchanged("all run")
+        return
+    started: dict[str, ProcessRef] = {}
+    for node in missing:
+        token = await _join_token(cluster)
+        node.data.mkdir(parents=True, exist_ok=True)
+        argv = launch.agent_argv(cluster, node, token)
+        started[node.name] = launch.start(argv, node.log, node.pid_file)
+    for node in cluster.nodes:
+        process = started.get(node.name) or launch.running_agent(node)
+        if process is None:
+            raise ClusterError(
+                f"the agent of {node.name} has ended; the end of {node.log}:\n{tail(node.log, TAIL_LINES)}"
+            )
+
+        await _until(
+            partial(images.answers, node.containerd.socket),
+            process,
+            node.log,
+            f"containerd of {node.name}",
+            CONTAINERD_TIMEOUT_S,
+        )
+    step.done(f"{len(missing)} started")
+
+
+async def _join_token(cluster: Cluster) -> str:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        launch.wherry_argv("--config", str(cluster.server_data / "admin.conf"), "token", "create"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=launch.environment(),
+    )
+    if done.returncode != 0:
+        raise ClusterError(f"no join token from the control plane: {done.stderr.strip()}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+async def _until(
+    check: Callable[[], Awaitable[bool]], process: ProcessRef, log: Path, what: str, timeout_s: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while not await check():
+        if not process.alive():
+            raise ClusterError(
+                f"{what} did not start: its process has ended; the end of {log}:\n{tail(log, TAIL_LINES)}"
+            )
+        if loop.time() > deadline:
+            raise ClusterError(
+                f"{what} does not answer after {timeout_s:g} s; the end of {log}:\n{tail(log, TAIL_LINES)}"
+            )
+        await asyncio.sleep(POLL_S)
+
+
+# -- the cluster as its users see it
+
+
+async def _wait_nodes(cluster: Cluster, connected: ClientAPI, step: Step) -> bool:
+    """True when there was anything to wait for. Raises ClusterError that says which node is not Ready and why."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + NODE_TIMEOUT_S
+    waited = False
+    while True:
+        rows = {row.name: row for row in await api.nodes(connected)}
+        unready = [node for node in cluster.nodes if node.name not in rows or not rows[node.name].ready]
+        if not unready:
+            return waited
+        waited = True
+        step.update(f"{cluster.node_count - len(unready)} of {cluster.node_count}")
+        dead = next((node for node in unready if launch.running_agent(node) is None), None)
+        if dead is not None or loop.time() > deadline:
+            node = dead or unready[0]
+            why = rows[node.name].why if node.name in rows else "has not joined"
+            state = "its agent has ended" if dead else f"not Ready after {NODE_TIMEOUT_S:g} s: {why}"
+            raise ClusterError(f"{node.name}: {state}; the end of {node.log}:\n{tail(node.log, TAIL_LINES)}")
+        await asyncio.sleep(POLL_S)
+
+
+def _write_client_config(cluster: Cluster, progress: Progress) -> None:
+    path = config.config_path()
+    with progress.step(f"client configuration in {path}") as step:
+        settings = api.credentials(cluster)
+        if settings is None:
+            raise ClusterError(f"{cluster.server_data / 'admin.conf'} has gone")
+        settings = replace(
+            settings.with_server(cluster.server_address), context=cluster.name, cluster=cluster.name, user=cluster.name
+        )
+        try:
+            if config.load_config(path) == settings:
+                step.unchanged("up to date")
+                return
+        except config.ConfigError:
+            pass  # there is none yet, or it names no context
+        config.write_config(settings, path, merge=True)
