@@ -36,7 +36,7 @@ from controlplane.store.etcd_rpc import (
     Members,
     ResponseTooLarge,
 )
-from controlplane.store.etcd_watch import ALL_KEYS, EventStream, StreamHistory, Tail, decode
+from controlplane.store.etcd_watch import ALL_KEYS, EventStream, StreamHistory, Tail, decode, newest_revision
 from controlplane.store.events import EventRing, RingWatch, closed_error, event_key, event_size
 from controlplane.store.open import TLSFiles
 from wherry.api.context import Env
@@ -81,7 +81,7 @@ class EtcdStore:
         """`endpoints` as HOST:PORT. Raises Unavailable when none of them answers."""
         members = Members(endpoints, tls)
         try:
-            return cls(members, await _revision(members))
+            return cls(members, await newest_revision(members))
         except BaseException:
             await members.close()
             raise
@@ -141,7 +141,7 @@ class EtcdStore:
 
     async def revision(self) -> int:
         self.check_open()
-        revision = await _revision(self._members)
+        revision = await newest_revision(self._members)
         self._seen = max(self._seen, revision)
         return revision
 
@@ -265,11 +265,6 @@ class EtcdStore:
                 lease = self._leases[ttl_s] = _Lease(granted.id, until)
             lease.keys += 1
             return lease.id
-
-
-async def _revision(members: Members) -> int:
-    response = await members.call(RANGE, rpc.RangeRequest(key=ALL_KEYS, count_only=True))
-    return response.header.revision
 
 
 def _range_of(prefix: str, after: str) -> tuple[bytes | None, bytes]:

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from controlplane.store.base import Compacted, Event, KeyValue, StoreError, Unavailable, WatchBatch
-from controlplane.store.etcd_rpc import Members, translated
+from controlplane.store.etcd_rpc import RANGE, Members, translated
 from controlplane.store.events import BATCH_EVENTS, EventRing
 from wherry.pb import etcd_rpc_pb2 as rpc
 
@@ -26,6 +26,12 @@ OPEN_TIMEOUT_S = 8.0
 BACKOFF_FIRST_S = 0.05
 BACKOFF_LAST_S = 2.0
 ALL_KEYS = b"\0"
+
+
+async def newest_revision(members: Members) -> int:
+    """A linearisable read: at least that of every write acknowledged before. Raises Unavailable."""
+    response = await members.call(RANGE, rpc.RangeRequest(key=ALL_KEYS, count_only=True))
+    return response.header.revision
 
 
 def decode(kv: rpc.KeyValue) -> KeyValue:
@@ -47,8 +53,8 @@ class EventStream:
         self._index = -1
         self._call: grpc.aio.StreamStreamCall[rpc.WatchRequest, rpc.WatchResponse] | None = None
 
-    async def open(self) -> int:
-        """The store's revision at that time. Raises Compacted, Unavailable."""
+    async def open(self) -> None:
+        """Returns when etcd has accepted the watch. Raises Compacted, Unavailable."""
         loop = asyncio.get_running_loop()
         self._index = await self._members.connected(loop.time() + OPEN_TIMEOUT_S)
         self._call = self._members.watch(self._index)
@@ -62,10 +68,14 @@ class EventStream:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):  # it ends the call, which is what is wanted then
                 await self._call.write(rpc.WatchRequest(create_request=create))
-                return (await self._read()).header.revision
+                await self._read()
         except TimeoutError as error:
             self._members.failed(self._index)
             raise Unavailable("etcd did not open a watch in time") from error
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+            # A call that has ended already refuses the write, in one of these ways.
+            self._members.failed(self._index)
+            raise Unavailable(f"etcd did not open a watch: {error}") from error
 
     async def read(self) -> list[rpc.Event]:
         """Events of whole revisions, those before `from_revision` left out. Raises Compacted, Unavailable."""
@@ -111,7 +121,8 @@ class Tail:
         while True:
             stream = EventStream(self._members, self._ring.head + 1)
             try:
-                revision = await stream.open()
+                # Asked of the majority: a member that has just come back may still be behind.
+                revision = await newest_revision(self._members)
                 if revision < self._ring.head:
                     # Restored from a backup, say. To go on would mix two histories.
                     log.error("etcd went back from revision %d to %d", self._ring.head, revision)
@@ -119,6 +130,7 @@ class Tail:
                         Unavailable(f"etcd went back from revision {self._ring.head} to {revision}: restart")
                     )
                     return
+                await stream.open()
                 backoff_s = BACKOFF_FIRST_S
                 while True:
                     await self._publish(await stream.read())
@@ -127,6 +139,9 @@ class Tail:
                 self._ring.skip_to(error.compacted)
             except StoreError as error:
                 log.info("watch of etcd broke, opening another: %s", error)
+            except Exception:
+                # A defect; but without this task the store would look idle for ever.
+                log.exception("following etcd failed, opening another watch")
             finally:
                 stream.cancel()
             await asyncio.sleep(backoff_s)
