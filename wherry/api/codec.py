@@ -167,7 +167,9 @@ def _parse(chunk: str) -> tuple[Any, list[str]]:
             try:
                 parsed = yamltext.parse(chunk)
             except DecodeError:
-                raise error from None
+                if chunk[1:].lstrip()[:1] in ('"', "}"):
+                    raise error from None  # meant as JSON
+                raise
             return parsed.value, parsed.duplicates
     parsed = yamltext.parse(chunk)
     return parsed.value, parsed.duplicates

@@ -152,7 +152,7 @@ class _Builder:
                 for key, item in source.items():
                     top.value.setdefault(key, item)
         if top.anchor:
-            self._anchors[top.anchor] = (top.value, top.size, top.height)
+            self._anchors[top.anchor] = (top.value, top.size, top.height + 1)
         self._add(top.value, top.size, top.height + 1, event, noted=True)
 
     def _alias(self, event: Any) -> None:
