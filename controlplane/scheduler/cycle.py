@@ -20,11 +20,13 @@ from controlplane.scheduler.needs import Needs
 from controlplane.scheduler.nodes import NodeTable
 
 # Measured on the slower of our machines: a placement step over a few rows, the same per row that it evaluates, and
-# what surrounds each pod. They only have to be of the right size: a slice of SLICE_BUDGET_US must stay under 5 ms.
-STEP_COST_US = 60.0
+# what surrounds each pod (for a refused one, the shell's noting of events included). They only have to be of the right
+# size: a slice of SLICE_BUDGET_US must stay under 5 ms.
+STEP_COST_US = 120.0
 ROW_COST_US = 0.4
 POD_COST_US = 6.0
 REFUSAL_COST_US = 100.0
+REFUSED_POD_COST_US = 15.0  # an event and a condition to note
 SLICE_BUDGET_US = 2500.0
 
 NO_NODES = "no nodes available to schedule pods"
@@ -98,18 +100,20 @@ def schedule(table: NodeTable, classes: Classes, groups: list[Group], budget_us:
         placed = pod_class.place(table, len(wanted), current.priority, max_steps)
         result.placements.extend(zip(wanted, placed, strict=False))
         current.done += len(placed)
-        if len(placed) < len(wanted) and pod_class.exhausted:
-            for pod in current.pods[current.done :]:
-                result.refusals.append((pod, refusal(table, pod_class, pod.priority, pod.may_preempt)))
-            spent_us += REFUSAL_COST_US + len(current.pods) - current.done
-            current.done = len(current.pods)
-        if current.done == len(current.pods):
-            groups.pop(0)
         spent_us += (
             (pod_class.steps - steps) * STEP_COST_US
             + (pod_class.rows_evaluated - rows) * ROW_COST_US
             + len(placed) * POD_COST_US
         )
+        if len(placed) < len(wanted) and pod_class.exhausted:
+            spent_us += REFUSAL_COST_US
+            refused = current.pods[current.done :][: max(1, int((budget_us - spent_us) / REFUSED_POD_COST_US))]
+            for pod in refused:
+                result.refusals.append((pod, refusal(table, pod_class, pod.priority, pod.may_preempt)))
+            spent_us += len(refused) * REFUSED_POD_COST_US
+            current.done += len(refused)
+        if current.done == len(current.pods):
+            groups.pop(0)
     return result
 
 
