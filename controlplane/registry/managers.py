@@ -1,0 +1,59 @@
+"""managedFields: who set which field. A thin step of `writes` over `wherry.api.apply`.
+
+Only clients that name themselves (fieldManager, as kubectl does) are tracked, and objects that already have owners: to keep
+books on every write of our own controllers and agents would cost more than the write, and what they own nobody applies.
+Server-side apply on an untracked object gives all that was there to `before-first-apply`, as Kubernetes does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.registry import violations
+from controlplane.registry.base import RequestContext
+from wherry.api.context import Env
+from wherry.api.errors import Cause
+from wherry.api.kinds import Kind
+
+MAX_MANAGER_BYTES = 128
+
+
+def check(ctx: RequestContext) -> list[Cause]:
+    """Whether the name of the manager is one."""
+    name = ctx.field_manager
+    if len(name.encode()) > MAX_MANAGER_BYTES:
+        return [violations.too_long("fieldManager", MAX_MANAGER_BYTES)]
+    for position, char in enumerate(name):
+        if not char.isprintable():
+            detail = f"invalid character U+{ord(char):04X} (at position {position})"
+            return [violations.invalid("fieldManager", name, detail)]
+    return []
+
+
+def track(
+    ctx: RequestContext,
+    kind: Kind,
+    obj: Any,
+    old: Any | None,
+    env: Env,
+    *,
+    subresource: str = "",
+    applied: bool = False,
+) -> None:
+    """Sets `obj.metadata.managedFields` for a write that is no apply; `applied`: they have been set already."""
+    if applied:
+        return
+    owned = old is not None and len(old.metadata.managed_fields) > 0
+    if not owned and not ctx.field_manager:
+        obj.metadata.ClearField("managed_fields")
+        return
+    from wherry.api import apply, fieldsets
+
+    ignore = fieldsets.EMPTY if subresource or not _has_status(obj) else apply.IGNORE_STATUS
+    if old is not None and not owned and not obj.metadata.managed_fields:
+        return  # tracked from its first apply on
+    apply.track(old, obj, manager=ctx.field_manager or "unknown", now=env.now(), subresource=subresource, ignore=ignore)
+
+
+def _has_status(obj: Any) -> bool:
+    return "status" in obj.DESCRIPTOR.fields_by_name

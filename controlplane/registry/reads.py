@@ -1,0 +1,268 @@
+"""Get, list and watch, from the watch caches; the past from the store. Called by `registry.Registry`.
+
+Long lists are worked through in slices with a pause after each, so that no request holds the loop for long; what is gone
+through is a snapshot of references, taken in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from controlplane.registry import keys, violations
+from controlplane.registry.base import ListOptions, ListResult, Stored, WatchBatch, WatchEvent, WatchOptions
+from controlplane.registry.selection import Selection
+from controlplane.registry.state import Served, State, translated
+from controlplane.registry.writes import not_found
+from controlplane.store import base as store_base
+from controlplane.store.cache import CacheBatch, Entry, EventType, WatchCache
+from wherry.api.errors import BadRequest, Cause, Expired, InternalError, Invalid
+
+SLICE = 500  # entries looked at between two pauses: 3 us each to parse, once per revision
+PAGE = 500  # keys read from the store at once for a list in the past
+BOOKMARK_INTERVAL_S = 60.0
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+EXPIRED_CONTINUE = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
+    "the continue parameter."
+)
+
+
+def parse_revision(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest(
+            f"invalid resource version: resourceVersion: Invalid value: {violations.quote(text)}: "
+            f"strconv.ParseUint: parsing {violations.quote(text)}: invalid syntax"
+        )
+    return int(text)
+
+
+class Reader:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def get(self, served: Served, namespace: str, name: str, resource_version: str = "") -> Stored:
+        at_least = parse_revision(resource_version) if resource_version else 0
+        cache = await self._state.fresh(served, at_least)
+        entry = cache.get(keys.key(served.kind, namespace, name))
+        if entry is None:
+            raise not_found(served.kind, name)
+        return _stored(served, entry)
+
+    async def list(self, served: Served, options: ListOptions) -> ListResult:
+        _check_match(options)
+        selection = Selection(served, options.namespace, options.label_selector, options.field_selector)
+        limit = max(options.limit, 0)
+        if options.continue_token:
+            if options.resource_version not in ("", "0"):
+                raise BadRequest("specifying resource version is not allowed when using continue")
+            revision, start = keys.decode_continue(options.continue_token)
+            after = served.prefix + start
+            cache = await self._state.fresh(served)
+            return await self._list_past(served, cache, selection, revision, after, limit, token=True)
+        at = parse_revision(options.resource_version) if options.resource_version else 0
+        if options.resource_version_match == "Exact":
+            cache = await self._state.fresh(served)
+            return await self._list_past(served, cache, selection, at, "", limit, token=False)
+        cache = await self._state.fresh(served, at)
+        return await self._list_now(served, cache, selection, "", limit)
+
+    async def _list_now(
+        self, served: Served, cache: WatchCache, selection: Selection, after: str, limit: int
+    ) -> ListResult:
+        revision = cache.revision
+        candidates = _candidates(cache, selection, after)
+        if selection.everything and limit:
+            items = [_stored(served, entry) for entry in candidates[:limit]]
+            left = len(candidates) - len(items)
+            token = keys.encode_continue(revision, candidates[limit - 1].key[len(served.prefix) :]) if left else ""
+            return ListResult(items, revision, token, left if left else None)
+        items = []
+        for position, entry in enumerate(candidates):
+            if position % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            if selection.matches(entry.key, entry.value, entry.memo):
+                items.append(_stored(served, entry))
+                if limit and len(items) == limit:
+                    more = position + 1 < len(candidates)
+                    token = keys.encode_continue(revision, entry.key[len(served.prefix) :]) if more else ""
+                    return ListResult(items, revision, token, None)
+        return ListResult(items, revision)
+
+    async def _list_past(
+        self,
+        served: Served,
+        cache: WatchCache,
+        selection: Selection,
+        revision: int,
+        after: str,
+        limit: int,
+        *,
+        token: bool,
+    ) -> ListResult:
+        """At a revision of the past, from the store's history."""
+        if selection.prefix > after:
+            after = ""
+        items: list[Stored] = []
+        left: int | None = None
+        try:
+            while True:
+                page = await self._state.store.list(
+                    selection.prefix, after=after, limit=min(limit, PAGE) if limit else PAGE, revision=revision
+                )
+                for number, kv in enumerate(page.items):
+                    entry = cache.get(kv.key)
+                    memo = entry.memo if entry is not None and entry.mod_revision == kv.mod_revision else {}
+                    if not selection.matches(kv.key, kv.value, memo):
+                        continue
+                    items.append(Stored(served.kind, kv.value, kv.mod_revision, memo))
+                    if limit and len(items) == limit:
+                        left = page.count - number - 1
+                        resume = keys.encode_continue(revision, kv.key[len(served.prefix) :]) if left else ""
+                        shown = left if left and selection.everything else None
+                        return ListResult(items, revision, resume, shown)
+                if not page.more:
+                    return ListResult(items, revision)
+                after = page.items[-1].key
+                await asyncio.sleep(0)
+        except store_base.Compacted as error:
+            raise Expired(
+                EXPIRED_CONTINUE if token else f"The resourceVersion for the provided list is too old: {revision}"
+            ) from error
+        except store_base.StoreError as error:
+            raise translated(error) from error
+
+    async def watch(self, served: Served, options: WatchOptions) -> AsyncIterator[WatchBatch]:
+        selection = Selection(served, options.namespace, options.label_selector, options.field_selector)
+        start = _watch_revision(options.resource_version)
+        deadline = None
+        loop = asyncio.get_running_loop()
+        if options.timeout_s > 0:
+            deadline = loop.time() + options.timeout_s
+        initial = options.send_initial_events or start == 0
+        cache = await self._state.fresh(served, start if options.send_initial_events else 0)
+        if not initial and start > cache.revision:
+            cache = await self._state.fresh(served, start)
+        revision = cache.revision if initial else start
+        subscription = cache.watch(selection.prefix, revision + 1)
+        try:
+            if initial:
+                async for batch in self._initial(served, cache, selection, revision, options.send_initial_events):
+                    yield batch
+            bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        batch_in = await anext(subscription)
+                except TimeoutError:
+                    return
+                except StopAsyncIteration:
+                    return
+                events = _events(served, selection, batch_in)
+                if events:
+                    yield WatchBatch(events, batch_in.revision)
+                elif options.bookmarks and loop.time() >= bookmark_at:
+                    bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
+                    yield WatchBatch((_bookmark(served, batch_in.revision, ends_initial=False),), batch_in.revision)
+        except store_base.Compacted as error:
+            raise Expired(f"too old resource version: {start} ({error.compacted})") from error
+        except store_base.StoreError as error:
+            raise translated(error) from error
+        finally:
+            await subscription.aclose()
+
+    async def _initial(
+        self, served: Served, cache: WatchCache, selection: Selection, revision: int, end: bool
+    ) -> AsyncIterator[WatchBatch]:
+        """ADDED for everything that is there, in slices that all carry the one revision of the snapshot only at the end."""
+        candidates = _candidates(cache, selection, "")
+        events: list[WatchEvent] = []
+        for position, entry in enumerate(candidates):
+            if selection.matches(entry.key, entry.value, entry.memo):
+                events.append(WatchEvent("ADDED", _stored(served, entry)))
+            if position % SLICE == SLICE - 1:
+                if events and position + 1 < len(candidates):
+                    # Not resumable yet: a watcher that is cut off here has to begin again.
+                    yield WatchBatch(events, 0)
+                    events = []
+                await asyncio.sleep(0)
+        if end:
+            events.append(_bookmark(served, revision, ends_initial=True))
+        if events:
+            yield WatchBatch(events, revision)
+
+
+def _stored(served: Served, entry: Entry) -> Stored:
+    return Stored(served.kind, entry.value, entry.mod_revision, entry.memo)
+
+
+def _candidates(cache: WatchCache, selection: Selection, after: str) -> Sequence[Entry]:
+    """What an index or the key can narrow the list down to."""
+    if selection.key:
+        entry = cache.get(selection.key)
+        return [entry] if entry is not None and entry.key > after else []
+    if selection.index is not None:
+        found = cache.by_index(*selection.index)
+        return [entry for entry in found if entry.key.startswith(selection.prefix) and entry.key > after]
+    return cache.list(selection.prefix, after=after)
+
+
+def _events(served: Served, selection: Selection, batch: CacheBatch) -> list[WatchEvent]:
+    """As the watcher sees them: what enters its selection is ADDED, what leaves it DELETED."""
+    events = []
+    for event in batch.events:
+        entry, previous = event.entry, event.previous_entry
+        if event.type is EventType.DELETED:
+            if previous is None or selection.matches(previous.key, previous.value, previous.memo):
+                events.append(WatchEvent("DELETED", _stored(served, entry)))
+            continue
+        now = selection.matches(entry.key, entry.value, entry.memo)
+        before = previous is not None and selection.matches(previous.key, previous.value, previous.memo)
+        if now:
+            events.append(WatchEvent("MODIFIED" if before else "ADDED", _stored(served, entry)))
+        elif before:
+            assert previous is not None
+            left = entry.memo.get("left")
+            if left is None:
+                # The last state that was selected, at the revision at which it no longer was.
+                left = entry.memo["left"] = Stored(served.kind, previous.value, entry.mod_revision, {})
+            events.append(WatchEvent("DELETED", left))
+    return events
+
+
+def _bookmark(served: Served, revision: int, *, ends_initial: bool) -> WatchEvent:
+    obj = served.kind.message()
+    if ends_initial:
+        obj.metadata.annotations[INITIAL_EVENTS_END] = "true"  # type: ignore[attr-defined]
+    return WatchEvent("BOOKMARK", Stored(served.kind, obj.SerializeToString(deterministic=True), revision, {}))
+
+
+def _watch_revision(text: str) -> int:
+    if not text:
+        return 0
+    try:
+        return parse_revision(text)
+    except BadRequest as error:
+        raise InternalError(error.message.removeprefix("invalid resource version: ")) from error
+
+
+def _check_match(options: ListOptions) -> None:
+    match, revision = options.resource_version_match, options.resource_version
+    if not match:
+        return
+    path = "resourceVersionMatch"
+    if options.continue_token:
+        cause = violations.forbidden(path, "resourceVersionMatch is forbidden when continue is provided")
+    elif not revision:
+        cause = violations.forbidden(path, "resourceVersionMatch is forbidden unless resourceVersion is provided")
+    elif match not in ("Exact", "NotOlderThan"):
+        cause = violations.unsupported(path, match, ("Exact", "NotOlderThan", ""))
+    elif match == "Exact" and revision == "0":
+        cause = violations.forbidden(path, 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+    else:
+        return
+    raise _invalid_options(cause)
+
+
+def _invalid_options(cause: Cause) -> Invalid:
+    return violations.invalid_object("meta.k8s.io", "ListOptions", "", [cause])

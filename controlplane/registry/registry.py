@@ -1,0 +1,300 @@
+"""The registry itself: puts the parts together and routes each verb to the one that does it. See `base.RegistryAPI` for the
+contract; `writes`, `reads`, `patches`, `pods` and `scale` do the work, `kinds` says for which kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+
+from controlplane.admission.chain import Chain
+from controlplane.admission.chain import Options as AdmissionOptions
+from controlplane.registry import deletion, kinds, managers, patches, violations
+from controlplane.registry.allocation import Ranges, ServiceAllocator
+from controlplane.registry.base import (
+    ADMIN,
+    BindResult,
+    DeleteResult,
+    ListOptions,
+    ListResult,
+    RequestContext,
+    Stored,
+    WatchBatch,
+    WatchOptions,
+)  # fmt: skip
+from controlplane.registry.patches import Patcher
+from controlplane.registry.pods import PodOperations, binding_request
+from controlplane.registry.reads import Reader
+from controlplane.registry.scale import Scaler
+from controlplane.registry.state import Served, State
+from controlplane.registry.tables.render import render
+from controlplane.registry.writes import Writer
+from controlplane.store.base import Store
+from wherry.api.context import Env
+from wherry.api.errors import AlreadyExists, BadRequest, MethodNotAllowed, NotFound
+from wherry.api.kinds import Kind
+from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
+
+SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+EVENT_TTL_S = 3600
+# Subresources served by an update of the object itself; the others have an implementation of their own.
+_UPDATED = {"status", "finalize", "approval", "ephemeralcontainers"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`consistent_reads`: several replicas write to the store, so each read asks it how far it is."""
+
+    admission: AdmissionOptions = field(default_factory=AdmissionOptions)
+    ranges: Ranges = field(default_factory=Ranges)
+    event_ttl_s: int = EVENT_TTL_S
+    consistent_reads: bool = False
+
+
+class Registry:
+    """`await start()` before use, `await close()` after it; the store is the caller's."""
+
+    def __init__(self, store: Store, env: Env, options: Options | None = None) -> None:
+        options = options or Options()
+        self._env = env
+        self._state = State(
+            store, env, kinds.table(event_ttl_s=options.event_ttl_s), consistent=options.consistent_reads
+        )
+        self._pods = self._served("", "pods")
+        self._services = self._served("", "services")
+        self._services.companions = ServiceAllocator(store, env, options.ranges)
+        chain = Chain(self._state, options.admission)
+        self._reader = Reader(self._state)
+        self._writer = Writer(self._state, chain)
+        self._patcher = Patcher(self._state, self._writer)
+        self._scaler = Scaler(self._reader, self._writer)
+        leases = self._served("coordination.k8s.io", "leases")
+        self._pod_operations = PodOperations(self._state, self._pods, leases, chain, self._writer)
+
+    async def start(self) -> None:
+        """Makes the namespaces that every cluster has."""
+        served = self._served("", "namespaces")
+        present = await self._state.fresh(served)
+        for name in SYSTEM_NAMESPACES:
+            namespace = core_v1_pb2.Namespace()
+            namespace.metadata.name = name
+            if present.get(f"{served.prefix}{name}") is None:
+                try:
+                    await self._writer.create(RequestContext(ADMIN), served, "", namespace)
+                except AlreadyExists:
+                    pass  # another replica starts too
+
+    async def close(self) -> None:
+        """Ends all watches."""
+        await self._state.close()
+
+    def check_invariants(self) -> None:
+        for served in self._state.served.values():
+            if served.cache is not None:
+                served.cache.check_invariants()
+
+    # kinds
+
+    def served(self) -> Sequence[Kind]:
+        return [served.kind for served in self._state.served.values()]
+
+    def verbs(self, kind: Kind) -> Sequence[str]:
+        """For discovery."""
+        return self._of(kind).strategy.verbs
+
+    def kind(self, group: str, version: str, resource: str) -> Kind:
+        served = self._state.served.get((group, resource))
+        if served is None or served.kind.version != version:
+            raise _unknown_resource()
+        return served.kind
+
+    def _served(self, group: str, plural: str) -> Served:
+        return self._state.served[group, plural]
+
+    def _of(self, kind: Kind) -> Served:
+        served = self._state.served.get((kind.group, kind.plural))
+        if served is None:
+            raise _unknown_resource()
+        return served
+
+    # reads
+
+    async def get(
+        self, ctx: RequestContext, kind: Kind, namespace: str, name: str, *, resource_version: str = "",
+        subresource: str = "",
+    ) -> Stored:  # fmt: skip
+        served = self._of(kind)
+        if subresource == "scale" and "scale" in kind.subresources:
+            return await self._scaler.get(served, namespace, name, resource_version)
+        if subresource and (subresource not in kind.subresources or subresource not in _UPDATED):
+            raise _unknown_resource()
+        return await self._reader.get(served, namespace, name, resource_version)
+
+    async def list(self, ctx: RequestContext, kind: Kind, options: ListOptions) -> ListResult:
+        return await self._reader.list(self._of(kind), options)
+
+    def watch(self, ctx: RequestContext, kind: Kind, options: WatchOptions) -> AsyncIterator[WatchBatch]:
+        return self._reader.watch(self._of(kind), options)
+
+    def table(self, kind: Kind, items: Sequence[Stored]) -> resources_pb2.Table:
+        return render(self._of(kind).strategy, items, self._env.now())
+
+    # writes
+
+    async def create(
+        self, ctx: RequestContext, kind: Kind, namespace: str, obj: Message, *, name: str = "", subresource: str = ""
+    ) -> Stored:
+        self._check(ctx, "CreateOptions")
+        served = self._of(kind)
+        if kind.plural == "pods" and subresource == "binding":
+            return await self._bind_one(ctx, namespace, name, obj)
+        if kind.plural == "pods" and subresource == "eviction":
+            return await self._evict_one(ctx, namespace, name, obj)
+        if subresource:
+            raise _unknown_resource()
+        self._expect(kind.message, obj)
+        if isinstance(obj, _certificate_request()):
+            obj = _signed_by(ctx, obj)
+        return await self._writer.create(ctx, served, namespace, obj)
+
+    async def update(
+        self, ctx: RequestContext, kind: Kind, namespace: str, name: str, obj: Message, *, subresource: str = ""
+    ) -> Stored:
+        self._check(ctx, "UpdateOptions")
+        served = self._of(kind)
+        if subresource == "scale" and "scale" in kind.subresources:
+            return await self._scaler.update(ctx, served, namespace, name, lambda current: obj)
+        self._check_subresource(kind, subresource)
+        self._expect(kind.message, obj)
+        return await self._writer.update(ctx, served, namespace, name, obj, subresource)
+
+    async def patch(
+        self, ctx: RequestContext, kind: Kind, namespace: str, name: str, patch_type: str, body: bytes, *,
+        subresource: str = "",
+    ) -> Stored:  # fmt: skip
+        self._check(ctx, "PatchOptions")
+        served = self._of(kind)
+        if subresource == "scale" and "scale" in kind.subresources:
+            change = patches.parse(patch_type, body)
+
+            def patched(current: Any) -> Any:
+                out = patches.patched(kind, type(current), current, patch_type, change, ctx)
+                if out.metadata.resource_version == current.metadata.resource_version:
+                    out.metadata.resource_version = ""
+                return out
+
+            return await self._scaler.update(ctx, served, namespace, name, patched)
+        self._check_subresource(kind, subresource)
+        return await self._patcher.patch(ctx, served, namespace, name, patch_type, body, subresource)
+
+    async def apply(
+        self, ctx: RequestContext, kind: Kind, namespace: str, name: str, body: bytes, *, force: bool = False,
+        subresource: str = "",
+    ) -> tuple[Stored, bool]:  # fmt: skip
+        self._check(ctx, "PatchOptions")
+        self._check_subresource(kind, subresource)
+        return await self._patcher.apply(ctx, self._of(kind), namespace, name, body, force, subresource)
+
+    async def delete(
+        self, ctx: RequestContext, kind: Kind, namespace: str, name: str, options: meta_v1_pb2.DeleteOptions
+    ) -> DeleteResult:
+        return await self._writer.delete(ctx, self._of(kind), namespace, name, options)
+
+    async def delete_collection(
+        self, ctx: RequestContext, kind: Kind, selection: ListOptions, options: meta_v1_pb2.DeleteOptions
+    ) -> ListResult:
+        served = self._of(kind)
+        if "deletecollection" not in served.strategy.verbs:
+            raise MethodNotAllowed("the server does not allow this method on the requested resource")
+        causes = deletion.validate_options(options)
+        if causes:
+            raise violations.invalid_object("meta.k8s.io", "DeleteOptions", "", causes)
+        listed = await self._reader.list(served, selection)
+        for stored in listed.items:
+            found: Any = stored.message()
+            meta = found.metadata
+            try:
+                await self._writer.delete(ctx, served, meta.namespace, meta.name, options)
+            except NotFound:
+                pass  # gone meanwhile: so it is to be
+        return listed
+
+    # pods
+
+    async def bind(self, ctx: RequestContext, bindings: Sequence[pods_pb2.BindRequest]) -> Sequence[BindResult]:
+        return await self._pod_operations.bind(ctx, bindings)
+
+    async def evict(self, ctx: RequestContext, eviction: policy_v1_pb2.Eviction) -> meta_v1_pb2.Status:
+        return await self._pod_operations.evict(ctx, eviction)
+
+    async def update_pod_statuses(
+        self, ctx: RequestContext, updates: Sequence[tuple[str, str, str, Any, bool]]
+    ) -> Sequence[Exception | None]:
+        return await self._pod_operations.update_statuses(ctx, updates)
+
+    async def _bind_one(self, ctx: RequestContext, namespace: str, name: str, obj: Any) -> Stored:
+        """Answers with a Status, as Kubernetes' binding does; in `Stored`, of no kind of its own, it has no place: the pod."""
+        self._expect(core_v1_pb2.Binding, obj)
+        name = name or obj.metadata.name
+        if obj.metadata.name and obj.metadata.name != name:
+            raise BadRequest("name in URL does not match name in Binding object")
+        (result,) = await self._pod_operations.bind(ctx, [binding_request(namespace, name, obj)])
+        if result.error is not None:
+            raise result.error
+        return await self._reader.get(self._pods, namespace, name)
+
+    async def _evict_one(self, ctx: RequestContext, namespace: str, name: str, obj: Any) -> Stored:
+        self._expect(policy_v1_pb2.Eviction, obj)
+        if obj.metadata.name and obj.metadata.name != name:
+            raise BadRequest("name in URL does not match name in Eviction object")
+        eviction = policy_v1_pb2.Eviction()
+        eviction.CopyFrom(obj)
+        eviction.metadata.name, eviction.metadata.namespace = name, namespace
+        before = await self._reader.get(self._pods, namespace, name)
+        await self._pod_operations.evict(ctx, eviction)
+        return before
+
+    # checks
+
+    def _check(self, ctx: RequestContext, what: str) -> None:
+        causes = managers.check(ctx)
+        if ctx.field_validation not in ("", "Ignore", "Strict", "Warn"):
+            allowed = ("", "Ignore", "Strict", "Warn")
+            causes.append(violations.unsupported("fieldValidation", ctx.field_validation, allowed))
+        if causes:
+            raise violations.invalid_object("meta.k8s.io", what, "", causes)
+
+    def _check_subresource(self, kind: Kind, subresource: str) -> None:
+        if subresource and (subresource not in kind.subresources or subresource not in _UPDATED):
+            raise _unknown_resource()
+
+    def _expect(self, cls: type[Message], obj: Message) -> None:
+        if not isinstance(obj, cls):
+            raise BadRequest(f"expected a {cls.DESCRIPTOR.name}, got a {type(obj).DESCRIPTOR.name}")
+
+
+def _unknown_resource() -> NotFound:
+    return NotFound("the server could not find the requested resource")
+
+
+def _certificate_request() -> type[Message]:
+    from wherry.pb import certificates_v1_pb2
+
+    return certificates_v1_pb2.CertificateSigningRequest
+
+
+def _signed_by(ctx: RequestContext, obj: Any) -> Any:
+    """Who asks for a certificate is what the server saw, not what the request says."""
+    out = type(obj)()
+    out.CopyFrom(obj)
+    spec, identity = out.spec, ctx.identity
+    spec.username, spec.uid = identity.user, identity.uid
+    for name in ("groups", "extra"):
+        spec.ClearField(name)
+    spec.groups.extend(identity.groups)
+    for key in sorted(identity.extra):
+        spec.extra[key].items.extend(identity.extra[key])
+    return out

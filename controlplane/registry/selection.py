@@ -1,0 +1,86 @@
+"""Which objects a list or a watch is about: namespace, label selector, field selector. Pure; called by `reads`.
+
+What selectors look at is taken from an object once per revision and kept in the memo of its cache entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from controlplane.registry import keys
+from controlplane.registry.state import Served
+from wherry.api import fields, labels
+from wherry.api.errors import BadRequest
+
+
+class Facts(NamedTuple):
+    """What can be selected by. `fields` holds the kind's own selectable fields."""
+
+    labels: Mapping[str, str]
+    fields: Mapping[str, str]
+
+
+def facts(served: Served, value: bytes, memo: dict[Any, Any]) -> Facts:
+    found = memo.get("facts")
+    if found is None:
+        message: Any = served.kind.message.FromString(value)
+        found = Facts(
+            dict(message.metadata.labels), {name: read(message) for name, read in served.strategy.fields.items()}
+        )
+        memo["facts"] = found
+    return found
+
+
+class Selection:
+    """`prefix` bounds the keys; `key` is set when at most that one object can match; `index` names an index of the cache
+    and the value in it that all matching objects have."""
+
+    def __init__(self, served: Served, namespace: str, label_selector: str, field_selector: str) -> None:
+        self._served = served
+        kind = served.kind
+        if namespace and not kind.namespaced:
+            raise BadRequest(f"{kind.group_resource} are not namespaced: the request names namespace {namespace!r}")
+        try:
+            by_label = labels.parse(label_selector)
+        except labels.BadSelector as error:
+            raise BadRequest(f"unable to parse requirement: {error.message}") from error
+        by_field = fields.parse(field_selector)
+        self.everything = by_label.everything and not by_field.terms
+        self._labels: Callable[[Mapping[str, str]], bool] | None = None if by_label.everything else by_label.predicate()
+        self._terms: list[fields.Term] = []
+        self._place: list[tuple[bool, fields.Term]] = []  # (is it the name, the term): answered from the key alone
+        self.index: tuple[str, str] | None = None
+        name = ""
+        for term in by_field.terms:
+            if term.field == "metadata.name":
+                self._place.append((True, term))
+                name = term.value if term.equal else name
+            elif term.field == "metadata.namespace" and kind.namespaced:
+                self._place.append((False, term))
+                namespace = term.value if term.equal and not namespace else namespace
+            elif term.field in served.strategy.fields:
+                self._terms.append(term)
+                if term.equal and term.field in served.indexers:
+                    self.index = (term.field, term.value)
+            else:
+                raise BadRequest(f"field label not supported: {term.field}")
+        self.prefix = keys.prefix(kind, namespace)
+        self.key = ""
+        if name and (namespace or not kind.namespaced):
+            self.key = keys.key(kind, namespace, name)
+
+    def matches(self, key: str, value: bytes, memo: dict[Any, Any]) -> bool:
+        if self.everything:
+            return True
+        if self._place:
+            namespace, name = keys.split(self._served.kind, key)
+            for is_name, term in self._place:
+                if ((name if is_name else namespace) == term.value) != term.equal:
+                    return False
+        if self._labels is None and not self._terms:
+            return True
+        found = facts(self._served, value, memo)
+        if self._labels is not None and not self._labels(found.labels):
+            return False
+        return all((found.fields[term.field] == term.value) == term.equal for term in self._terms)

@@ -1,0 +1,198 @@
+"""What the parts of the registry share: the store, the served kinds with their caches, and reads that see every write.
+
+Each kind has one watch cache, started when it is first needed. A kind remembers the newest revision at which this process
+wrote one of its objects: a read waits until the cache has come that far. With several replicas (`consistent`) a read also
+asks the store how far it is. Called by `writes`, `reads`, `pods` and `registry`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from controlplane.registry.keys import key as key_of
+from controlplane.registry.keys import prefix as prefix_of
+from controlplane.registry.strategy import Strategy
+from controlplane.store import base as store_base
+from controlplane.store.base import BatchItem, Compare, Operation, Store, TxnResult
+from controlplane.store.cache import Indexer, WatchCache
+from wherry.api.context import Env
+from wherry.api.errors import APIError, Cause, Expired, RequestEntityTooLarge, ServiceUnavailable, Timeout
+from wherry.api.kinds import Kind
+
+READ_TIMEOUT_S = 10.0  # a cache that is further behind than this is not going to catch up for this request
+FUTURE_REVISION_TIMEOUT_S = 3.0
+
+
+class Entry(NamedTuple):
+    """One object as it stands: in the cache (its memo is shared) or as a failed compare showed it."""
+
+    value: bytes
+    revision: int
+    memo: dict[Any, Any]
+
+
+class Companions(Protocol):
+    """Other keys that are written in the transaction of an object: reservations of what must be unique."""
+
+    async def plan(
+        self, obj: Any, old: Any | None, refused: set[str], at_least: int
+    ) -> tuple[tuple[Compare, ...], tuple[Operation, ...]]:
+        """Sets what is still to be chosen in `obj`, knowing every revision up to `at_least`. Raises Invalid. Called again
+        when a compare failed; `refused` are the keys that turned out to be there."""
+        ...
+
+    def release(self, old: Any) -> tuple[Operation, ...]: ...
+    async def stop(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Served:
+    """A kind that is served. Invariant: `acknowledged` only grows."""
+
+    kind: Kind
+    strategy: Strategy
+    indexers: Mapping[str, Indexer] = field(default_factory=dict)
+    companions: Companions | None = None
+    cache: WatchCache | None = None
+    acknowledged: int = 0
+    starting: asyncio.Future[None] | None = None
+
+    @property
+    def prefix(self) -> str:
+        return prefix_of(self.kind)
+
+    def acknowledge(self, revision: int) -> None:
+        self.acknowledged = max(self.acknowledged, revision)
+
+
+def translated(error: store_base.StoreError) -> APIError:
+    """A store's error as the API says it."""
+    if isinstance(error, store_base.TooLarge):
+        return RequestEntityTooLarge(f"the object is too large to be stored: {error}")
+    if isinstance(error, store_base.Compacted):
+        return Expired(
+            "The resourceVersion for the provided watch or list is too old: "
+            f"the history before {error.compacted} has been compacted; list again"
+        )
+    if isinstance(error, store_base.FutureRevision):
+        return too_large_revision(0, 0)
+    return ServiceUnavailable(f"the store is unavailable: {error}", retry_after_s=1)
+
+
+def too_large_revision(asked: int, current: int) -> Timeout:
+    return Timeout(
+        f"Too large resource version: {asked}, current: {current}",
+        causes=(Cause("ResourceVersionTooLarge", "Too large resource version"),),
+        retry_after_s=1,
+    )
+
+
+class State:
+    def __init__(self, store: Store, env: Env, served: Iterable[Served], *, consistent: bool) -> None:
+        self.store = store
+        self.env = env
+        self.served: dict[tuple[str, str], Served] = {(item.kind.group, item.kind.plural): item for item in served}
+        self._by_name = {(item.kind.api_version, item.kind.kind): item for item in self.served.values()}
+        self._consistent = consistent
+        self._closed = False
+
+    def by_name(self, api_version: str, kind: str) -> Served | None:
+        return self._by_name.get((api_version, kind))
+
+    async def close(self) -> None:
+        self._closed = True
+        for item in self.served.values():
+            if item.starting is not None and not item.starting.done():
+                item.starting.cancel()
+            if item.cache is not None:
+                await item.cache.stop()
+            if item.companions is not None:
+                await item.companions.stop()
+
+    # reads
+
+    async def cache_of(self, served: Served) -> WatchCache:
+        """Started, but not necessarily fresh."""
+        if self._closed:
+            raise ServiceUnavailable("the registry is shutting down")
+        if served.starting is None:
+            served.starting = asyncio.ensure_future(self._start(served))
+        if not served.starting.done() or served.cache is None:
+            await asyncio.shield(served.starting)
+        assert served.cache is not None
+        return served.cache
+
+    async def _start(self, served: Served) -> None:
+        cache = WatchCache(self.store, served.prefix, indexers=served.indexers)
+        try:
+            await cache.start()
+        except BaseException:
+            served.starting = None  # the next reader tries again
+            raise
+        served.cache = cache
+
+    async def fresh(self, served: Served, at_least: int = 0) -> WatchCache:
+        """The cache, with every write of this kind that was acknowledged; with all up to `at_least` as well."""
+        cache = served.cache
+        if cache is None:
+            cache = await self.cache_of(served)
+        try:
+            if self._consistent:
+                await cache.wait_fresh(READ_TIMEOUT_S)
+            wanted = max(served.acknowledged, at_least)
+            if cache.revision < wanted:
+                await self._wait(cache, wanted, at_least)
+        except store_base.StoreError as error:
+            raise translated(error) from error
+        except TimeoutError as error:
+            message = f"the server has not seen its newest writes within {READ_TIMEOUT_S:.0f} s"
+            raise ServiceUnavailable(message, retry_after_s=1) from error
+        return cache
+
+    async def _wait(self, cache: WatchCache, wanted: int, at_least: int) -> None:
+        if at_least > cache.revision and at_least > await self.store.revision():
+            # Some other store's revision, or one from after a restore: it may still be on its way, but not for long.
+            try:
+                await cache.wait_for(at_least, FUTURE_REVISION_TIMEOUT_S)
+            except TimeoutError as error:
+                raise too_large_revision(at_least, cache.revision) from error
+        await cache.wait_for(wanted, READ_TIMEOUT_S)
+
+    async def current(self, served: Served, key: str) -> Entry | None:
+        """The object now. A write based on it compares its revision, so that a stale one does no harm."""
+        cache = await self.fresh(served)
+        entry = cache.get(key)
+        return None if entry is None else Entry(entry.value, entry.mod_revision, entry.memo)
+
+    async def find(self, api_version: str, kind: str, namespace: str, name: str) -> Any | None:
+        """For admission: the message of an object, parsed once per revision and shared. Not to be changed."""
+        served = self.by_name(api_version, kind)
+        if served is None:
+            return None
+        entry = await self.current(served, key_of(served.kind, namespace, name))
+        return None if entry is None else shared_message(served.kind, entry.value, entry.memo)
+
+    # writes
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+        try:
+            return await self.store.txn(compares, operations)
+        except store_base.StoreError as error:
+            raise translated(error) from error
+
+    async def batch(self, items: Sequence[BatchItem]) -> Sequence[TxnResult]:
+        try:
+            return await self.store.batch(items)
+        except store_base.StoreError as error:
+            raise translated(error) from error
+
+
+def shared_message(kind: Kind, value: bytes, memo: dict[Any, Any]) -> Any:
+    """The parsed object of one revision, kept with it: only for kinds of which there are few, or that are read often."""
+    message = memo.get("message")
+    if message is None:
+        message = memo["message"] = kind.message.FromString(value)
+    return message

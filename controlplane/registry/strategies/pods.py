@@ -1,0 +1,97 @@
+"""The strategy of pods: deleted with grace, a spec of which almost nothing may change, a status that is the node's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from controlplane.registry.defaults import pods as defaults
+from controlplane.registry.strategy import Strategy
+from controlplane.registry.validation import pod_updates, pod_warnings
+from controlplane.registry.validation import pods as validation
+from wherry.api import resources
+from wherry.api.errors import Cause
+
+TERMINAL = ("Succeeded", "Failed")
+
+
+@dataclass(slots=True)
+class Pods(Strategy):
+    has_status: bool = True
+
+    def defaults(self, obj: Any) -> None:
+        defaults.pod(obj)
+
+    def prepare_create(self, obj: Any) -> None:
+        obj.ClearField("status")
+        obj.metadata.generation = 1
+        obj.status.phase = "Pending"
+        obj.status.qos_class = resources.qos_class(obj)
+        if obj.spec.scheduling_gates:
+            obj.status.conditions.add(
+                type="PodScheduled",
+                status="False",
+                reason="SchedulingGated",
+                message="Scheduling is blocked due to non-empty scheduling gates",
+            )
+
+    def prepare_update(self, obj: Any, old: Any) -> None:
+        Strategy.prepare_update(self, obj, old)
+        self._count(obj, old)
+
+    def prepare_status(self, obj: Any, old: Any) -> None:
+        Strategy.prepare_status(self, obj, old)
+        # Fixed when the pod is made; an agent that leaves it out does not change it.
+        obj.status.qos_class = old.status.qos_class or resources.qos_class(old)
+
+    def prepare_subresource(self, obj: Any, old: Any, subresource: str) -> None:
+        obj.status.CopyFrom(old.status)
+        if subresource == "ephemeralcontainers":
+            wanted = [
+                type(container).FromString(container.SerializeToString()) for container in obj.spec.ephemeral_containers
+            ]
+            obj.spec.CopyFrom(old.spec)
+            del obj.spec.ephemeral_containers[:]
+            obj.spec.ephemeral_containers.extend(wanted)
+        self._count(obj, old)
+
+    def _count(self, obj: Any, old: Any) -> None:
+        obj.metadata.generation = old.metadata.generation
+        if obj.spec != old.spec:
+            obj.metadata.generation += 1
+
+    def validate(self, obj: Any) -> list[Cause]:
+        return validation.pod(obj)
+
+    def check_update(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
+        if not subresource and obj.spec == old.spec:
+            return []  # labels, annotations, finalizers: no need to validate containers again
+        return Strategy.check_update(self, obj, old, subresource)
+
+    def validate_update(self, obj: Any, old: Any) -> list[Cause]:
+        return pod_updates.update(obj, old)
+
+    def validate_status(self, obj: Any, old: Any) -> list[Cause]:
+        return pod_updates.status(obj, old)
+
+    def validate_subresource(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
+        if subresource == "ephemeralcontainers":
+            return pod_updates.ephemeral_containers(obj, old)
+        return []
+
+    def warnings(self, obj: Any, old: Any | None) -> list[str]:
+        if old is not None and obj.spec == old.spec:
+            return []
+        return pod_warnings.pod(obj)
+
+    def grace_s(self, obj: Any, asked: int | None) -> int | None:
+        if not obj.spec.node_name or obj.status.phase in TERMINAL:
+            return 0  # nothing runs that would need time
+        grace = asked
+        if grace is None:
+            grace = (
+                obj.spec.termination_grace_period_seconds
+                if obj.spec.HasField("termination_grace_period_seconds")
+                else 30
+            )
+        return max(grace, 1) if grace < 0 else grace

@@ -1,0 +1,155 @@
+"""What a kind contributes to the pipeline. The base class is a plain object without status: a kind overrides the few steps
+in which it differs. Strategies are pure: no I/O, no clock.
+
+Order of a write (see `writes`): defaults -> mutating admission -> prepare_* -> validate* -> validating admission -> store.
+Called by `writes`, `reads` (fields) and `tables` (columns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.registry import deletion
+from wherry.api import names
+from wherry.api.errors import Cause
+from wherry.api.kinds import Kind
+from wherry.pb import meta_v1_pb2
+
+NameRule = Callable[[str, bool], Sequence[str]]  # (name, is it a prefix for generateName) -> what is wrong with it
+
+
+def _masked(name: str, prefix: bool) -> str:
+    """A prefix may end in the dash that separates it from the suffix."""
+    return name[:-1] + "a" if prefix and name.endswith("-") else name
+
+
+def subdomain(name: str, prefix: bool) -> list[str]:
+    return names.dns1123_subdomain(_masked(name, prefix))
+
+
+def label(name: str, prefix: bool) -> list[str]:
+    return names.dns1123_label(_masked(name, prefix))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table. `cell` gets the object and the time in Unix seconds; what it returns is text, int or bool."""
+
+    name: str
+    cell: Callable[[Any, float], str | int | bool]
+    type: str = "string"
+    format: str = ""
+    priority: int = 0
+    description: str = ""
+
+
+@dataclass(slots=True)
+class Strategy:
+    """The base: metadata only, no status, no generation, deleted at once."""
+
+    kind: Kind
+    name_rule: NameRule = subdomain
+    columns: Sequence[Column] = ()
+    fields: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)  # selectable besides metadata.*
+    ttl_s: int = 0
+    has_status: bool = False
+    create_on_update: bool = False
+    unconditional_update: bool = True
+    returns_deleted: bool = False  # DELETE answers with the object rather than with a Status
+    verbs: tuple[str, ...] = (
+        "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
+    )  # fmt: skip
+
+    def defaults(self, obj: Any) -> None:
+        """Fills in what a client may leave out. Idempotent; also run on patched and updated objects."""
+
+    def defaults_of_name(self, obj: Any) -> None:
+        """The defaults that need the final name, once it has been generated."""
+
+    def prepare_create(self, obj: Any) -> None:
+        if self.has_status:
+            obj.ClearField("status")
+
+    def prepare(self, obj: Any, old: Any, subresource: str) -> None:
+        """Undoes what this endpoint may not change, and counts generations."""
+        if subresource == "status":
+            self.prepare_status(obj, old)
+        elif subresource:
+            self.prepare_subresource(obj, old, subresource)
+        else:
+            self.prepare_update(obj, old)
+
+    def prepare_update(self, obj: Any, old: Any) -> None:
+        """A client that writes the object does not write its status."""
+        if self.has_status:
+            obj.ClearField("status")
+            if old.HasField("status"):
+                obj.status.CopyFrom(old.status)
+
+    def prepare_status(self, obj: Any, old: Any) -> None:
+        """A client that writes the status writes nothing else (metadata is restricted by `writes`)."""
+        if _has(obj, "spec"):
+            obj.ClearField("spec")
+            if old.HasField("spec"):
+                obj.spec.CopyFrom(old.spec)
+
+    def prepare_subresource(self, obj: Any, old: Any, subresource: str) -> None:
+        """For subresources other than status that are served by an update of the object."""
+
+    def check_update(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
+        if subresource == "status":
+            return self.validate_status(obj, old)
+        if subresource:
+            return self.validate_subresource(obj, old, subresource)
+        return [*self.validate(obj), *self.validate_update(obj, old)]
+
+    def validate_subresource(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
+        return []
+
+    def validate(self, obj: Any) -> list[Cause]:
+        return []
+
+    def validate_update(self, obj: Any, old: Any) -> list[Cause]:
+        return []
+
+    def validate_status(self, obj: Any, old: Any) -> list[Cause]:
+        return []
+
+    def warnings(self, obj: Any, old: Any | None) -> list[str]:
+        return []
+
+    def grace_s(self, obj: Any, asked: int | None) -> int | None:
+        """Seconds that the object lives on when it is deleted (0: it goes now); None: it has no such notion."""
+        return None
+
+    def plan_deletion(self, obj: Any, options: meta_v1_pb2.DeleteOptions, now: float) -> deletion.Deletion:
+        """What DELETE does to the object, which is the caller's own and may be changed."""
+        return deletion.plan(obj, options, self.grace_s, now)
+
+    def may_vanish(self, obj: Any) -> bool:
+        """Whether an object that is being deleted and has no finalizers left is removed by this very write."""
+        meta = obj.metadata
+        return meta.HasField("deletion_timestamp") and not meta.finalizers and not meta.deletion_grace_period_seconds
+
+
+@dataclass(slots=True)
+class WithSpec(Strategy):
+    """An object with a spec whose changes are counted in metadata.generation, and with a status."""
+
+    has_status: bool = True
+
+    def prepare_create(self, obj: Any) -> None:
+        Strategy.prepare_create(self, obj)
+        obj.metadata.generation = 1
+
+    def prepare_update(self, obj: Any, old: Any) -> None:
+        Strategy.prepare_update(self, obj, old)
+        obj.metadata.generation = old.metadata.generation
+        if obj.spec != old.spec:
+            obj.metadata.generation += 1
+
+
+def _has(obj: Any, name: str) -> bool:
+    return name in obj.DESCRIPTOR.fields_by_name
