@@ -12,8 +12,7 @@ from collections.abc import Callable
 from controlplane.auth.ca import Authority
 from controlplane.auth.certificates import NODE_PREFIX, NODES_GROUP, sign_node
 from controlplane.auth.tokens import verify_token
-from controlplane.registry.base import Identity
-from controlplane.store.base import Store
+from controlplane.registry.base import Identity, RegistryAPI, RequestContext
 from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, BadRequest, Forbidden
 from wherry.pb import nodelink_pb2
@@ -32,8 +31,10 @@ def node_of(identity: Identity) -> str:
 class Joiner:
     """`alive(node)` tells whether a node of that name holds a control stream now."""
 
-    def __init__(self, store: Store, env: Env, ca: Authority, cluster_id: str, alive: Callable[[str], bool]) -> None:
-        self._store = store
+    def __init__(
+        self, registry: RegistryAPI, env: Env, ca: Authority, cluster_id: str, alive: Callable[[str], bool]
+    ) -> None:
+        self._registry = registry
         self._env = env
         self._ca = ca
         self._cluster_id = cluster_id
@@ -47,7 +48,7 @@ class Joiner:
         if len(request.csr_pem) > MAX_CSR_BYTES:
             raise BadRequest(f"csr_pem: {len(request.csr_pem)} bytes; wanted at most {MAX_CSR_BYTES}")
         if request.token:
-            await verify_token(self._store, self._env, request.token)
+            await verify_token(self._registry, RequestContext(identity), self._env, request.token)
             if self._alive(name):
                 raise AlreadyExists(
                     f'a node with name "{name}" is connected to the cluster; stop its agent or take another name',

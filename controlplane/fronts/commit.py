@@ -31,6 +31,12 @@ class Commits:
         while self._running:
             await asyncio.wait(tuple(self._running))
 
+    async def cancel(self) -> None:
+        """Breaks off what is under way, as a crash would: it may or may not have happened."""
+        for task in list(self._running):
+            task.cancel()
+        await self.drain()
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.pop(task, None)
         if not task.cancelled():

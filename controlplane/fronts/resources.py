@@ -231,7 +231,7 @@ class ResourcesServicer:
                 namespaced=kind.namespaced,
                 short_names=kind.short_names,
                 categories=kind.categories,
-                verbs=("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"),
+                verbs=self._registry.verbs(kind),
                 subresources=kind.subresources,
             )
         return response

@@ -1,6 +1,6 @@
 """The Scheduling servicer: passes questions on to the scheduler, when it runs in this process.
 
-Called through `fronts.services`; the scheduler (`controlplane.scheduler.scheduler.Scheduler`) is handed in by `controlplane.server`.
+Called through `fronts.services`; `controlplane.server` hands the scheduler (`controlplane.scheduler.scheduler.Scheduler`) in.
 """
 
 from __future__ import annotations

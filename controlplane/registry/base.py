@@ -134,6 +134,10 @@ class RegistryAPI(Protocol):
         """The kinds that are served, custom ones included, in discovery order."""
         ...
 
+    def verbs(self, kind: Kind) -> Sequence[str]:
+        """For discovery."""
+        ...
+
     def kind(self, group: str, version: str, resource: str) -> Kind:
         """Raises NotFound ("the server could not find the requested resource")."""
         ...

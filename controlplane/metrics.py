@@ -1,0 +1,47 @@
+"""Prometheus metrics of a control plane, served only when asked for (`wherry server --metrics`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from controlplane.nodelink.heartbeats import Heartbeats
+from controlplane.stalls import LIMITS_S, Stalls
+
+
+def serve_metrics(address: str, stalls: Stalls, heartbeats: Heartbeats) -> None:
+    """Starts a thread that answers HTTP. Raises ValueError, OSError."""
+    from prometheus_client import REGISTRY, start_http_server
+
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f'--metrics: "{address}" is no address; wanted HOST:PORT')
+    REGISTRY.register(_Collector(stalls, heartbeats))
+    start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1")
+
+
+class _Collector:
+    """Reads plain numbers when it is asked: the loop itself never pays for metrics."""
+
+    def __init__(self, stalls: Stalls, heartbeats: Heartbeats) -> None:
+        self._stalls = stalls
+        self._heartbeats = heartbeats
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+
+        counts = list(self._stalls.buckets)
+        buckets = []
+        total = 0
+        for limit, count in zip([*(str(limit) for limit in LIMITS_S), "+Inf"], counts, strict=True):
+            total += count
+            buckets.append((limit, float(total)))
+        yield HistogramMetricFamily(
+            "wherry_loop_late_seconds",
+            "How late the event loop was, probed every 50 ms",
+            buckets=buckets,
+            sum_value=self._stalls.total_s,
+        )
+        yield GaugeMetricFamily("wherry_loop_late_worst_seconds", "The worst so far", value=self._stalls.worst_s)
+        connected = float(len(self._heartbeats.connected_nodes()))
+        yield GaugeMetricFamily("wherry_nodes_connected", "Nodes that hold a control stream here", value=connected)

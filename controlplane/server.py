@@ -1,0 +1,200 @@
+"""The assembly of a control plane: registry, servicers, node link, scheduler and controllers over one store, without sockets.
+
+`wherry server` puts a gRPC server in front of it; the simulation calls its servicers in process. Everything it starts runs in one
+task group, in a fixed order, and ends with `stop`. Scheduler and controllers see it through clients of their own identities,
+exactly as if they ran elsewhere, and are imported only when they are wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from controlplane.admission.chain import Options as AdmissionOptions
+from controlplane.auth.authorizer import Authorizer
+from controlplane.auth.deciders import API_SERVER, CONTROLLER_MANAGER, SCHEDULER, Components, Everyone, Masters
+from controlplane.auth.nodes import Nodes
+from controlplane.bootstrap import ensure_cluster_id
+from controlplane.compactor import compact_history
+from controlplane.fronts.commit import Commits
+from controlplane.fronts.health import HealthServicer
+from controlplane.fronts.pods import PodsServicer
+from controlplane.fronts.resources import ResourcesServicer
+from controlplane.fronts.scheduling import SchedulingServicer
+from controlplane.fronts.services import Services
+from controlplane.nodelink.heartbeats import Heartbeats
+from controlplane.nodelink.monitor import LinkSettings, Monitor
+from controlplane.nodelink.servicer import NodeLinkServicer
+from controlplane.registry.base import Identity, ListOptions, RequestContext
+from controlplane.registry.registry import Options as RegistryOptions
+from controlplane.registry.registry import Registry
+from controlplane.store.base import Store
+from wherry.api import kinds
+from wherry.api.context import Env
+from wherry.api.errors import NotFound
+from wherry.api.tasks import TaskGroup
+from wherry.client.client import Client
+from wherry.client.local import LocalTransport
+from wherry.pb import core_v1_pb2
+
+if TYPE_CHECKING:
+    from controlplane.auth.ca import Authority
+    from wherry.client.leader import LeaderElector
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`pki` off leaves out the CA, joining and certificate signing: its keys can't be drawn from a seed, so the simulation does
+    without. `elect` is for several replicas on one store: scheduler and controllers run on one of them."""
+
+    default_toleration_s: int = 10
+    scheduler: bool = True
+    controllers: bool = True
+    pki: bool = True
+    elect: bool = False
+    replica: str = "wherry"
+    link: LinkSettings = field(default_factory=LinkSettings)
+
+
+class ControlPlane:
+    """`start`, then use `services` (or `local_client`), then `stop`. The store belongs to the caller, who closes it after
+    that. `wait` returns (or raises) when the control plane ends by itself, which it does only on a defect."""
+
+    def __init__(self, env: Env, store: Store, options: Options | None = None) -> None:
+        self.env = env
+        self.options = options or Options()
+        self.cluster_id = ""
+        self.ca: Authority | None = None
+        self.services = Services()
+        self.health = HealthServicer()
+        self.heartbeats = Heartbeats()
+        self._store = store
+        self._commits = Commits()
+        admission = AdmissionOptions(toleration_s=self.options.default_toleration_s)
+        registry_options = RegistryOptions(admission=admission, consistent_reads=self.options.elect)
+        self.registry = Registry(store, env, registry_options)
+        self.authorizer = Authorizer([Masters(), Components(), Everyone(), Nodes(self._pods_of, self._requester_of)])
+        self._scheduling = SchedulingServicer(self.authorizer)
+        self._task: asyncio.Task[None] | None = None
+        self._transports: list[LocalTransport] = []
+
+    async def start(self) -> None:
+        """Returns when it serves: the CA, the namespaces and the registry are there. Raises StoreError, APIError."""
+        self.cluster_id = await ensure_cluster_id(self._store, self.env)
+        joiner = None
+        if self.options.pki:
+            from controlplane.auth.ca import load_authority
+            from controlplane.auth.join import Joiner
+
+            self.ca = await load_authority(self._store, self.env, self.cluster_id)
+            joiner = Joiner(self.registry, self.env, self.ca, self.cluster_id, self.heartbeats.connected)
+        await self.registry.start()
+        link = NodeLinkServicer(self.env, self.registry, self._commits, self.heartbeats, joiner)
+        monitor = Monitor(self.env, self.registry, self.heartbeats, link, API_SERVER, self.options.link)
+        resources = ResourcesServicer(self.registry, self.authorizer, self._commits)
+        pods = PodsServicer(self.registry, self.authorizer, self._commits, link.sessions)
+        self.services.add("wherry.v1.Resources", resources)
+        self.services.add("wherry.v1.Pods", pods)
+        self.services.add("wherry.v1.NodeLink", link)
+        self.services.add("wherry.v1.Scheduling", self._scheduling)
+        self.services.add("grpc.health.v1.Health", self.health)
+        for name in self.services.names:
+            self.health.know(name)
+        self._task = asyncio.get_running_loop().create_task(self._run(monitor), name="control-plane")
+        self.health.set_serving(True)
+
+    async def wait(self) -> None:
+        """Returns after `stop`; raises what ended the control plane otherwise."""
+        assert self._task is not None
+        await asyncio.wait((self._task,))
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def stop(self, *, abrupt: bool = False) -> None:
+        """Ends everything in order: no new calls, then the components, then the writes under way, then the registry.
+        `abrupt` is for the simulation of a crash: writes under way are dropped as well."""
+        self.health.set_serving(False)
+        self.services.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        for transport in self._transports:
+            await transport.close()
+        if abrupt:
+            await self._commits.cancel()
+        else:
+            await self._commits.drain()
+        await self.registry.close()
+
+    def local_transport(self, identity: Identity) -> LocalTransport:
+        """Calls in process under that identity; it breaks when the control plane stops."""
+        transport = LocalTransport(self.services, identity)
+        self._transports.append(transport)
+        return transport
+
+    def local_client(self, identity: Identity, *, field_manager: str = "") -> Client:
+        return Client(self.local_transport(identity), field_manager=field_manager)
+
+    def check_invariants(self) -> None:
+        self.heartbeats.check_invariants()
+
+    async def _run(self, monitor: Monitor) -> None:
+        async with TaskGroup() as group:
+            group.create_task(monitor.run(), name="nodelink")
+            group.create_task(compact_history(self._store), name="compactor")
+            if self.ca is not None:
+                from controlplane.auth.csr import Signer
+                from controlplane.auth.tokens import clean_tokens
+
+                client = self.local_client(API_SERVER, field_manager="wherry-server")
+                group.create_task(Signer(client, self.env, self.ca).run(), name="csr-signer")
+                group.create_task(clean_tokens(client, self.env), name="token-cleaner")
+            if not (self.options.scheduler or self.options.controllers):
+                return
+            if not self.options.elect:
+                group.create_task(self._lead(None), name="components")
+                return
+            from wherry.client.leader import LeaderElector
+
+            electing = self.local_client(CONTROLLER_MANAGER)
+            elector = LeaderElector(electing, self.env, self.options.replica, name="wherry-control-plane")
+            group.create_task(elector.run(lambda: self._lead(elector)), name="leader-election")
+
+    async def _lead(self, lease: LeaderElector | None) -> None:
+        """Runs scheduler and controllers until cancelled (or, with several replicas, until the Lease is lost)."""
+        async with TaskGroup() as group:
+            if self.options.controllers:
+                from controlplane.controllers import manager
+
+                client = self.local_client(CONTROLLER_MANAGER, field_manager="kube-controller-manager")
+                ca_pem = self.ca.certificate_pem if self.ca is not None else b""
+                group.create_task(manager.run(client, self.env, ca_pem=ca_pem), name="controllers")
+            if self.options.scheduler:
+                from controlplane.scheduler.scheduler import Scheduler
+
+                client = self.local_client(SCHEDULER, field_manager="kube-scheduler")
+                scheduler = Scheduler(client, self.env, lease=lease)
+                self._scheduling.explainer = scheduler
+                try:
+                    await scheduler.run()
+                finally:
+                    self._scheduling.explainer = None
+
+    async def _pods_of(self, node: str) -> list[core_v1_pb2.Pod]:
+        """For the node authoriser."""
+        ctx = RequestContext(API_SERVER, cause="authorize")
+        options = ListOptions(field_selector=f"spec.nodeName={node}")
+        listed = await self.registry.list(ctx, kinds.by_name("v1", "Pod"), options)
+        return [stored.message() for stored in listed.items]
+
+    async def _requester_of(self, name: str) -> str:
+        ctx = RequestContext(API_SERVER, cause="authorize")
+        kind = kinds.by_name("certificates.k8s.io/v1", "CertificateSigningRequest")
+        try:
+            return str((await self.registry.get(ctx, kind, "", name)).message().spec.username)
+        except NotFound:
+            return ""

@@ -1,0 +1,247 @@
+"""`wherry server`: the control plane as a process of its own.
+
+Called by `wherry.cli.main` before the command line's own libraries would be imported, since this process stays and its memory
+counts. It opens the store, starts the control plane, puts the gRPC server in front of it, writes the administrator's config into
+the data directory, says that it is ready, and ends in order at SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from controlplane.server import ControlPlane
+    from controlplane.store.base import Store
+    from wherry.api.context import Env
+
+log = logging.getLogger("wherry.server")
+
+DEFAULT_LISTEN = "127.0.0.1:6440"
+# A thread that wants the GIL gets it after this long: with Python's 5 ms the store's acknowledgements waited for the loop.
+SWITCH_INTERVAL_S = 0.0005
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="wherry server", description="Runs the control plane.")
+    result.add_argument(
+        "--data-dir", required=True, type=Path, help="where state, CA certificate and admin.conf are kept"
+    )
+    result.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default %(default)s")
+    result.add_argument(
+        "--join-listen", default="", metavar="HOST:PORT",
+        help="where new nodes join by token; default: the port above that of --listen",
+    )  # fmt: skip
+    result.add_argument("--advertise", default="", metavar="HOST[:PORT]", help="the address that clients and nodes use")
+    result.add_argument("--san", action="append", default=[], metavar="NAME", help="a further name in the certificate")
+    result.add_argument("--store", default="", metavar="URL", help="sqlite:///PATH or etcd://HOST:PORT[,...]")
+    result.add_argument("--store-ca", default="", metavar="FILE", help="CA of the etcd servers (mutual TLS)")
+    result.add_argument("--store-cert", default="", metavar="FILE")
+    result.add_argument("--store-key", default="", metavar="FILE")
+    result.add_argument(
+        "--default-not-ready-toleration-seconds", type=int, default=10, metavar="N",
+        help="how long pods stay on a node that is not ready or unreachable (default %(default)s; Kubernetes: 300)",
+    )  # fmt: skip
+    result.add_argument("--cluster-cidr", default="10.244.0.0/16", help="addresses of pods (default %(default)s)")
+    result.add_argument("--cluster-dns", default="", help="name server of pods; default: that of their node")
+    result.add_argument("--cluster-domain", default="cluster.local")
+    result.add_argument("--no-scheduler", action="store_true")
+    result.add_argument("--no-controllers", action="store_true")
+    result.add_argument(
+        "--replica", default="", metavar="NAME", help="of several on one etcd; default: the advertised address"
+    )
+    result.add_argument("--ready-file", default=None, type=Path, help="written when the server is ready")
+    result.add_argument(
+        "--ready-fd", default=None, type=int, help="gets a line, and is closed, when the server is ready"
+    )
+    result.add_argument("--metrics", default="", metavar="HOST:PORT", help="serves Prometheus metrics over plain HTTP")
+    result.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    result.add_argument("--log-format", default="text", choices=("text", "json"))
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    from wherry.api.logs import set_up
+
+    set_up(arguments.log_level, form=arguments.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    import uvloop
+
+    from controlplane.store.base import StoreError
+    from wherry.api.errors import APIError
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(arguments))
+    except (OSError, ValueError, StoreError, APIError) as error:
+        log.error("%s", error)
+        return 1
+
+
+async def _serve(arguments: argparse.Namespace) -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    from controlplane.nodelink.monitor import LinkSettings
+    from controlplane.server import ControlPlane, Options
+    from wherry.api.context import Env
+
+    env = Env()
+    host, port = split_address(arguments.listen, "--listen")
+    advertised = _advertised(arguments.advertise, host, port)
+    arguments.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = await _open_store(arguments, env)
+    try:
+        options = Options(
+            default_toleration_s=arguments.default_not_ready_toleration_seconds,
+            scheduler=not arguments.no_scheduler,
+            controllers=not arguments.no_controllers,
+            elect=arguments.store.startswith("etcd:"),
+            replica=arguments.replica or advertised,
+            link=LinkSettings(arguments.cluster_cidr, arguments.cluster_dns, arguments.cluster_domain),
+        )
+        plane = ControlPlane(env, store, options)
+        await plane.start()
+        try:
+            return await _listen(arguments, env, plane, host, port, advertised, stopped)
+        finally:
+            await plane.stop()
+    finally:
+        await store.close()
+
+
+async def _listen(
+    arguments: argparse.Namespace,
+    env: Env,
+    plane: ControlPlane,
+    host: str,
+    port: int,
+    advertised: str,
+    stopped: asyncio.Event,
+) -> int:
+    """Serves until `stopped`, or until the control plane fails."""
+    from controlplane.auth.admin import ensure_admin_config, keep_admin_config
+    from controlplane.auth.serving import ServingCertificate
+    from controlplane.fronts.grpc.server import MAX_JOIN_RPCS, GrpcServer
+    from controlplane.stalls import Stalls
+    from wherry.api.tasks import TaskGroup
+    from wherry.client.config import write_private
+
+    assert plane.ca is not None
+    serving = ServingCertificate(plane.ca, env, _names(arguments.san, host, advertised))
+    server = GrpcServer(plane.services, env, credentials=serving.credentials(require_client_certificate=True))
+    joining = GrpcServer(
+        plane.services,
+        env,
+        credentials=serving.credentials(require_client_certificate=False),
+        only=("/wherry.v1.NodeLink/Join", "/grpc.health.v1.Health/Check"),
+        reflection=False,
+        max_rpcs=MAX_JOIN_RPCS,
+    )
+    bound = await server.start(join_host_port(host, port))
+    join_address = arguments.join_listen or join_host_port(host, bound + 1)
+    await joining.start(join_address)
+    if port == 0:
+        advertised = join_host_port(split_address(advertised, "--advertise")[0], bound)
+    admin_config = arguments.data_dir / "admin.conf"
+    write_private(arguments.data_dir / "ca.crt", plane.ca.certificate_pem)
+    ensure_admin_config(plane.ca, env, admin_config, advertised)
+    stalls = Stalls()
+    if arguments.metrics:
+        from controlplane.metrics import serve_metrics
+
+        serve_metrics(arguments.metrics, stalls, plane.heartbeats)
+    try:
+        async with TaskGroup() as group:
+            ending = group.create_task(stopped.wait(), name="signals")
+            failing = group.create_task(plane.wait(), name="control-plane-ends")
+            background = [
+                group.create_task(serving.run(), name="serving-certificate"),
+                group.create_task(keep_admin_config(plane.ca, env, admin_config, advertised), name="admin-config"),
+                group.create_task(stalls.run(), name="stalls"),
+            ]
+            gc.collect()
+            gc.freeze()  # what start-up made lives for ever: the collector need not look at it again and again
+            _announce(arguments, join_host_port(host, bound), join_address, admin_config)
+            await asyncio.wait((ending, failing), return_when=asyncio.FIRST_COMPLETED)
+            for task in (ending, failing, *background):
+                task.cancel()
+    finally:
+        log.info("stopping")
+        plane.health.set_serving(False)
+        await asyncio.gather(server.stop(), joining.stop())
+    log.info("stopped")
+    return 0
+
+
+def _announce(arguments: argparse.Namespace, address: str, join_address: str, admin_config: Path) -> None:
+    log.info("ready: serving on %s, nodes join on %s; client config %s", address, join_address, admin_config)
+    if arguments.ready_file is not None:
+        arguments.ready_file.write_text(f"{address}\n")
+    if arguments.ready_fd is not None:
+        os.write(arguments.ready_fd, f"{address}\n".encode())
+        os.close(arguments.ready_fd)
+
+
+async def _open_store(arguments: argparse.Namespace, env: Env) -> Store:
+    from controlplane.store.open import TLSFiles, open_store
+
+    url = arguments.store or f"sqlite://{(arguments.data_dir / 'state.db').absolute()}"
+    tls = None
+    if arguments.store_ca or arguments.store_cert:
+        tls = TLSFiles(arguments.store_ca, arguments.store_cert, arguments.store_key)
+    return await open_store(url, env, tls=tls)
+
+
+def split_address(text: str, flag: str) -> tuple[str, int]:
+    """Raises ValueError, naming the flag."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f'{flag}: "{text}" is no address; wanted HOST:PORT')
+    return host.strip("[]"), int(port)
+
+
+def join_host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _advertised(text: str, host: str, port: int) -> str:
+    """What clients are told: the flag, or the address listened on, or this machine's own when that is every address."""
+    if text:
+        if text.rpartition(":")[2].isdigit() and text.count(":") == 1:
+            return text
+        return join_host_port(text.strip("[]"), port)
+    if host in ("0.0.0.0", "::", ""):
+        return join_host_port(_own_address(), port)
+    return join_host_port(host, port)
+
+
+def _own_address() -> str:
+    """The source address of the default route; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _names(extra: Sequence[str], host: str, advertised: str) -> list[str]:
+    names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), "kubernetes", "kubernetes.default.svc"]
+    if host not in ("0.0.0.0", "::"):
+        names.append(host)
+    else:
+        names.append(_own_address())
+    names.append(split_address(advertised, "--advertise")[0])
+    return [*names, *extra]
