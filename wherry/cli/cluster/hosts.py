@@ -53,17 +53,21 @@ def networks_in_use() -> list[str]:
 
 
 def choose_port(taken: Collection[int] = ()) -> int:
-    for port in range(FIRST_PORT, LAST_PORT):
-        if port in taken:
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("0.0.0.0", port))
-            except OSError:
-                continue
+    """A port that is free together with the next one, where nodes join."""
+    for port in range(FIRST_PORT, LAST_PORT, 2):
+        if port not in taken and _is_free(port) and _is_free(port + 1):
             return port
-    raise ClusterError(f"no free port between {FIRST_PORT} and {LAST_PORT} for the control plane")
+    raise ClusterError(f"no two free ports between {FIRST_PORT} and {LAST_PORT} for the control plane")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
 
 
 def forwarding() -> str:

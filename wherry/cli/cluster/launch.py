@@ -28,8 +28,7 @@ def server_argv(cluster: Cluster) -> list[str]:
         "--data-dir", str(cluster.server_data),
         "--listen", f"0.0.0.0:{cluster.port}",
         "--advertise", cluster.server_address,
-        "--cluster-name", cluster.name,
-        "--pod-cidr", cluster.cluster_cidr,
+        "--cluster-cidr", cluster.cluster_cidr,
     )  # fmt: skip
 
 

@@ -1,0 +1,214 @@
+"""Node hosts in network namespaces, with real pods on each: who reaches whom, and what `down` leaves (nothing), in one go or from
+half-made states. The control plane has no part in this."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubelet.network import links
+from kubelet.runtime.base import SandboxConfig
+from kubelet.runtime.containerd import find_running
+from kubelet.runtime.cri import CriRuntime
+from kubelet.runtime.processes import ProcessRef, command_lines
+from wherry.cli.cluster import hosts, images, layout
+from wherry.cli.cluster.down import down, find_traces, names
+from wherry.cli.cluster.hello import fetch
+from wherry.cli.cluster.layout import Cluster, Node
+from wherry.cli.cluster.progress import Progress
+from wherry.testing.eventually import eventually
+from wherry.testing.require import require_containerd
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+# Starts a node's containerd and pod network the way the agent does; runs inside the node's namespace.
+NODE_PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from kubelet.network.node import NodeNetwork, NodeNetworkOptions
+from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
+
+async def main(data, run, network, pod_cidr, cluster_cidr):
+    place = Layout(Path(data), Path(run))
+    await Containerd(ContainerdOptions(place)).start()
+    options = NodeNetworkOptions(place.cni_conf_dir, place.ipam_dir, place.netns_dir, network=network, cluster_cidr=cluster_cidr)
+    await NodeNetwork(options).configure(pod_cidr)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def start_node(cluster: Cluster, node: Node, pod_cidr: str) -> None:
+    place = node.containerd
+    argv = ["nsenter", f"--net={node.netns_path}", "--", sys.executable, "-c", NODE_PROGRAM]
+    argv += [str(place.data), str(place.run), node.network, pod_cidr, cluster.cluster_cidr]
+    subprocess.run(argv, check=True, timeout=60, cwd=Path(__file__).parents[2])
+    for name, content in (("pause", images.pause_archive()), ("demo", images.demo_archive())):
+        path = place.data / f"{name}.tar"
+        path.write_bytes(content)
+        images.load(place.socket, path)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    require_containerd()
+    monkeypatch.setenv("WHERRY_CONFIG", str(tmp_path / "config"))
+    taken = hosts.networks_in_use()
+    made = Cluster(
+        name=f"t{os.getpid() % 1000000}",
+        data_dir=str(tmp_path / "cluster"),
+        node_count=2,
+        port=0,
+        host_subnet=hosts.choose_host_subnet(taken),
+        cluster_cidr=hosts.choose_cluster_cidr(taken),
+        ip_forward=hosts.forwarding(),
+    )
+    made.save()
+    yield made
+    down(made.name, Progress(quiet=True))
+
+
+def snapshot(cluster: Cluster) -> dict[str, object]:
+    """Everything of this machine that carries the cluster's name or lies in its directories."""
+    name = cluster.name
+    mounts = Path("/proc/self/mountinfo").read_text()
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    routes = subprocess.run(["ip", "route"], capture_output=True, text=True, check=True).stdout
+    needles = (cluster.data_dir, str(cluster.run), f"wherry-{name}", f"wh-{name}")
+    found = {
+        "links": hosts.links_of(name),
+        "namespaces": hosts.namespaces_of(name),
+        "routes": [line for line in routes.splitlines() if f"wh-{name}" in line],
+        "rules": [line for line in rules.splitlines() if f"wherry-{name}" in line],
+        "mounts": [line for line in mounts.splitlines() if any(needle in line for needle in needles)],
+        "processes": [
+            args for pid, args in command_lines().items()
+            if pid != os.getpid() and any(needle in " ".join(args) for needle in needles)
+        ],
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/wherry/{name}")],
+        "cni": [str(path) for path in Path("/var/lib/cni").rglob(f"*wherry-{name}*")],
+        "files": [str(path) for path in (cluster.data, cluster.run, layout.state_file(name)) if path.exists()],
+        "known": [each for each in names() if each == name],
+    }  # fmt: skip
+    return {kind: value for kind, value in found.items() if value}
+
+
+async def run_page(runtime: CriRuntime, tools: Any, node: Node, tmp_path: Path) -> tuple[str, str]:
+    """(container id, address) of a pod that serves its node's name."""
+    pods = tools.Pods(runtime, tmp_path / node.name)
+    sandbox: tuple[str, SandboxConfig] = await pods.sandbox(cgroup_parent=f"{node.cgroup_parent}/pod")
+    container = await pods.container(sandbox, f"echo {node.name} > /www/index.html; httpd -f -p 8080 -h /www")
+    (address,) = (await runtime.sandbox_status(sandbox[0])).ips
+    return container, address
+
+
+async def test_pods_of_all_nodes_and_the_host_reach_each_other(cluster: Cluster, tools: Any, tmp_path: Path) -> None:
+    assert hosts.make_switch(cluster)
+    assert not hosts.make_switch(cluster)
+    subnets = [str(net) for net in list(layout.ipaddress.ip_network(cluster.cluster_cidr).subnets(new_prefix=24))[:2]]
+    for node, subnet in zip(cluster.nodes, subnets, strict=True):
+        assert hosts.make_host(cluster, node)
+        assert not hosts.make_host(cluster, node)
+        await asyncio.to_thread(start_node, cluster, node, subnet)
+    cidrs = {node.name: subnet for node, subnet in zip(cluster.nodes, subnets, strict=True)}
+    assert hosts.join_pod_networks(cluster, cidrs)
+    assert not hosts.join_pod_networks(cluster, cidrs)
+
+    runtimes = [CriRuntime(str(node.containerd.socket), netns=node.netns_path) for node in cluster.nodes]
+    try:
+        pages = [
+            await run_page(runtime, tools, node, tmp_path)
+            for runtime, node in zip(runtimes, cluster.nodes, strict=True)
+        ]
+        for node, (_, address) in zip(cluster.nodes, pages, strict=True):
+
+            async def page(address: str = address) -> str:
+                try:
+                    return await asyncio.to_thread(fetch, f"http://{address}:8080/")
+                except OSError:
+                    return ""
+
+            assert await eventually(page) == f"{node.name}\n"
+        for runtime, (container, _) in zip(runtimes, pages, strict=True):
+            for node, (_, address) in zip(cluster.nodes, pages, strict=True):
+                script = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 8080"
+                got = await runtime.exec_sync(container, ["sh", "-c", script], 10)
+                assert got.stdout.decode().endswith(f"\r\n\r\n{node.name}\n"), got
+        # A session goes through the streaming server inside the node's namespace.
+        stream = await runtimes[0].exec(pages[0][0], ["hostname"], stdin=False, stdout=True, stderr=True, tty=False)
+        assert b"".join([piece async for _, piece in stream.output()]) == b"pod-1\n"
+        await stream.close()
+    finally:
+        for runtime in runtimes:
+            await runtime.close()
+    assert down(cluster.name, Progress(quiet=True))
+    assert snapshot(cluster) == {}
+    assert hosts.forwarding() == cluster.ip_forward or hosts.names_in_kernel()
+    assert not down(cluster.name, Progress(quiet=True))
+
+
+async def test_down_after_everything_was_killed_and_the_description_lost(
+    cluster: Cluster, tools: Any, tmp_path: Path
+) -> None:
+    # Without the description only the default data directory can be found again.
+    cluster = replace(cluster, data_dir=str(layout.STATE_DIR / cluster.name), node_count=1)
+    hosts.make_switch(cluster)
+    node = cluster.nodes[0]
+    hosts.make_host(cluster, node)
+    subnet = next(layout.ipaddress.ip_network(cluster.cluster_cidr).subnets(new_prefix=24))
+    await asyncio.to_thread(start_node, cluster, node, str(subnet))
+    runtime = CriRuntime(str(node.containerd.socket))
+    container, _ = await run_page(runtime, tools, node, tmp_path)
+    await runtime.close()
+    containerd = find_running(node.containerd)
+    assert containerd is not None
+    containerd.terminate(0)
+    for pid, arguments in command_lines().items():
+        if "containerd-shim" in arguments[0] and str(node.containerd.socket) in arguments:
+            ref = ProcessRef.of(pid)
+            if ref is not None:
+                ref.terminate(0)
+    layout.state_file(cluster.name).unlink()
+    node.containerd.pid_file.unlink()
+    assert snapshot(cluster)["mounts"]
+    assert down(cluster.name, Progress(quiet=True))
+    assert snapshot(cluster) == {}
+    assert container
+
+
+@pytest.mark.parametrize(
+    "made", ["bridge only", "namespace without cable", "cable without namespace", "plain file as namespace"]
+)
+def test_half_made_networks_are_mended_and_removed(made: str, cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    hosts.make_switch(cluster)
+    if made == "namespace without cable":
+        links.ip("netns", "add", node.netns)
+    elif made == "cable without namespace":
+        links.ip("link", "add", node.link, "type", "veth", "peer", "name", f"wt{os.getpid()}"[:15])
+    elif made == "plain file as namespace":
+        links.NETNS_DIR.mkdir(exist_ok=True)
+        (links.NETNS_DIR / node.netns).touch()
+    assert hosts.make_host(cluster, node)
+    assert not hosts.make_host(cluster, node)
+    assert f"{node.address}/{cluster.prefix_length}" in links.addresses(netns=node.netns)
+    down(cluster.name, Progress(quiet=True))
+    assert snapshot(cluster) == {}
+
+
+def test_two_clusters_do_not_share_anything(cluster: Cluster) -> None:
+    hosts.make_switch(cluster)
+    other_subnet = hosts.choose_host_subnet(hosts.networks_in_use())
+    assert other_subnet != cluster.host_subnet
+    other = replace(cluster, name="zz", host_subnet=other_subnet)
+    assert not {node.netns for node in cluster.nodes} & {node.netns for node in other.nodes}
+    assert not {node.link for node in cluster.nodes} & {node.link for node in other.nodes}
+    assert find_traces("zz").nodes == []
