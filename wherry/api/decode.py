@@ -21,6 +21,8 @@ from wherry.api.problems import Path, Problems
 MAX_SCHEMA_DEPTH = 40
 _TYPE_META = ("apiVersion", "kind")
 _compiled: dict[str, Decode] = {}
+# The zero values of structs: of messages, and of the two special forms that stand by value.
+_EMPTY: tuple[dict[str, Any], ...] = ({}, {"type": 0}, {"string": "0"})
 _INT_RANGE = {
     FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1, "int32"),
     FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1, "int64"),
@@ -51,8 +53,8 @@ def _no_encode(message: Any) -> Any:
 
 
 def _object(descriptor: Descriptor) -> Decode:
-    # key -> (field name, the type that goes in as it is, converter for all else)
-    table: dict[str, tuple[str, type | None, Decode]] = {}
+    # key -> (field name, the type that goes in as it is, converter for all else, whether zero differs from absent)
+    table: dict[str, tuple[str, type | None, Decode, bool]] = {}
     moves: dict[str, tuple[str, ...]] = {}
 
     def decode(value: Any, path: Path, problems: Problems) -> dict[str, Any]:
@@ -65,12 +67,13 @@ def _object(descriptor: Descriptor) -> Decode:
             if entry is None:
                 problems.unknown(path, key, table)
                 continue
-            name, plain, convert = entry
+            name, plain, convert, presence = entry
             if type(item) is plain:
-                out[name] = item
+                if item or presence:
+                    out[name] = item
             elif item is not None:
                 converted = convert(item, (path, key), problems)
-                if converted is not None:
+                if converted or (presence and converted is not None):
                     out[name] = converted
         return out
 
@@ -104,10 +107,10 @@ def _object(descriptor: Descriptor) -> Decode:
         if member.inline:
             name = f"{'/'.join(member.inline)}/{name}"  # no field is called so
             moves[name] = (*member.inline, member.field.name)
-        table[member.key] = (name, _plain(member.field), _field(member.field))
+        table[member.key] = (name, _plain(member.field), _field(member.field), member.field.has_presence)
     if schema.type_meta_of(descriptor) is not None:
         for key in _TYPE_META:
-            table.setdefault(key, (key, None, _ignored_string))
+            table.setdefault(key, (key, None, _ignored_string, False))
     return chosen
 
 
@@ -141,12 +144,16 @@ def _same_when_empty(field: FieldDescriptor) -> bool:
     return (
         schema.rules(field).keep_empty
         and field.full_name not in schema.NULL_WHEN_ABSENT
-        and schema.sub(field).full_name not in schema.SPECIAL
+        and (schema.sub(field).full_name not in schema.SPECIAL or schema.sub(field).name in ("Quantity", "IntOrString"))
     )
 
 
 def _dropping_empty(convert: Decode) -> Decode:
-    return lambda value, path, problems: convert(value, path, problems) or None
+    def decode(value: Any, path: Path, problems: Problems) -> Any:
+        converted = convert(value, path, problems)
+        return None if converted in _EMPTY else converted
+
+    return decode
 
 
 def _list(field: FieldDescriptor, convert: Decode) -> Decode:

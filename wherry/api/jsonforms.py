@@ -125,7 +125,7 @@ def encode_raw(message: Any) -> Any:
 
 def decode_raw(value: Any, path: Path, problems: Problems) -> Any:
     try:
-        return {"raw": dump(value)}
+        return {"raw": dump(value, sort_keys=True)}  # sorted: the same value is the same bytes, whoever wrote it
     except ValueError:
         return problems.bad(path, "a number that JSON cannot write")
 
