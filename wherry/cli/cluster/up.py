@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -15,16 +14,20 @@ from pathlib import Path
 
 from kubelet.runtime.containerd import choose_snapshotter, find_running
 from kubelet.runtime.processes import ProcessRef, tail
+from wherry.api.context import Env
 from wherry.cli.cluster import api, hello, hosts, images, launch, layout, packages
 from wherry.cli.cluster.layout import Cluster, ClusterError, Node
 from wherry.cli.cluster.progress import Progress, Step
 from wherry.client import config
 from wherry.client.base import ClientAPI
+from wherry.client.tokens import create_token
 
 SERVER_TIMEOUT_S = 60.0
 CONTAINERD_TIMEOUT_S = 60.0
 NODE_TIMEOUT_S = 90.0
 POLL_S = 0.05
+# An agent that starts uses it within seconds; one that is started again has its certificate.
+TOKEN_TTL_S = 600.0
 DEFAULT_NODES = 2
 TAIL_LINES = 25
 
@@ -192,8 +195,8 @@ async def _ensure_agents(cluster: Cluster, step: Step) -> None:
         step.unchanged("all run")
         return
     started: dict[str, ProcessRef] = {}
+    token = await _join_token(cluster) if missing else ""
     for node in missing:
-        token = await _join_token(cluster)
         node.data.mkdir(parents=True, exist_ok=True)
         argv = launch.agent_argv(cluster, node, token)
         started[node.name] = launch.start(argv, node.log, node.pid_file)
@@ -215,18 +218,8 @@ async def _ensure_agents(cluster: Cluster, step: Step) -> None:
 
 
 async def _join_token(cluster: Cluster) -> str:
-    done = await asyncio.to_thread(
-        subprocess.run,
-        launch.wherry_argv("--config", str(cluster.server_data / "admin.conf"), "token", "create"),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=launch.environment(),
-    )
-    if done.returncode != 0:
-        raise ClusterError(f"no join token from the control plane: {done.stderr.strip()}")
-    return done.stdout.strip().splitlines()[-1]
+    async with api.client(cluster) as connected:
+        return await create_token(connected, Env(), ttl_s=TOKEN_TTL_S, description="wherry up")
 
 
 async def _until(
