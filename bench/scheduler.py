@@ -55,13 +55,13 @@ def _needs(kinds: int) -> list[Needs]:
 
 
 def _place(nodes: int, pods: int, kinds: int, mixed_nodes: bool) -> tuple[float, float]:
-    """Pods a second, and the longest slice in seconds. Rounds of 256, as the shell takes them."""
+    """Pods a second, and the longest slice in seconds. Rounds of 128, as the shell takes them."""
     table, classes, needs = _table(nodes, mixed_nodes), Classes(), _needs(kinds)
     waiting = [_Pod(needs[number % kinds]) for number in range(pods)]
     placed, longest = 0, 0.0
     begin = time.perf_counter()
-    for first in range(0, pods, 256):
-        groups = cycle.group(waiting[first : first + 256])
+    for first in range(0, pods, 128):
+        groups = cycle.group(waiting[first : first + 128])
         while groups:
             start = time.perf_counter()
             placed += len(cycle.schedule(table, classes, groups).placements)

@@ -34,7 +34,7 @@ from wherry.pb import core_v1_pb2, scheduling_pb2
 
 log = logging.getLogger(__name__)
 
-ROUND_PODS = 256  # what one BindBatch carries at most
+ROUND_PODS = 128  # what one BindBatch carries at most: the server decodes and checks a batch in one go
 ROUNDS_IN_FLIGHT = 4
 # Items of the inbox per slice; a node costs several times what a pod costs.
 PODS_PER_SLICE = 100
