@@ -133,7 +133,7 @@ async def _listen(
     """Serves until `stopped`, or until the control plane fails."""
     from controlplane.auth.admin import ensure_admin_config, keep_admin_config
     from controlplane.auth.serving import ServingCertificate
-    from controlplane.fronts.grpc.server import MAX_JOIN_RPCS, GrpcServer
+    from controlplane.fronts.grpc.server import JOIN_METHODS, MAX_JOIN_RPCS, GrpcServer
     from controlplane.stalls import Stalls
     from wherry.api.tasks import TaskGroup
     from wherry.client.config import write_private
@@ -145,7 +145,7 @@ async def _listen(
         plane.services,
         env,
         credentials=serving.credentials(require_client_certificate=False),
-        only=("/wherry.v1.NodeLink/Join", "/grpc.health.v1.Health/Check"),
+        only=JOIN_METHODS,
         reflection=False,
         max_rpcs=MAX_JOIN_RPCS,
     )

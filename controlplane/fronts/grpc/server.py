@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Streams count too: a thousand nodes and their watches fit.
 MAX_CONCURRENT_RPCS = 10_000
 MAX_JOIN_RPCS = 100
+JOIN_METHODS = ("/wherry.v1.NodeLink/Join", "/grpc.health.v1.Health/Check")  # all that the join port serves
 UNARY_LIMIT_S = 60.0  # for callers that set no deadline
 STOP_GRACE_S = 5.0
 

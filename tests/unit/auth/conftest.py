@@ -1,0 +1,5 @@
+"""Tests of identity and authorisation run on virtual time."""
+
+from __future__ import annotations
+
+from wherry.testing.plugin import *  # noqa: F403

@@ -1,0 +1,5 @@
+"""The node link's tests run on virtual time."""
+
+from __future__ import annotations
+
+from wherry.testing.plugin import *  # noqa: F403
