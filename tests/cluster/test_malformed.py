@@ -29,7 +29,7 @@ def deployment(**parts: str) -> str:
             spec:
               {parts.get("pod", "terminationGracePeriodSeconds: 5")}
               containers:
-              {container}
+                {container}
         """
     )
 
@@ -56,7 +56,7 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ["ports[1].name", "Duplicate value"],
     ),
     ("two documents, one bad", GOOD + "---\n" + deployment(replicas="three"), ["document 2", "spec.replicas"]),
-    ("not YAML", "{a: [", ["line 1"]),
+    ("not YAML", "{a: [", [":1: not YAML"]),
     ("10 MB of nesting", "apiVersion: v1\nkind: ConfigMap\ndata: " + "[" * 10_000_000, ["nest"]),
     ("missing kind", "apiVersion: v1\nmetadata: {name: bad}\n", ["kind", "missing"]),
     ("missing apiVersion", "kind: Pod\nmetadata: {name: bad}\n", ["apiVersion", "missing"]),
@@ -87,7 +87,7 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ["resources.requests", "must be less than or equal to cpu limit"],
     ),
     ("duplicate key", GOOD + "data: {a: b}\ndata: {c: d}\n", ["data", "duplicate"]),
-    ("tab for indentation", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n\tname: bad\n", ["line 4"]),
+    ("tab for indentation", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n\tname: bad\n", [":4: not YAML"]),
     ("bomb of aliases", BOMB, ["alias"]),
     ("not UTF-8", b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: \xff\xfe}\n", ["UTF-8"]),
     ("empty file", "", ["no objects"]),
