@@ -92,7 +92,7 @@ def sandbox_config(
         dns=dns_of(pod, node),
         port_mappings=tuple(ports),
         labels={**metadata.labels, **_labels(pod)},
-        annotations=dict(metadata.annotations),
+        annotations={**metadata.annotations, m.NODE: node.facts.name},
         security=sandbox_security(pod),
         sysctls={sysctl.name: sysctl.value for sysctl in pod.spec.security_context.sysctls},
         resources=pod_resources(pod),

@@ -13,6 +13,7 @@ from kubelet.runtime.base import ContainerState, ContainerStatus, Image, Sandbox
 from wherry.pb import core_v1_pb2
 
 # Annotations that the agent puts on containers, so that a restarted agent knows what it would otherwise have forgotten.
+NODE = "wherry.dev/node"  # on sandboxes: a runtime may hold those of another agent, or of a kubelet
 SPEC_HASH = "wherry.dev/container-hash"
 RESTART_BACKOFF = "wherry.dev/restart-backoff-seconds"  # how long to wait once this one has exited
 GRACE_PERIOD = "wherry.dev/grace-period-seconds"

@@ -90,6 +90,11 @@ class PodWorker:
             self.memory.ended, self.memory.grace_s = (reason, message), grace_s
             self._wake.set()
 
+    def evict(self, message: str, grace_s: float) -> None:
+        if self.memory.ended is None:
+            self._emit("Warning", "Evicted", message)
+            self.end("Evicted", message, grace_s)
+
     def touch(self, runtime_id: str) -> None:
         """The runtime says that something happened to it."""
         if runtime_id in self._containers or runtime_id in self._sandboxes:

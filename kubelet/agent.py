@@ -1,0 +1,483 @@
+"""The node agent: brings pods, runtime and control plane together on one node.
+
+Step of the data path: between the node link and the runtime. Desired pods come down the control stream (`link`), each gets a
+`PodWorker`; runtime events and a periodic relist wake the workers; statuses and heartbeats go up. What is assigned is kept on
+disk (`checkpoint`), so pods go on without a control plane, and a restarted agent adopts what runs. The same code drives real
+nodes (`wherry agent`) and hollow ones in simulation: what differs is handed in with `AgentOptions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kubelet.cgroups import PodCgroups
+from kubelet.checkpoint import Checkpoints
+from kubelet.files import PodFiles
+from kubelet.housekeeping import Housekeeping
+from kubelet.link import ControlLink
+from kubelet.node import Machine, NodeReport, agent_version, host_dns, machine_facts
+from kubelet.objects import ObjectCache
+from kubelet.pods import model as m
+from kubelet.pods.reach import HollowReach, Network
+from kubelet.pods.services import NoCgroups, NodeSettings, NoFiles, NoVolumes, PodServices, StartSlots
+from kubelet.pods.states import Stage
+from kubelet.pods.status import StatusManager
+from kubelet.pods.worker import PodWorker
+from kubelet.runtime.base import (
+    POD_NAME,
+    POD_NAMESPACE,
+    POD_UID,
+    ContainerStatus,
+    DNSConfig,
+    Runtime,
+    RuntimeFailure,
+    SandboxStatus,
+)
+from kubelet.runtime.hollow import HollowRuntime
+from kubelet.streams.sessions import Sessions
+from kubelet.volumes.manager import VolumeManager
+from wherry.api.context import Env
+from wherry.api.errors import AlreadyExists, Conflict, NotFound
+from wherry.api.tasks import TaskGroup
+from wherry.client.base import Transport
+from wherry.client.client import Client
+from wherry.client.events import EventRecorder
+from wherry.pb import core_v1_pb2, nodelink_pb2
+
+log = logging.getLogger(__name__)
+
+EVENT_RETRY_S = 1.0
+WORKER_RETRY_S = 5.0
+READY_POLL_S, READY_CHECK_S = 0.2, 5.0
+NODE_STATUS_S = 300.0
+CHECKPOINT_S = 1.0
+
+
+class NetworkSetup(Protocol):
+    """The node's part of the pod network; `kubelet.network.node.NodeNetwork` is one."""
+
+    async def configure(self, pod_cidr: str) -> None: ...
+
+
+@dataclass(slots=True)
+class AgentOptions:
+    """`root` None: no files, volumes or cgroups (hollow nodes). `capacity` overrides the machine's, per resource; with it the
+    node counts as having a part of the machine only."""
+
+    node_name: str
+    root: Path | None = None
+    ips: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: Sequence[core_v1_pb2.Taint] = ()
+    capacity: Mapping[str, str] = field(default_factory=dict)
+    cgroup_parent: str = ""
+    pod_cgroups: bool = True
+    simultaneous_starts: int = 8
+    simultaneous_pulls: int = 4
+    relist_s: float = 10.0
+    network: NetworkSetup | None = None
+
+
+class Agent:
+    """`run()` until cancelled; then every pod goes on running. `transport`, `runtime` stay the caller's to close.
+
+    Invariants: one worker per pod uid; a worker's pod is in the checkpoints until the worker is done; nothing is removed
+    that the control plane has not called unwanted.
+    """
+
+    def __init__(self, env: Env, transport: Transport, runtime: Runtime, options: AgentOptions) -> None:
+        self.env = env
+        self.runtime = runtime
+        self.options = options
+        root, hollow = options.root, isinstance(runtime, HollowRuntime)
+        self.client = Client(transport, field_manager="wherry-agent")
+        self.recorder = EventRecorder(self.client, env, "kubelet", host=options.node_name)
+        machine = machine_facts(root) if root is not None else Machine()
+        self.report = NodeReport(
+            options.node_name, machine, ips=options.ips, labels=options.labels, capacity=options.capacity,
+            taints=options.taints,
+        )  # fmt: skip
+        facts = m.NodeFacts(options.node_name, tuple(options.ips), runtime="containerd" if not hollow else "hollow")
+        self.settings = NodeSettings(
+            facts, self.report.memory_bytes, self.report.allocatable(), host_dns=host_dns() if root else DNSConfig()
+        )
+        objects = ObjectCache(self.client)
+        self.volumes = VolumeManager(root, objects, self.settings, self._pod_ips) if root is not None else None
+        self.cgroups = PodCgroups(options.cgroup_parent) if root is not None and options.pod_cgroups else None
+        self.statuses = StatusManager()
+        self.services = PodServices(
+            env=env, runtime=runtime, node=self.settings, objects=objects,
+            volumes=self.volumes if self.volumes is not None else NoVolumes(),
+            files=PodFiles(root) if root is not None else NoFiles(),
+            cgroups=self.cgroups if self.cgroups is not None else NoCgroups(),
+            events=self, statuses=self, starts=StartSlots(options.simultaneous_starts),
+            probes=HollowReach(runtime) if isinstance(runtime, HollowRuntime) else Network(),
+            pulls=asyncio.Semaphore(options.simultaneous_pulls),
+        )  # fmt: skip
+        self.checkpoints = Checkpoints(root)
+        self.link = ControlLink(env, transport, options.node_name, agent_version(), self.statuses, self)
+        self.sessions = Sessions(env, transport, runtime, self._find)
+        self._workers: dict[str, PodWorker] = {}
+        self._done: dict[str, None] = {}  # uids whose worker has ended and that the control plane still knows
+        self._named: set[str] = set()  # since the last Connect
+        self._synced = False
+        self._unsaved: dict[str, None] = {}
+        self._pod_cidr = ""
+        self._network_task: asyncio.Task[None] | None = None
+        self._report_now = asyncio.Event()
+        self._relist_now = asyncio.Event()
+        self._group: TaskGroup | None = None
+
+    # -- life
+
+    async def run(self) -> None:
+        await self._adopt_when_ready()
+
+    async def _adopt_when_ready(self) -> None:
+        async with TaskGroup() as self._group:
+            self._group.create_task(self.recorder.run(), name="events")
+            # Without its own past the agent knows nothing; until the runtime answers, nothing is decided.
+            await self._adopt()
+            self._group.create_task(self._follow_runtime(), name="runtime-events")
+            self._group.create_task(self._relist_loop(), name="relist")
+            self._group.create_task(self._watch_readiness(), name="readiness")
+            self._group.create_task(self._save_loop(), name="checkpoints")
+            self._group.create_task(self.link.run(), name="control-stream")
+            if self.options.root is not None:
+                self._group.create_task(self._housekeeping(self.options.root).run(), name="housekeeping")
+
+    def _housekeeping(self, root: Path) -> Housekeeping:
+        return Housekeeping(
+            self.env, self.runtime, self.report, root, self.workers, self.volumes, self.cgroups,
+            "memory" in self.options.capacity, self._report_now.set,
+        )  # fmt: skip
+
+    def workers(self) -> list[PodWorker]:
+        return [worker for _, worker in sorted(self._workers.items())]
+
+    def check_invariants(self) -> None:
+        self.statuses.check_invariants()
+        self.services.starts.check_invariants()
+        assert not self._workers.keys() & self._done.keys(), "a pod is done and running"
+        for uid, worker in self._workers.items():
+            assert worker.pod.metadata.uid == uid
+            worker.check_invariants()
+
+    async def _adopt(self) -> None:
+        """Takes up what the last agent left: checkpointed pods, with their sandboxes and containers."""
+        while True:
+            try:
+                sandboxes, containers = await self._list_own()
+                break
+            except RuntimeFailure as error:
+                log.warning("waiting for the runtime: %s", error.message)
+                await asyncio.sleep(EVENT_RETRY_S)
+        for pod in self.checkpoints.load():
+            uid = pod.metadata.uid
+            observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
+            self._start_worker(pod, observed, adopted=True)
+        if self._workers:
+            log.info("adopted %d pods", len(self._workers))
+
+    async def _list_own(self) -> tuple[dict[str, list[SandboxStatus]], dict[str, list[ContainerStatus]]]:
+        """By pod uid. A runtime may hold the sandboxes of others: only those that bear our name are ours."""
+        sandboxes: dict[str, list[SandboxStatus]] = {}
+        owners: dict[str, str] = {}
+        for sandbox in await self.runtime.list_sandboxes():
+            if sandbox.annotations.get(m.NODE) == self.options.node_name:
+                uid = sandbox.labels.get(POD_UID, sandbox.uid)
+                sandboxes.setdefault(uid, []).append(sandbox)
+                owners[sandbox.id] = uid
+        containers: dict[str, list[ContainerStatus]] = {}
+        for container in await self.runtime.list_containers():
+            if container.sandbox_id in owners:
+                containers.setdefault(owners[container.sandbox_id], []).append(container)
+        return sandboxes, containers
+
+    # -- workers
+
+    def _start_worker(
+        self, pod: core_v1_pb2.Pod, observed: m.Observed | None = None, *, adopted: bool = False, removed: bool = False
+    ) -> None:
+        assert self._group is not None
+        worker = PodWorker(self.services, pod, observed, adopted=adopted)
+        worker.memory.removed = removed
+        self._workers[pod.metadata.uid] = worker
+        self._group.create_task(self._run_worker(pod.metadata.uid, worker), name=f"pod-{pod.metadata.uid}")
+
+    async def _run_worker(self, uid: str, worker: PodWorker) -> None:
+        while True:
+            try:
+                await worker.run()
+                break
+            except Exception:
+                # A defect in one pod's task must not end the others; it starts over from what the runtime has.
+                log.exception("the task of pod %s/%s failed", worker.pod.metadata.namespace, worker.pod.metadata.name)
+            await asyncio.sleep(WORKER_RETRY_S)
+            worker = await self._fresh(uid, worker)
+        del self._workers[uid]
+        self._unsaved.pop(uid, None)
+        self.checkpoints.remove(uid)
+        if worker.memory.removed:
+            self.statuses.forget(uid)
+        else:
+            self._done[uid] = None
+
+    async def _fresh(self, uid: str, old: PodWorker) -> PodWorker:
+        while True:
+            try:
+                sandboxes, containers = await self._list_own()
+                break
+            except RuntimeFailure:
+                await asyncio.sleep(WORKER_RETRY_S)
+        observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
+        worker = PodWorker(self.services, old.pod, observed, adopted=True)
+        worker.memory.removed = old.memory.removed
+        worker.memory.ended, worker.memory.kill_by = old.memory.ended, old.memory.kill_by
+        if old.memory.status is not None:
+            worker.memory.status = old.memory.status
+        self._workers[uid] = worker
+        return worker
+
+    def _find(self, namespace: str, name: str, uid: str) -> PodWorker | None:
+        for worker in self._workers.values():
+            metadata = worker.pod.metadata
+            if metadata.namespace == namespace and metadata.name == name and uid in ("", metadata.uid):
+                return worker
+        return None
+
+    def _pod_ips(self, uid: str) -> tuple[str, ...]:
+        worker = self._workers.get(uid)
+        current = worker.observed.current if worker is not None else None
+        return current.ips if current is not None else ()
+
+    # -- what workers say
+
+    def emit(self, pod: core_v1_pb2.Pod, type: str, reason: str, message: str, field_path: str = "") -> None:
+        metadata = pod.metadata
+        self.recorder.event(
+            core_v1_pb2.ObjectReference(
+                kind="Pod", api_version="v1", namespace=metadata.namespace, name=metadata.name, uid=metadata.uid,
+                resource_version=metadata.resource_version, field_path=field_path,
+            ),
+            type, reason, message,
+        )  # fmt: skip
+
+    def put(self, pod: core_v1_pb2.Pod, status: core_v1_pb2.PodStatus, *, terminated: bool) -> None:
+        self.statuses.put(pod, status, terminated=terminated)
+        self._unsaved[pod.metadata.uid] = None
+
+    async def _save_loop(self) -> None:
+        """Statuses into the checkpoints, a second late at most: restart counts and terminal phases must outlive us."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            unsaved, self._unsaved = self._unsaved, {}
+            for uid in unsaved:
+                worker = self._workers.get(uid)
+                if worker is not None:
+                    self._save(worker)
+
+    def _save(self, worker: PodWorker) -> None:
+        pod = core_v1_pb2.Pod()
+        pod.CopyFrom(worker.pod)
+        if worker.memory.status is not None:
+            pod.status.CopyFrom(worker.memory.status)
+        self._on_disk(self.checkpoints.save, pod)
+
+    def _on_disk(self, write: Any, *arguments: Any) -> None:
+        try:
+            write(*arguments)
+        except OSError as error:
+            # A full disk costs the next agent's memory of this pod, not the pod.
+            log.error("checkpoint: %s", error)
+
+    # -- the runtime's side
+
+    async def _follow_runtime(self) -> None:
+        while True:
+            try:
+                async for event in self.runtime.events():
+                    for worker in list(self._workers.values()):
+                        worker.touch(event.container_id)
+            except RuntimeFailure as error:
+                log.warning("runtime events: %s", error.message)
+            self._relist_now.set()  # something may have happened meanwhile
+            await asyncio.sleep(EVENT_RETRY_S)
+
+    async def _relist_loop(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.options.relist_s):
+                    await self._relist_now.wait()
+            except TimeoutError:
+                pass
+            self._relist_now.clear()
+            try:
+                sandboxes, containers = await self._list_own()
+            except RuntimeFailure as error:
+                log.warning("relist: %s", error.message)
+                continue
+            for uid, worker in list(self._workers.items()):
+                worker.relist(sandboxes.get(uid, ()), containers.get(uid, ()))
+            if self._synced:
+                self._remove_orphans(sandboxes, containers)
+
+    def _remove_orphans(
+        self, sandboxes: Mapping[str, Sequence[SandboxStatus]], containers: Mapping[str, Sequence[ContainerStatus]]
+    ) -> None:
+        """Pods of ours that nobody wants and of which no checkpoint tells."""
+        for uid, left in sandboxes.items():
+            if uid in self._workers or uid in self._named or not left:
+                continue
+            labels = left[0].labels
+            log.info("removing the orphaned pod %s/%s", labels.get(POD_NAMESPACE), labels.get(POD_NAME))
+            pod = core_v1_pb2.Pod()
+            pod.metadata.namespace = labels.get(POD_NAMESPACE, left[0].namespace)
+            pod.metadata.name = labels.get(POD_NAME, left[0].name)
+            pod.metadata.uid = uid
+            graces = [c.annotations.get(m.GRACE_PERIOD, "") for c in containers.get(uid, ())]
+            pod.spec.termination_grace_period_seconds = max((int(g) for g in graces if g.isdigit()), default=30)
+            self._start_worker(pod, m.Observed(tuple(left), tuple(containers.get(uid, ()))), adopted=True, removed=True)
+
+    async def _watch_readiness(self) -> None:
+        """The Ready condition: asked for often until it is there, then now and then."""
+        loop = asyncio.get_running_loop()
+        next_report = 0.0
+        while True:
+            problem = await self._readiness()
+            if problem != self.report.not_ready or self._report_now.is_set() or loop.time() >= next_report:
+                self._report_now.clear()
+                self.report.not_ready = problem
+                next_report = loop.time() + NODE_STATUS_S
+                self.link.put_node_status(self.report.status(self.env.now()))
+            try:
+                async with asyncio.timeout(READY_POLL_S if problem else READY_CHECK_S):
+                    await self._report_now.wait()
+            except TimeoutError:
+                pass
+
+    async def _readiness(self) -> str:
+        try:
+            if self.report.runtime_version.startswith("unknown"):
+                name, version = await self.runtime.version()
+                self.report.runtime_version = f"{name}://{version.removeprefix('v')}"
+            return await self.runtime.ready()
+        except RuntimeFailure as error:
+            return f"container runtime is down: {error.message}"
+
+    # -- the control plane's side (link.Handler)
+
+    async def before_connect(self) -> None:
+        """The Node object must exist before the stream; its labels are brought up to date."""
+        try:
+            node = await self.client.get(core_v1_pb2.Node, self.options.node_name)
+        except NotFound:
+            try:
+                await self.client.create(self.report.node())
+            except AlreadyExists:
+                pass
+            return
+        wanted = self.report.labels()
+        if any(node.metadata.labels.get(name) != value for name, value in wanted.items()):
+            node.metadata.labels.update(wanted)
+            try:
+                await self.client.update(node)
+            except Conflict:
+                pass  # the next connection does it
+
+    def on_connected(self) -> None:
+        self._named = set()
+        self._synced = False
+        self.report_soon()
+
+    def report_soon(self) -> None:
+        self._report_now.set()
+
+    def on_settings(self, settings: nodelink_pb2.Settings) -> None:
+        self.settings.cluster_dns = settings.cluster_dns
+        self.settings.cluster_domain = settings.cluster_domain or self.settings.cluster_domain
+        if settings.pod_cidr and settings.pod_cidr != self._pod_cidr and self.options.network is not None:
+            self._pod_cidr = settings.pod_cidr
+            if self._network_task is not None:
+                self._network_task.cancel()
+            self._network_task = self._spawn(self._configure_network(self.options.network, settings.pod_cidr))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._group is not None
+        return self._group.create_task(work)
+
+    async def _configure_network(self, network: NetworkSetup, pod_cidr: str) -> None:
+        while True:
+            try:
+                await network.configure(pod_cidr)
+                self._report_now.set()
+                return
+            except Exception as error:
+                # Whatever it is, the node stays NotReady for want of a network, and this says why.
+                log.error("the pod network %s cannot be set up: %s", pod_cidr, error)
+                await asyncio.sleep(WORKER_RETRY_S)
+
+    def on_pods(self, batch: nodelink_pb2.PodBatch) -> None:
+        for upsert in batch.upserts:
+            pod = core_v1_pb2.Pod()
+            pod.CopyFrom(upsert)
+            self._upsert(pod)
+        for key in batch.removed:
+            self._remove(key.uid)
+        if batch.synced:
+            self._synced = True
+            for uid, worker in list(self._workers.items()):
+                if uid not in self._named:
+                    worker.remove()
+            for uid in [uid for uid in self._done if uid not in self._named]:
+                self._forget(uid)
+            self._relist_now.set()
+
+    def _upsert(self, pod: core_v1_pb2.Pod) -> None:
+        uid = pod.metadata.uid
+        self._named.add(uid)
+        if uid in self._done:
+            return
+        worker = self._workers.get(uid)
+        if worker is None:
+            self._on_disk(self.checkpoints.save, pod)
+            self._start_worker(pod)
+        elif not worker.memory.removed:
+            if worker.pod.metadata.generation != pod.metadata.generation or pod.metadata.HasField("deletion_timestamp"):
+                self._unsaved[uid] = None
+            worker.update(pod)
+
+    def _remove(self, uid: str) -> None:
+        self._named.discard(uid)
+        worker = self._workers.get(uid)
+        if worker is not None:
+            worker.remove()
+        else:
+            self._forget(uid)
+
+    def _forget(self, uid: str) -> None:
+        self._done.pop(uid, None)
+        self.statuses.forget(uid)
+
+    def on_unknown(self, keys: list[nodelink_pb2.PodKey]) -> None:
+        """The control plane has no such pod (any more)."""
+        for key in keys:
+            if self._synced or key.uid in self._done:
+                self._remove(key.uid)
+
+    def on_open_session(self, session: nodelink_pb2.OpenSession) -> None:
+        assert self._group is not None
+        self.sessions.open(self._group, session)
+
+    def on_close_session(self, session_id: str) -> None:
+        self.sessions.close(session_id)
+
+    # -- for tests and simulation
+
+    def stages(self) -> dict[str, Stage]:
+        return {worker.pod.metadata.name: worker.stage for worker in self.workers()}

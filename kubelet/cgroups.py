@@ -1,0 +1,101 @@
+"""A pod's own cgroup, with the pod's limits, above those of its containers. Cgroup v1 (cgroupfs) and v2.
+
+Made before the sandbox, removed after it. Called by the pod workers through `kubelet.pods.services.Cgroups`; blocking,
+well under a millisecond. Paths are the kubelet's: PARENT/kubepods/[besteffort|burstable/]podUID.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from kubelet.pods.resources import GUARANTEED, qos_class
+from kubelet.runtime.base import Resources
+from wherry.pb import core_v1_pb2
+
+log = logging.getLogger(__name__)
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+class PodCgroups:
+    def __init__(self, parent: str, root: Path = ROOT) -> None:
+        self._parent = "/" + parent.strip("/") if parent.strip("/") else ""
+        self._root = root
+        self._unified = (root / "cgroup.controllers").exists()
+
+    def parent_of(self, pod: core_v1_pb2.Pod) -> str:
+        qos = qos_class(pod)
+        middle = "" if qos == GUARANTEED else f"{qos.lower()}/"
+        return f"{self._parent}/kubepods/{middle}pod{pod.metadata.uid}"
+
+    @property
+    def pods_parent(self) -> str:
+        return f"{self._parent}/kubepods"
+
+    def create(self, pod: core_v1_pb2.Pod, limits: Resources) -> None:
+        """Idempotent. A limit that cannot be set is logged: the containers' own limits still hold."""
+        path = self.parent_of(pod).strip("/")
+        if self._unified:
+            self._make_unified(path)
+            self._write(path, "cpu.weight", str(_weight(limits.cpu_shares)))
+            self._write(path, "cpu.max", f"{limits.cpu_quota or 'max'} {limits.cpu_period or 100_000}")
+            self._write(path, "memory.max", str(limits.memory_limit_bytes or "max"))
+            return
+        for controller in ("cpu", "memory"):
+            (self._root / controller / path).mkdir(parents=True, exist_ok=True)
+        self._write(f"cpu/{path}", "cpu.shares", str(limits.cpu_shares))
+        if limits.cpu_quota:
+            self._write(f"cpu/{path}", "cpu.cfs_period_us", str(limits.cpu_period))
+            self._write(f"cpu/{path}", "cpu.cfs_quota_us", str(limits.cpu_quota))
+        if limits.memory_limit_bytes:
+            self._write(f"memory/{path}", "memory.limit_in_bytes", str(limits.memory_limit_bytes))
+
+    def remove(self, pod: core_v1_pb2.Pod) -> None:
+        """In every hierarchy, since the runtime makes the parents in all of them."""
+        path = self.parent_of(pod).strip("/")
+        tops = [self._root] if self._unified else [entry for entry in self._root.iterdir() if not entry.is_symlink()]
+        for top in tops:
+            target = top / path
+            if not target.is_dir():
+                continue
+            for directory, _, _ in os.walk(target, topdown=False):
+                try:
+                    os.rmdir(directory)
+                except OSError as error:
+                    log.debug("cgroup %s stays: %s", directory, error)
+
+    def memory_working_set_bytes(self) -> int | None:
+        """Of all pods together; None when there is no such cgroup."""
+        path = self.pods_parent.strip("/")
+        base = self._root / path if self._unified else self._root / "memory" / path
+        name = "memory.current" if self._unified else "memory.usage_in_bytes"
+        try:
+            used = int((base / name).read_text())
+            stat = dict(line.split() for line in (base / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            return None
+        return max(used - int(stat.get("inactive_file" if self._unified else "total_inactive_file", "0")), 0)
+
+    def _make_unified(self, path: str) -> None:
+        directory = self._root
+        for part in path.split("/"):
+            control = directory / "cgroup.subtree_control"
+            try:
+                control.write_text("+cpu +memory +pids +cpuset +io")
+            except OSError:
+                log.debug("controllers of %s could not all be enabled", directory)
+            directory /= part
+            directory.mkdir(exist_ok=True)
+
+    def _write(self, path: str, name: str, value: str) -> None:
+        try:
+            (self._root / path / name).write_text(value)
+        except OSError as error:
+            log.warning("cgroup %s: %s = %s: %s", path, name, value, error)
+
+
+def _weight(shares: int) -> int:
+    """The mapping that runc uses: shares 2..262144 to weight 1..10000."""
+    return 1 + max(shares - 2, 0) * 9999 // 262142

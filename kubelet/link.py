@@ -1,0 +1,174 @@
+"""The control stream: one `NodeLink.Connect`, kept up for as long as the agent lives.
+
+Step of the data path: pods come down it, statuses and heartbeats go up. Reads and writes nothing else; what the
+messages mean is the business of its `Handler`, the agent. One batch of statuses is under way at a time: while it is
+being written, newer statuses replace older ones, so a slow control plane makes batches larger and never a queue longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from kubelet.pods.status import StatusManager
+from wherry.api.context import Env
+from wherry.api.errors import APIError, Unauthorized
+from wherry.api.tasks import TaskGroup
+from wherry.client.base import BidiStream, Transport
+from wherry.pb import core_v1_pb2, nodelink_pb2
+
+log = logging.getLogger(__name__)
+
+CONNECT = "/wherry.v1.NodeLink/Connect"
+HEARTBEAT_S = 1.0  # until the server says otherwise
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 3.0
+STEADY_S = 10.0  # a stream that lasted this long starts the back-off anew
+CALL_LIMIT_S = 15.0  # an acknowledgement that takes longer means a dead stream
+
+
+class Handler(Protocol):
+    async def before_connect(self) -> None:
+        """Raises APIError when this node cannot be registered now."""
+        ...
+
+    def on_settings(self, settings: nodelink_pb2.Settings) -> None: ...
+    def on_connected(self) -> None: ...
+    def on_pods(self, batch: nodelink_pb2.PodBatch) -> None: ...
+    def on_unknown(self, keys: list[nodelink_pb2.PodKey]) -> None: ...
+    def on_open_session(self, session: nodelink_pb2.OpenSession) -> None: ...
+    def on_close_session(self, session_id: str) -> None: ...
+
+
+class ControlLink:
+    def __init__(
+        self, env: Env, transport: Transport, node_name: str, version: str, statuses: StatusManager, handler: Handler
+    ) -> None:
+        self._env, self._transport, self._statuses, self._handler = env, transport, statuses, handler
+        self._hello = nodelink_pb2.Hello(node_name=node_name, agent_version=version, incarnation=env.uuid())
+        self._interval_s = HEARTBEAT_S
+        self._node_status: core_v1_pb2.NodeStatus | None = None
+        self._node_status_sent = True
+        self._work = asyncio.Event()
+        self._sequence = 0
+        self._acknowledged = asyncio.Event()
+        self.connected = False
+
+    def put_node_status(self, status: core_v1_pb2.NodeStatus) -> None:
+        self._node_status, self._node_status_sent = status, False
+        self._work.set()
+
+    async def run(self) -> None:
+        """Until cancelled. A lost control plane is no reason to touch a pod."""
+        loop = asyncio.get_running_loop()
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            began = loop.time()
+            try:
+                await self._handler.before_connect()
+                await self._session()
+                problem = "the stream has ended"
+            except APIError as error:
+                problem = error.message
+                if isinstance(error, Unauthorized):
+                    backoff_s = BACKOFF_MAX_S
+            except TimeoutError:
+                problem = f"no acknowledgement within {CALL_LIMIT_S:g} s"
+            if loop.time() - began > STEADY_S:
+                backoff_s = BACKOFF_FIRST_S
+            wait_s = backoff_s * (0.5 + self._env.rng.random())
+            log.warning("no control stream: %s; trying again in %.1f s", problem, wait_s)
+            await asyncio.sleep(wait_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    async def _session(self) -> None:
+        stream = self._transport.bidi(CONNECT)
+        lock = asyncio.Lock()
+        try:
+            await self._send(stream, lock, nodelink_pb2.AgentMessage(hello=self._hello))
+            self._statuses.resend_all()
+            self._node_status_sent = self._node_status is None
+            self._sequence = 0
+            self._acknowledged.set()
+            self._handler.on_connected()
+            try:
+                async with TaskGroup() as group:
+                    senders = [
+                        group.create_task(self._heartbeats(stream, lock)),
+                        group.create_task(self._send_statuses(stream, lock)),
+                        group.create_task(self._forward_changes()),
+                    ]
+                    async for message in stream:
+                        self._take(message)
+                    for task in senders:
+                        task.cancel()
+            except BaseExceptionGroup as group_error:
+                raise _first(group_error) from group_error
+        finally:
+            self.connected = False
+            await stream.cancel()
+
+    async def _send(self, stream: BidiStream, lock: asyncio.Lock, message: nodelink_pb2.AgentMessage) -> None:
+        async with lock, asyncio.timeout(CALL_LIMIT_S):
+            await stream.send(message)
+
+    def _take(self, message: nodelink_pb2.ControlMessage) -> None:
+        which = message.WhichOneof("message")
+        if which == "settings":
+            self.connected = True
+            if message.settings.heartbeat_interval_ms:
+                self._interval_s = message.settings.heartbeat_interval_ms / 1000
+            self._handler.on_settings(message.settings)
+        elif which == "pods":
+            self._handler.on_pods(message.pods)
+        elif which == "ack":
+            if message.ack.sequence >= self._sequence:
+                self._acknowledged.set()
+            self._handler.on_unknown(list(message.ack.unknown))
+        elif which == "open_session":
+            self._handler.on_open_session(message.open_session)
+        elif which == "close_session":
+            self._handler.on_close_session(message.close_session.session_id)
+
+    async def _heartbeats(self, stream: BidiStream, lock: asyncio.Lock) -> None:
+        sequence = 0
+        while True:
+            sequence += 1
+            await self._send(
+                stream, lock, nodelink_pb2.AgentMessage(heartbeat=nodelink_pb2.Heartbeat(sequence=sequence))
+            )
+            await asyncio.sleep(self._interval_s)
+
+    async def _forward_changes(self) -> None:
+        """Pod statuses and the node's own wake up one sender."""
+        while True:
+            await self._statuses.changed()
+            self._work.set()
+            await self._acknowledged.wait()
+            await asyncio.sleep(0)
+
+    async def _send_statuses(self, stream: BidiStream, lock: asyncio.Lock) -> None:
+        self._work.set()
+        while True:
+            await self._work.wait()
+            async with asyncio.timeout(CALL_LIMIT_S):
+                await self._acknowledged.wait()
+            self._work.clear()
+            batch = nodelink_pb2.StatusBatch(pods=self._statuses.take())
+            if not self._node_status_sent and self._node_status is not None:
+                batch.node.CopyFrom(self._node_status)
+                self._node_status_sent = True
+            if not batch.pods and not batch.HasField("node"):
+                continue
+            self._sequence += 1
+            batch.sequence = self._sequence
+            self._acknowledged.clear()
+            await self._send(stream, lock, nodelink_pb2.AgentMessage(status=batch))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to tell about a group: our own kind of error if there is one."""
+    flat: list[BaseException] = []
+    for error in group.exceptions:
+        flat.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
+    return next((error for error in flat if isinstance(error, APIError | TimeoutError)), flat[0])

@@ -1,0 +1,314 @@
+"""`wherry agent`: a node's agent as a process of its own. Called by `wherry.cli.main` before the command line's libraries
+would be imported, since this process stays and its memory counts.
+
+It joins the cluster (once), starts or adopts its private containerd (unless told of another runtime), and runs
+`kubelet.agent`. At SIGTERM it ends and leaves containerd and every container running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kubelet.agent import AgentOptions
+    from kubelet.identity import Identity, IdentityStore
+    from kubelet.runtime.base import Runtime
+    from wherry.api.context import Env
+    from wherry.client.base import Transport
+    from wherry.pb.core_v1_pb2 import Taint
+
+log = logging.getLogger("wherry.agent")
+
+DEFAULT_DATA_DIR = Path("/var/lib/wherry-agent")
+DEFAULT_RUN_DIR = Path("/run/wherry-agent")
+# A token may carry the hash of the CA's public key behind it, so that one string is enough to join.
+_TOKEN = re.compile(r"([a-z0-9]{6}\.[a-z0-9]{16})(?:[.:@](?:sha256:)?([0-9a-f]{64}))?")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="wherry agent", description="Runs a node of the cluster on this machine.")
+    add = result.add_argument
+    add("--server", required=True, metavar="HOST:PORT[,...]", help="the control plane")
+    add(
+        "--join-server", default="", metavar="HOST:PORT", help="where to join; default: the port above that of --server"
+    )
+    add("--token", default="", help="join token (first start only); it may come as @FILE")
+    add("--ca", "--ca-file", dest="ca", type=Path, metavar="FILE", help="the cluster's CA certificate")
+    add("--ca-hash", default="", metavar="sha256:HEX", help="hash of the CA's public key, in place of --ca")
+    add("--node-name", default="", help="default: the host's name")
+    add("--node-ip", default="", help="default: the address from which the control plane is reached")
+    add("--data-dir", "--root-dir", dest="data_dir", type=Path, default=DEFAULT_DATA_DIR, help="default %(default)s")
+    add(
+        "--run-dir", type=Path, default=DEFAULT_RUN_DIR, help="sockets; does not outlive a reboot (default %(default)s)"
+    )
+    add("--runtime", choices=("cri", "hollow"), default="cri", help="hollow: containers are only pretended")
+    add("--runtime-endpoint", default="", metavar="unix:///PATH", help="default: a private containerd, started here")
+    add("--cgroup-parent", default="", help="cgroup above all pods of this node")
+    add("--capacity", default="", metavar="cpu=2,memory=4Gi", help="default: the whole machine")
+    add("--labels", action="append", default=[], metavar="KEY=VALUE[,...]", help="labels of the node")
+    add(
+        "--taints",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE:EFFECT[,...]",
+        help="taints of the node at its first start",
+    )
+    add("--network", default="wherry", help="name of the pod network; nodes of one machine need different ones")
+    add("--cluster-cidr", default="", help="addresses of all pods; traffic among them is not masqueraded")
+    add(
+        "--simultaneous-starts", type=int, default=8, metavar="N", help="sandboxes and containers (default %(default)s)"
+    )
+    add("--log-level", default=os.environ.get("WHERRY_LOG", "info"), choices=("debug", "info", "warning", "error"))
+    return result
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(list(argv))
+    logging.basicConfig(
+        stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    from kubelet.identity import IdentityError
+    from kubelet.runtime.base import RuntimeFailure
+
+    try:
+        _use_fast_loop()
+        asyncio.run(_run(arguments))
+        return 0
+    except (IdentityError, RuntimeFailure, ValueError, OSError) as error:
+        print(f"wherry agent: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def _use_fast_loop() -> None:
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    from kubelet.agent import Agent
+    from kubelet.identity import IdentityStore, RenewingTransport, keep_renewing
+    from wherry.api.context import Env
+
+    env = Env()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    data = _make_directory(arguments.data_dir)
+    name = arguments.node_name or socket.gethostname().lower()
+    options = _options(arguments, name)
+    # Containerd first: it takes longest, and joining goes on beside it.
+    starting = loop.create_task(_start_runtime(arguments, env))
+    store = IdentityStore(data / "identity")
+    joining = loop.create_task(_identity(arguments, env, store, name))
+    ending = loop.create_task(stop.wait())
+    try:
+        started = asyncio.gather(starting, joining)
+        await asyncio.wait((started, ending), return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            started.cancel()
+            await asyncio.wait((starting, joining))
+            return
+        (runtime, tasks), identity = await started
+        transport = RenewingTransport(_connector(arguments), identity)
+        agent = Agent(env, transport, runtime, options)
+        log.info("node %s, control plane %s, cluster %s", name, arguments.server, identity.cluster_id)
+        gc.freeze()
+        tasks = [
+            *tasks,
+            loop.create_task(agent.run(), name="agent"),
+            loop.create_task(keep_renewing(env, transport, store, identity, name), name="certificate"),
+        ]
+        waiting: list[asyncio.Task[Any]] = [*tasks, ending]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await transport.close()
+        await runtime.close()
+        for finished in done - {ending}:
+            finished.result()
+    finally:
+        ending.cancel()
+
+
+def _make_directory(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _read_token(text: str) -> str:
+    return Path(text[1:]).read_text().strip() if text.startswith("@") else text
+
+
+def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
+    from kubelet.agent import AgentOptions
+
+    hollow = arguments.runtime == "hollow"
+    network: Any = None
+    if not hollow and not arguments.runtime_endpoint:
+        from kubelet.network.node import NodeNetwork, NodeNetworkOptions
+        from kubelet.runtime.containerd import Layout
+
+        layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
+        network = NodeNetwork(
+            NodeNetworkOptions(
+                conf_dir=layout.cni_conf_dir, ipam_dir=layout.ipam_dir, netns_dir=layout.netns_dir, network=arguments.network,
+                cluster_cidr=arguments.cluster_cidr,
+            )
+        )  # fmt: skip
+    return AgentOptions(
+        node_name=name,
+        root=None if hollow else arguments.data_dir,
+        ips=(arguments.node_ip or own_address(arguments.server),),
+        labels=pairs(arguments.labels, "--labels"),
+        taints=taints(arguments.taints),
+        capacity=pairs([arguments.capacity], "--capacity"),
+        cgroup_parent=arguments.cgroup_parent,
+        simultaneous_starts=arguments.simultaneous_starts,
+        network=network,
+    )
+
+
+async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runtime, list[asyncio.Task[None]]]:
+    """The runtime, and what has to run beside it."""
+    if arguments.runtime == "hollow":
+        from kubelet.runtime.hollow import HollowRuntime
+
+        return HollowRuntime(env), []
+    from kubelet.runtime.cri import CriRuntime
+
+    if arguments.runtime_endpoint:
+        return CriRuntime(arguments.runtime_endpoint), []
+    from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
+
+    _make_directory(arguments.run_dir)
+    containerd = Containerd(ContainerdOptions(Layout(data=arguments.data_dir, run=arguments.run_dir)))
+    await containerd.start()
+    supervisor = asyncio.get_running_loop().create_task(containerd.supervise(), name="containerd")
+    return CriRuntime(containerd.endpoint), [supervisor]
+
+
+def _connector(arguments: argparse.Namespace) -> Callable[[Identity], Transport]:
+    from wherry.client.grpc import TLS, GrpcTransport
+
+    endpoints = [endpoint.strip() for endpoint in arguments.server.split(",")]
+
+    def connect(identity: Identity) -> Transport:
+        return GrpcTransport(endpoints, TLS(identity.ca, identity.certificate, identity.key))
+
+    return connect
+
+
+async def _identity(arguments: argparse.Namespace, env: Env, store: IdentityStore, name: str) -> Identity:
+    """The stored one while it is valid; else joins."""
+    from kubelet.identity import IdentityError, fetch_ca, join_with_patience
+    from wherry.client.grpc import TLS, GrpcTransport
+
+    known = store.load()
+    if known is not None and env.now() < known.not_after:
+        return known
+    why = "this node has not joined a cluster yet" if known is None else "the node's certificate has expired"
+    token = _read_token(arguments.token)
+    if not token:
+        raise IdentityError(f"{why}: --token is needed (`wherry token create` makes one)")
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise IdentityError(
+            '--token: wanted "id.secret", 6 and 16 characters of a-z and 0-9, maybe with ".sha256:HEX" behind'
+        )
+    host, port = split_address(arguments.join_server or arguments.server.split(",")[0], "--server")
+    if not arguments.join_server:
+        port += 1
+    wanted_hash = arguments.ca_hash or match.group(2) or ""
+    if arguments.ca is not None:
+        ca = arguments.ca.read_bytes()
+    elif wanted_hash:
+        ca = await _patient_ca(host, port, wanted_hash, fetch_ca)
+    elif known is not None:
+        ca = known.ca
+    else:
+        raise IdentityError(
+            "--ca or --ca-hash is needed to join: else this node could not tell the cluster from an impostor"
+        )
+    transport = GrpcTransport([f"[{host}]:{port}" if ":" in host else f"{host}:{port}"], TLS(ca))
+    try:
+        identity = await join_with_patience(transport, name, match.group(1), ca)
+    finally:
+        await transport.close()
+    store.save(identity)
+    return identity
+
+
+async def _patient_ca(host: str, port: int, wanted: str, fetch: Any) -> bytes:
+    """A control plane that is still starting refuses connections for a while."""
+    from kubelet.identity import IdentityError
+
+    delay_s = 0.1
+    for _ in range(30):
+        try:
+            return bytes(await fetch(host, port, wanted))
+        except IdentityError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            log.warning("%s", error)
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, 3.0)
+    return bytes(await fetch(host, port, wanted))
+
+
+def split_address(text: str, flag: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise ValueError(f'{flag}: "{text}" is no address; wanted HOST:PORT')
+    return host.strip("[]"), int(port)
+
+
+def own_address(server: str) -> str:
+    """The address from which the control plane is reached. Nothing is sent."""
+    host, port = split_address(server.split(",")[0], "--server")
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
+
+
+def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in ",".join(texts).split(","):
+        if not part.strip():
+            continue
+        key, equals, value = part.strip().partition("=")
+        if not equals or not key:
+            raise ValueError(f'{flag}: "{part}"; wanted KEY=VALUE')
+        found[key] = value
+    return found
+
+
+def taints(texts: Sequence[str]) -> list[Taint]:
+    from wherry.pb.core_v1_pb2 import Taint
+
+    found = []
+    for part in ",".join(texts).split(","):
+        if not part.strip():
+            continue
+        rest, colon, effect = part.strip().rpartition(":")
+        key, _, value = rest.partition("=")
+        if not colon or effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
+            raise ValueError(f'--taints: "{part}"; wanted KEY=VALUE:NoSchedule, :PreferNoSchedule or :NoExecute')
+        found.append(Taint(key=key, value=value, effect=effect))
+    return found
