@@ -160,17 +160,20 @@ def status_of(pod: core_v1_pb2.Pod, phase: str, *, terminated: bool = False) -> 
 
 
 async def test_settings_come_first_with_interval_and_a_pod_cidr_that_stays(env: Env) -> None:
-    async with plane(env) as control_plane, joined(control_plane, "n1") as (first, admin):
-        async with joined(control_plane, "n2") as (second, _):
-            assert first.settings is not None
-            assert second.settings is not None
-            assert first.settings.heartbeat_interval_ms == 1000
-            assert (first.settings.pod_cidr, second.settings.pod_cidr) == ("10.244.0.0/24", "10.244.1.0/24")
-            await first.stop()
-            await first.connect()
-            await asyncio.sleep(1)
-            assert first.settings.pod_cidr == "10.244.0.0/24"
-            assert (await admin.get(core_v1_pb2.Node, "n1")).spec.pod_cidr == "10.244.0.0/24"
+    async with (
+        plane(env) as control_plane,
+        joined(control_plane, "n1") as (first, admin),
+        joined(control_plane, "n2") as (second, _),
+    ):
+        assert first.settings is not None
+        assert second.settings is not None
+        assert first.settings.heartbeat_interval_ms == 1000
+        assert (first.settings.pod_cidr, second.settings.pod_cidr) == ("10.244.0.0/24", "10.244.1.0/24")
+        await first.stop()
+        await first.connect()
+        await asyncio.sleep(1)
+        assert first.settings.pod_cidr == "10.244.0.0/24"
+        assert (await admin.get(core_v1_pb2.Node, "n1")).spec.pod_cidr == "10.244.0.0/24"
 
 
 async def test_pods_of_the_node_and_only_those_come_down(env: Env) -> None:
@@ -234,6 +237,7 @@ async def test_a_silent_node_is_unknown_within_5_s_and_known_again_when_it_retur
         assert await ready_of(admin) == ("Unknown", "NodeStatusUnknown")
         node = await admin.get(core_v1_pb2.Node, "n1")
         assert node.status.conditions[0].message == "Kubelet stopped posting node status."
+        await asyncio.sleep(0.1)
         assert not control_plane.heartbeats.connected("n1")
         await agent.connect()
         await agent.report(node=node_status())
