@@ -130,7 +130,6 @@ class Containerd:
         await check_version(binary)
         for directory in (layout.root, layout.state, layout.cni_conf_dir, layout.ipam_dir):
             directory.mkdir(parents=True, exist_ok=True)
-        layout.data.chmod(0o711)
         text = render_config(self.options, self.options.snapshotter or choose_snapshotter(layout.root))
         running = find_running(layout)
         if running is not None:

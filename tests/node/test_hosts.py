@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from kubelet.runtime.base import SandboxConfig
 from kubelet.runtime.containerd import find_running
 from kubelet.runtime.cri import CriRuntime
 from kubelet.runtime.processes import ProcessRef, command_lines
-from wherry.cli.cluster import hosts, images, layout
+from wherry.cli.cluster import hosts, images, layout, resolver
 from wherry.cli.cluster.down import down, find_traces, names
 from wherry.cli.cluster.hello import fetch
 from wherry.cli.cluster.layout import Cluster, Node
@@ -212,3 +213,24 @@ def test_two_clusters_do_not_share_anything(cluster: Cluster) -> None:
     assert not {node.netns for node in cluster.nodes} & {node.netns for node in other.nodes}
     assert not {node.link for node in cluster.nodes} & {node.link for node in other.nodes}
     assert find_traces("zz").nodes == []
+
+
+def test_loopback_resolver_is_reached_from_inside_a_node(cluster: Cluster) -> None:
+    hosts.make_switch(cluster)
+    node = cluster.nodes[0]
+    hosts.make_host(cluster, node)
+    resolver.apply(node.netns_path, {"127.0.0.53": cluster.gateway})
+    asking = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5);"
+        "s.sendto(b'who is it?', ('127.0.0.53', 53)); print(s.recvfrom(100))"
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind((cluster.gateway, 53))
+        upstream.settimeout(5)
+        argv = ["nsenter", f"--net={node.netns_path}", "--", sys.executable, "-c", asking]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+            question, sender = upstream.recvfrom(100)
+            assert (question, sender[0]) == (b"who is it?", node.address)
+            upstream.sendto(b"it is me", sender)
+            answer = process.communicate(timeout=10)[0]
+    assert answer.strip() == "(b'it is me', ('127.0.0.53', 53))"

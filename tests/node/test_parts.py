@@ -22,7 +22,7 @@ from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.exec_stream import exit_code
 from kubelet.runtime.mounts import _unescape
 from kubelet.runtime.processes import ProcessRef, spawn
-from wherry.cli.cluster import hosts, images, layout, pause
+from wherry.cli.cluster import hosts, images, layout, pause, resolver
 from wherry.pb import containerd_events_pb2 as events_pb
 from wherry.pb import cri_runtime_pb2 as pb
 
@@ -311,3 +311,17 @@ def test_unreadable_description_says_what_to_do(
 def test_bad_cluster_names_are_refused(name: str) -> None:
     with pytest.raises(layout.ClusterError, match="want 1 to 8 small letters"):
         layout.check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("own", "upstream", "want"),
+    [
+        ("nameserver 127.0.0.53\noptions edns0\n", "nameserver 192.0.2.1\n", {"127.0.0.53": "192.0.2.1"}),
+        ("nameserver 192.0.2.9\n", "nameserver 192.0.2.1\n", {}),
+        ("nameserver 127.0.0.53\n", "", {}),
+        ("# nameserver 127.0.0.53\nnameserver ::1\n", "nameserver 192.0.2.1\n", {}),
+    ],
+    ids=["systemd-resolved", "a real server", "nobody to ask", "nothing for IPv4"],
+)
+def test_only_loopback_resolvers_are_redirected(own: str, upstream: str, want: dict[str, str]) -> None:
+    assert resolver.redirects(own, upstream) == want

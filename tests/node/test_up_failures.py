@@ -47,7 +47,7 @@ async def test_agent_that_ends_at_once_is_reported_and_cleared_away(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = "import sys; sys.exit('no kernel today')"
-    monkeypatch.setattr(launch, "agent_argv", lambda cluster, node, token: [sys.executable, "-c", program])
+    monkeypatch.setattr(launch, "agent_argv", lambda cluster, node: [sys.executable, "-c", program])
     with pytest.raises(ClusterError, match=r"node-1(.|\n)*no kernel today"):
         await up_module.up(name, 1, tmp_path / "data", Progress(quiet=True))
     assert leftovers(name, tmp_path / "data") == []

@@ -19,7 +19,9 @@ image = typer.Typer(no_args_is_help=True, help="Images on the local nodes.")
 
 
 def up(
-    nodes: Annotated[int, typer.Option("--nodes", "-n", min=1, max=200, help="How many nodes.")] = 0,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", "-n", min=1, max=200, show_default="2", help="How many nodes.")
+    ] = None,
     data_dir: Annotated[
         str, typer.Option("--data-dir", help="Where the cluster keeps its data (/var/lib/wherry/NAME).")
     ] = "",

@@ -18,6 +18,7 @@ from kubelet.network.node import outside_mtu
 from kubelet.runtime import mounts
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.processes import ProcessRef, find_binary
+from wherry.cli.cluster import resolver
 from wherry.cli.cluster.layout import Cluster, ClusterError, Node
 
 # Nodes live in a /24 of the first, pods in a /16 of the second; the first free one is taken.
@@ -118,6 +119,7 @@ def make_host(cluster: Cluster, node: Node) -> bool:
     links.ip("address", "add", f"{node.address}/{cluster.prefix_length}", "dev", inner, netns=node.netns)
     links.ip("link", "set", inner, "up", netns=node.netns)
     links.ip("route", "add", "default", "via", cluster.gateway, netns=node.netns)
+    resolver.set_up(node.netns_path)
     return True
 
 

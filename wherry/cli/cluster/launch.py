@@ -32,7 +32,7 @@ def server_argv(cluster: Cluster) -> list[str]:
     )  # fmt: skip
 
 
-def agent_argv(cluster: Cluster, node: Node, token: str) -> list[str]:
+def agent_argv(cluster: Cluster, node: Node) -> list[str]:
     """The agent's command, run inside the node's network namespace. nsenter changes nothing else, so /sys and its cgroups stay
     (`ip netns exec` would hide them)."""
     return [
@@ -40,7 +40,9 @@ def agent_argv(cluster: Cluster, node: Node, token: str) -> list[str]:
         *wherry_argv(
             "agent",
             "--server", cluster.server_address,
-            "--token", token,
+            # From a file, since everybody can read command lines.
+            "--token", f"@{node.token_file}",
+            "--ca", str(cluster.server_data / "ca.crt"),
             "--node-name", node.name,
             "--node-ip", node.address,
             "--data-dir", str(node.data),

@@ -78,6 +78,10 @@ class Node:
     def log(self) -> Path:
         return self.data / "agent.log"
 
+    @property
+    def token_file(self) -> Path:
+        return self.data / "join-token"
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:

@@ -197,9 +197,9 @@ async def _ensure_agents(cluster: Cluster, step: Step) -> None:
     started: dict[str, ProcessRef] = {}
     token = await _join_token(cluster) if missing else ""
     for node in missing:
-        node.data.mkdir(parents=True, exist_ok=True)
-        argv = launch.agent_argv(cluster, node, token)
-        started[node.name] = launch.start(argv, node.log, node.pid_file)
+        node.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.write_private(node.token_file, token.encode())
+        started[node.name] = launch.start(launch.agent_argv(cluster, node), node.log, node.pid_file)
     for node in cluster.nodes:
         process = started.get(node.name) or launch.running_agent(node)
         if process is None:
