@@ -18,14 +18,18 @@ Encode = Callable[[Any], Any]
 Decode = Callable[[Any, Path, Problems], Any]
 
 
+_PLAIN, _SORTED = (
+    json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, allow_nan=False)
+    for sort_keys in (False, True)
+)
+
+
 def dump(value: Any, *, sort_keys: bool = False) -> bytes:
     """Compact JSON. Raises ValueError on NaN and infinities, which have no JSON form."""
+    text = (_SORTED if sort_keys else _PLAIN).encode(value)
     try:
-        return json.dumps(
-            value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, allow_nan=False
-        ).encode()
+        return text.encode()
     except UnicodeEncodeError:  # a lone surrogate: as Go, the replacement character
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, allow_nan=False)
         return replace_surrogates(text).encode()
 
 

@@ -59,7 +59,9 @@ def parse(data: bytes | str) -> tuple[Any, list[str]]:
         raise DecodeError([FieldProblem("", f"not JSON: {_reason(error)}", "syntax", 1, error.lineno)]) from error
     except ValueError as error:  # a constant, a float or an integer out of all bounds
         raise DecodeError([FieldProblem("", f"not JSON: {error}", "syntax")]) from error
-    return (clean(value) if "\\u" in text or _SURROGATE.search(text) else value), duplicates
+    # Bytes hold a surrogate only as an escape; a str may hold one as it is.
+    suspect = "\\u" in text or (isinstance(data, str) and not text.isascii() and _SURROGATE.search(text))
+    return (clean(value) if suspect else value), duplicates
 
 
 def _reason(error: json.JSONDecodeError) -> str:

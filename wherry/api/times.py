@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import lru_cache
 from typing import Protocol
 
 from wherry.pb import meta_v1_pb2
@@ -33,6 +34,8 @@ class Instant(Protocol):
     def nanos(self) -> int: ...
 
 
+# The times of one object, and of its neighbours, are mostly the same few.
+@lru_cache(maxsize=4096)
 def parse_rfc3339(text: str) -> tuple[int, int]:
     """Unix seconds and nanoseconds. Raises ValueError."""
     match = _RFC3339.fullmatch(text)
@@ -51,6 +54,7 @@ def parse_rfc3339(text: str) -> tuple[int, int]:
     return delta.days * 86400 + delta.seconds, int((match.group(7) or "0").ljust(9, "0"))
 
 
+@lru_cache(maxsize=4096)
 def format_seconds(seconds: int) -> str:
     """`2026-01-02T15:04:05Z`."""
     return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
