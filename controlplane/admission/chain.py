@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controlplane.admission import lifecycle, node_restriction, node_taints, priority, service_account, tolerations
+from controlplane.admission import (
+    lifecycle,
+    node_restriction,
+    node_taints,
+    priority,
+    runtime_class,
+    service_account,
+    tolerations,
+)
 from controlplane.admission.base import Lookup, Plugin, Request
 
 
@@ -29,6 +37,7 @@ class Chain:
             service_account.ServiceAccount(token_volume=options.token_volume),
             priority.Priority(),
             tolerations.DefaultTolerations(options.toleration_s),
+            runtime_class.RuntimeClass(),
             node_taints.NodeTaints(),
         )
 

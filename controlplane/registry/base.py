@@ -57,6 +57,8 @@ class Stored:
 
     def wire(self) -> bytes:
         """The serialised message with metadata.resourceVersion appended (protobuf concatenation merges)."""
+        if not self.revision:  # the outcome of a dry run: it never was in the store
+            return self.value
         # Kind messages have metadata as field 1; ObjectMeta.resource_version is field 6.
         revision = str(self.revision).encode()
         inner = b"\x32" + bytes((len(revision),)) + revision

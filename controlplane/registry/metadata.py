@@ -7,7 +7,7 @@ from typing import Any
 
 from controlplane.registry import violations
 from controlplane.registry.strategy import NameRule
-from wherry.api import names
+from wherry.api import codec, names
 from wherry.api.context import Env
 from wherry.api.errors import Cause
 from wherry.pb import meta_v1_pb2
@@ -139,10 +139,16 @@ def _owners(owners: Sequence[meta_v1_pb2.OwnerReference], path: str) -> list[Cau
                     'Only one reference can have Controller set to true. Found "true" in references for '
                     f"{controller.kind}/{controller.name} and {owner.kind}/{owner.name}"
                 )
-                causes.append(violations.invalid(path, violations.plain_list(owners), detail))
+                causes.append(violations.invalid(path, [_plain_owner(item) for item in owners], detail))
             else:
                 controller = owner
     return causes
+
+
+def _plain_owner(owner: meta_v1_pb2.OwnerReference) -> dict[str, Any]:
+    """In the order in which Kubernetes writes its fields."""
+    value = codec.to_dict(owner)
+    return {name: value[name] for name in ("apiVersion", "kind", "name", "uid") if name in value} | value
 
 
 def _finalizers(finalizers: Sequence[str], path: str) -> list[Cause]:
@@ -182,6 +188,4 @@ def validate_update(meta: meta_v1_pb2.ObjectMeta, old: meta_v1_pb2.ObjectMeta, p
 
 
 def _shown(meta: meta_v1_pb2.ObjectMeta, json_name: str) -> Any:
-    from wherry.api import codec
-
     return codec.to_dict(meta).get(json_name)

@@ -50,7 +50,14 @@ def patched(kind: Kind, cls: type[Message], obj: Any, patch_type: str, change: A
         out = patch.merge(value, change)
     else:
         out = strategic.apply(value, change, schema.descriptor_of(cls))
-    return decode(out, cls, ctx)
+    try:
+        return decode(out, cls, ctx)
+    except codec.DecodeError as error:
+        if error.problems[0].code in ("unknown", "duplicate"):
+            raise  # strict field validation, which is a matter of the request
+        cause = violations.invalid("patch", change, error.message)
+        name = value.get("metadata", {}).get("name", "")
+        raise violations.invalid_object(kind.group, kind.kind, name, [cause]) from error
 
 
 def decode(value: Any, cls: type[Message], ctx: RequestContext) -> Any:

@@ -68,4 +68,4 @@ class Scaler:
                 current.metadata.uid = meta.uid
             return current
 
-        return stored(served.kind, await self._writer.change(ctx, served, namespace, name, change))
+        return stored(served.kind, await self._writer.change(ctx, served, namespace, name, change, "scale"))

@@ -41,10 +41,7 @@ class Selection:
         kind = served.kind
         if namespace and not kind.namespaced:
             raise BadRequest(f"{kind.group_resource} are not namespaced: the request names namespace {namespace!r}")
-        try:
-            by_label = labels.parse(label_selector)
-        except labels.BadSelector as error:
-            raise BadRequest(f"unable to parse requirement: {error.message}") from error
+        by_label = labels.parse(label_selector)
         by_field = fields.parse(field_selector)
         self.everything = by_label.everything and not by_field.terms
         self._labels: Callable[[Mapping[str, str]], bool] | None = None if by_label.everything else by_label.predicate()

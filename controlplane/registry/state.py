@@ -84,7 +84,7 @@ def translated(error: store_base.StoreError) -> APIError:
 
 def too_large_revision(asked: int, current: int) -> Timeout:
     return Timeout(
-        f"Too large resource version: {asked}, current: {current}",
+        f"Timeout: Too large resource version: {asked}, current: {current}",
         causes=(Cause("ResourceVersionTooLarge", "Too large resource version"),),
         retry_after_s=1,
     )

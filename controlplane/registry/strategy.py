@@ -144,6 +144,13 @@ class WithSpec(Strategy):
         Strategy.prepare_create(self, obj)
         obj.metadata.generation = 1
 
+    def prepare_subresource(self, obj: Any, old: Any, subresource: str) -> None:
+        """`scale` is an update of one field of the spec."""
+        self.prepare_update(obj, old)
+
+    def validate_subresource(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
+        return [*self.validate(obj), *self.validate_update(obj, old)]
+
     def prepare_update(self, obj: Any, old: Any) -> None:
         Strategy.prepare_update(self, obj, old)
         obj.metadata.generation = old.metadata.generation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from wherry.api import quantity
@@ -13,6 +14,8 @@ _DEFAULT_MODE = 0o644
 def pod(obj: core_v1_pb2.Pod) -> None:
     spec = obj.spec
     pod_spec(spec)
+    if spec.termination_grace_period_seconds < 0:
+        spec.termination_grace_period_seconds = 1
     if not spec.HasField("enable_service_links"):
         spec.enable_service_links = True
     if spec.host_network:
@@ -94,6 +97,8 @@ def pull_policy(image: str) -> str:
 
 def _container(container: Any) -> None:
     """A Container, or the common part of an EphemeralContainer."""
+    _round_up(container.resources.limits)
+    _round_up(container.resources.requests)
     if not container.image_pull_policy:
         container.image_pull_policy = pull_policy(container.image)
     container.termination_message_path = container.termination_message_path or "/dev/termination-log"
@@ -113,6 +118,17 @@ def _container(container: Any) -> None:
                 _http(getattr(container.lifecycle, name))
     if container.HasField("security_context") and container.security_context.HasField("proc_mount"):
         container.security_context.proc_mount = container.security_context.proc_mount or "Default"
+
+
+def _round_up(amounts: Any) -> None:
+    """Nothing finer than a thousandth is kept."""
+    for name in amounts:
+        text = amounts[name].string
+        if text[-1:] in ("n", "u") or "." in text or "e-" in text.lower():
+            parsed = quantity.parse(text)
+            thousandths = quantity.milli(text)
+            if parsed.amount.scaleb(3) != thousandths:
+                amounts[name].string = quantity.format_amount(Decimal(thousandths).scaleb(-3), parsed.format)
 
 
 def _probe(probe: core_v1_pb2.Probe) -> None:

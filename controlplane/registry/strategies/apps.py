@@ -23,6 +23,11 @@ class Deployments(WithSpec):
         if obj.spec == old.spec and dict(obj.metadata.annotations) != dict(old.metadata.annotations):
             obj.metadata.generation += 1
 
+    def prepare_status(self, obj: Any, old: Any) -> None:
+        WithSpec.prepare_status(self, obj, old)
+        obj.metadata.labels.clear()
+        obj.metadata.labels.update(old.metadata.labels)
+
     def validate(self, obj: Any) -> list[Cause]:
         return validation.deployment(obj)
 

@@ -101,6 +101,9 @@ class Secrets(Strategy):
     def validate_update(self, obj: Any, old: Any) -> list[Cause]:
         return validation.secret_update(obj, old)
 
+    def warnings(self, obj: Any, old: Any | None) -> list[str]:
+        return validation.secret_warnings(obj)
+
 
 @dataclass(slots=True)
 class ServiceAccounts(Strategy):

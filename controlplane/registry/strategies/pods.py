@@ -28,12 +28,13 @@ class Pods(Strategy):
         obj.status.phase = "Pending"
         obj.status.qos_class = resources.qos_class(obj)
         if obj.spec.scheduling_gates:
-            obj.status.conditions.add(
+            condition = obj.status.conditions.add(
                 type="PodScheduled",
                 status="False",
                 reason="SchedulingGated",
                 message="Scheduling is blocked due to non-empty scheduling gates",
             )
+            condition.last_transition_time.CopyFrom(obj.metadata.creation_timestamp)
 
     def prepare_update(self, obj: Any, old: Any) -> None:
         Strategy.prepare_update(self, obj, old)

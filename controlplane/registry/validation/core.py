@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -110,6 +111,12 @@ def secret(obj: Any) -> Causes:
     return causes
 
 
+def secret_warnings(obj: Any) -> list[str]:
+    if obj.type == "kubernetes.io/tls" and b"-----BEGIN " not in obj.data.get("tls.crt", b""):
+        return ["tls: failed to find any PEM data in certificate input"]
+    return []
+
+
 def _json_key(obj: Any, key: str) -> Causes:
     path = f"data[{key}]"
     if key not in obj.data:
@@ -176,7 +183,7 @@ def certificate_request(obj: Any) -> Causes:
     if not spec.request:
         causes.append(violations.required("spec.request"))
     elif not _is_certificate_request(spec.request):
-        text = spec.request.decode(errors="replace")
+        text = base64.b64encode(spec.request).decode()
         causes.append(violations.invalid("spec.request", text, "PEM block type must be CERTIFICATE REQUEST"))
     if not spec.usages:
         causes.append(violations.required("spec.usages"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from wherry.api import names
+from wherry.api import names, quantity
+
+_BYTES = ("memory", "ephemeral-storage")
 
 _DEPRECATED_LABELS = {
     "beta.kubernetes.io/arch": 'deprecated since v1.14; use "kubernetes.io/arch" instead',
@@ -46,11 +48,21 @@ def _spec(spec: Any, path: str) -> list[str]:
     for name, group in (("initContainers", spec.init_containers), ("containers", spec.containers)):
         for index, container in enumerate(group):
             found += _container(container, f"{path}.{name}[{index}]")
+    found += _fractions(spec.resources, f"{path}.resources")
     return found
 
 
+def _fractions(resources: Any, path: str) -> list[str]:
+    return [
+        f'{path}.{field}[{name}]: fractional byte value "{amounts[name].string}" is invalid, must be an integer'
+        for field, amounts in (("limits", resources.limits), ("requests", resources.requests))
+        for name in sorted(amounts)
+        if (name in _BYTES or name.startswith("hugepages-")) and quantity.milli(amounts[name]) % 1000
+    ]
+
+
 def _container(container: Any, path: str) -> list[str]:
-    found = []
+    found = _fractions(container.resources, f"{path}.resources")
     seen: set[str] = set()
     for index, variable in enumerate(container.env):
         if variable.name in seen:
