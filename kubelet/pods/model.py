@@ -104,7 +104,7 @@ class PodMemory:
     kill_by: float | None = None  # when the grace period of a pod that is being stopped is over
     removed: bool = False  # no longer this node's: no deletionTimestamp, no report
     cleaned: bool = False  # volumes and cgroup are gone
-    unwatched: bool = False  # adopted from the runtime without a spec
+    purged: bool = False  # ... and directories and logs
 
 
 @dataclass(frozen=True, slots=True)

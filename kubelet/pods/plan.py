@@ -125,7 +125,7 @@ class _Planner:
                 if orphan.sandbox_id not in known:
                     self.actions.append(m.RemoveContainer(orphan.id, orphan.log_path))
             return Stage.TERMINATING
-        if not self.memory.cleaned:
+        if not self.memory.purged:
             self.actions.append(m.Cleanup(everything=True))
             return Stage.TERMINATING
         return Stage.GONE

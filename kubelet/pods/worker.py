@@ -357,6 +357,7 @@ class PodWorker:
                 self._services.cgroups.remove(self.pod)
                 if action.everything:
                     self._services.files.remove_pod(self.pod)
+                    self.memory.purged = True
                 self.memory.cleaned = True
 
     def _failed(self, action: m.Action, message: str, reason: str, retryable: bool) -> None:

@@ -458,7 +458,9 @@ def test_the_last_states_outlive_the_removal_of_the_containers() -> None:
 
 
 def test_gone() -> None:
-    assert decide(pod().deleting(), mem=memory(cleaned=True)).stage is Stage.GONE
+    assert decide(pod().deleting(), mem=memory(purged=True)).stage is Stage.GONE
+    finished = decide(pod().deleting(), mem=memory(cleaned=True))
+    assert words(finished) == ["cleanup all"], "what a finished pod kept goes too"
 
 
 def test_restart_rules_of_a_container() -> None:
