@@ -8,6 +8,7 @@ nowhere else. The work is in `encode` and `decode` (compiled per descriptor), `j
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 M = TypeVar("M", bound=Message)
+_SPACE = re.compile(r"\s*")
 
 
 def to_dict(message: Message) -> dict[str, Any]:
@@ -147,12 +149,16 @@ def _documents(text: str) -> list[tuple[int, str]]:
     if text.lstrip()[:1] == "{":
         jsontext.check_depth(text)
         decode = json.JSONDecoder().raw_decode
-        chunks, position = [], len(text) - len(text.lstrip())
+        chunks: list[tuple[int, str]] = []
+        position, line = len(text) - len(text.lstrip()), 1
+        line += text.count("\n", 0, position)
         try:
             while position < len(text):
                 end = decode(text, position)[1]
-                chunks.append((text.count("\n", 0, position) + 1, text[position:end]))
-                position = end + len(text[end:]) - len(text[end:].lstrip())
+                chunks.append((line, text[position:end]))
+                following = end + len(_SPACE.match(text, end)[0])  # type: ignore[index]  # it matches the empty string
+                line += text.count("\n", position, following)
+                position = following
             return chunks
         except (ValueError, RecursionError):
             pass  # a flow mapping of YAML, or neither

@@ -5,23 +5,25 @@ Strings that YAML 1.1 would take for something else (yes, 017, 1e3, dates) are q
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
-
-import yaml
 
 from wherry.api.yamltext import resolve
 
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
+@cache
+def _dumper() -> Any:
+    """Made at first use, since PyYAML is imported only then. No aliases for values that occur twice."""
+    import yaml
 
-class _Dumper(_DUMPER):  # type: ignore[misc]
-    """No aliases for values that occur twice; text of several lines as a block."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    dumper: Any = type("Dumper", (base,), {"ignore_aliases": lambda self, data: True})
+    dumper.add_representer(str, _text)
+    return dumper
 
 
 def _text(dumper: Any, value: str) -> Any:
+    """Text of several lines as a block; quotes where the plain form would be read as something else."""
     style = None
     if "\n" in value and not any(line.endswith((" ", "\t")) for line in value.split("\n")):
         style = "|"
@@ -30,12 +32,11 @@ def _text(dumper: Any, value: str) -> Any:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-_Dumper.add_representer(str, _text)
-
-
 def dump(value: Any) -> str:
     """Block style with sorted keys, as kubectl prints."""
+    import yaml
+
     text: str = yaml.dump(
-        value, Dumper=_Dumper, sort_keys=True, allow_unicode=True, default_flow_style=False, width=10**6
+        value, Dumper=_dumper(), sort_keys=True, allow_unicode=True, default_flow_style=False, width=10**6
     )
     return text

@@ -2,7 +2,8 @@
 
 What is a number or a boolean is what Kubernetes' YAML library takes for one (checked against kubectl): the words of
 YAML 1.1 (yes, no, on, off, y, n) are booleans, 017 and 0o17 are octal, dates stay strings, and keys become strings.
-Called by `codec`. libyaml does the scanning; the values are built here from its events, without recursion.
+Called by `codec`. libyaml does the scanning; the values are built here from its events, without recursion. PyYAML is
+imported when the first text is read: a control plane that is sent JSON and protobuf never needs it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from wherry.api.jsontext import MAX_DEPTH
 from wherry.api.problems import DecodeError, FieldProblem, join_path
 
 # Values that aliases may add up to beyond what is written out; a bomb has billions, a real file some hundreds.
 MAX_ALIASED_VALUES = 100_000
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
     form: value
     for value, words in ((True, ("y", "yes", "true", "on")), (False, ("n", "no", "false", "off")))
@@ -56,9 +54,11 @@ class _Wrong(Exception):
 
 def parse(text: str, *, with_lines: bool = False) -> Parsed:
     """One document; no document at all is None. Raises DecodeError whose problem has the line."""
+    import yaml
+
     builder = _Builder(with_lines)
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             builder.feed(event)
     except _Wrong as wrong:
         problem = FieldProblem("", wrong.message, wrong.code, 1, wrong.mark.line + 1)
@@ -101,8 +101,8 @@ class _Builder:
         self._documents = 0
 
     def feed(self, event: Any) -> None:
-        kind = type(event)
-        if kind is yaml.ScalarEvent:
+        kind = type(event).__name__
+        if kind == "ScalarEvent":
             if self._waits_for_key():
                 self._set_key(event)
                 return
@@ -110,13 +110,13 @@ class _Builder:
             if event.anchor:
                 self._anchors[event.anchor] = (value, 1, 0)
             self._add(value, 1, 0, event)
-        elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-            self._open(event, {} if kind is yaml.MappingStartEvent else [])
-        elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+        elif kind == "MappingStartEvent" or kind == "SequenceStartEvent":
+            self._open(event, {} if kind == "MappingStartEvent" else [])
+        elif kind == "MappingEndEvent" or kind == "SequenceEndEvent":
             self._close(event)
-        elif kind is yaml.AliasEvent:
+        elif kind == "AliasEvent":
             self._alias(event)
-        elif kind is yaml.DocumentStartEvent:
+        elif kind == "DocumentStartEvent":
             self._documents += 1
             if self._documents > 1:
                 raise _Wrong("not YAML: a second document where one was expected", event.start_mark)

@@ -134,6 +134,10 @@ def test_documents() -> None:
     assert codec.decode_manifest("\ufeff" + good) == [document.message for document in documents]
 
 
+def test_directives_belong_to_the_document_after_them() -> None:
+    assert len(codec.decode_manifest("%YAML 1.1\n---\napiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Node\n")) == 2
+
+
 @pytest.mark.parametrize("text", ["", "---\n---\n", "# only a comment", "null", "---\n...\n"])
 def test_nothing_at_all(text: str) -> None:
     assert codec.decode_manifest(text) == []
