@@ -135,7 +135,9 @@ def test_documents() -> None:
 
 
 def test_directives_belong_to_the_document_after_them() -> None:
-    assert len(codec.decode_manifest("%YAML 1.1\n---\napiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Node\n")) == 2
+    assert (
+        len(codec.decode_manifest("%YAML 1.1\n---\napiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Node\n")) == 2
+    )
 
 
 @pytest.mark.parametrize("text", ["", "---\n---\n", "# only a comment", "null", "---\n...\n"])
