@@ -246,20 +246,24 @@ class _Stream:
         self._pump.cancel()
 
     async def _receive(self, server: Server, inner: BidiStream) -> None:
-        end: APIError | None = None
+        end: APIError | None = ServiceUnavailable("the connection was reset")
         try:
-            await server.serve(self._move(inner))
-            if not await self._link.deliver():
-                end = _silence()
-        except APIError as error:
-            end = error if await self._link.deliver() else _silence()
+            end = await self._serve(server, inner)
         except asyncio.CancelledError:
-            end = ServiceUnavailable("the connection was reset")
-            if self._over:
+            if self._over:  # else it was `_break`
                 raise
         finally:
             self._link.forget(self)
         await self._inbox.put(end)
+
+    async def _serve(self, server: Server, inner: BidiStream) -> APIError | None:
+        """How the stream ends, as far as its client can see: over a cut cable every end is silence."""
+        end: APIError | None = None
+        try:
+            await server.serve(self._move(inner))
+        except APIError as error:
+            end = error
+        return end if await self._link.deliver() else _silence()
 
     async def _move(self, inner: BidiStream) -> None:
         try:

@@ -134,18 +134,16 @@ class DeploymentController:
             pass
 
     async def _report(self, deployment: apps_v1_pb2.Deployment, decided: planning.Plan) -> None:
-        seen = deployment
-        if decided.revision:
-            seen = await self._client.patch(
-                apps_v1_pb2.Deployment,
-                deployment.metadata.name,
-                deployment.metadata.namespace,
-                {"metadata": {"uid": deployment.metadata.uid, "annotations": {template.REVISION: decided.revision}}},
-            )
-        if decided.status is not None:
-            await self._write_status(seen, decided.status)
+        """Revision and status in one write through `status`, which takes annotations too and leaves the generation."""
+        if decided.revision or decided.status is not None:
+            await self._write_status(deployment, decided.status, decided.revision)
 
-    async def _write_status(self, deployment: apps_v1_pb2.Deployment, status: apps_v1_pb2.DeploymentStatus) -> None:
+    async def _write_status(
+        self, deployment: apps_v1_pb2.Deployment, status: apps_v1_pb2.DeploymentStatus | None, revision: str = ""
+    ) -> None:
         copy = shell.copy_of(deployment)
-        copy.status.CopyFrom(status)
+        if status is not None:
+            copy.status.CopyFrom(status)
+        if revision:
+            copy.metadata.annotations[template.REVISION] = revision
         await self._client.update_status(copy)

@@ -64,6 +64,14 @@ def owners_of(obj: Any) -> tuple[Owner, ...]:
     )
 
 
+def _fits(reference: Owner, owner: Node, dependent: Node) -> bool:
+    """An owner is looked for by name and beside its dependent, so one elsewhere or of another name will not be found."""
+    return (
+        (reference.kind, reference.name) == (owner.kind.kind, owner.name)
+        and owner.namespace in ("", dependent.namespace)
+    )  # fmt: skip
+
+
 class Graph:
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
@@ -100,12 +108,12 @@ class Graph:
         return [*self._dependents.get(uid, ()), *self._waiting(node)]
 
     def _is_suspicious(self, node: Node) -> bool:
-        """An owner is not known, or goes and takes its dependents along."""
+        """An owner is not known, is not what the reference says, or goes and takes its dependents along."""
         if node.deleting:
             return False
         for reference in node.owners:
             owner = self._nodes.get(reference.uid)
-            if owner is None or owner.waits_for_dependents:
+            if owner is None or owner.waits_for_dependents or not _fits(reference, owner, node):
                 return True
         return False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +101,8 @@ GRAPH = [
     pytest.param([node("x", state="df"), node("a", "x")], node("x", state="df"), ["x"], id="it still waits"),
     pytest.param([node("x", state="df"), node("a", "x")], node("a"), ["x"], id="a dependent lets go"),
     pytest.param([], node("a", state="do"), ["a"], id="orphaning"),
+    pytest.param([replace(node("x"), namespace="other")], node("a", "x"), ["a"], id="an owner in another namespace"),
+    pytest.param([replace(node("x"), name="y")], node("a", "x"), ["a"], id="an owner of another name"),
     pytest.param([], node("a", "x", state="d"), [], id="deleted already"),
 ]
 
