@@ -19,6 +19,9 @@ from kubelet.runtime.base import RuntimeFailure
 # Where programs for administrators are; an ordinary PATH often lacks some of it.
 SBIN = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
+# A killed process may sit in the kernel for a while (disk, NFS); then somebody has to be told.
+KILL_TIMEOUT_S = 20.0
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _START_FIELD = 22  # proc(5): start time in clock ticks after boot
 _STATE_FIELD = 3
@@ -77,12 +80,15 @@ class ProcessRef:
             reap(self.pid)
 
     def terminate(self, grace_s: float) -> bool:
-        """SIGTERM, then SIGKILL after `grace_s`; blocks until it is gone. False when it was gone already."""
+        """SIGTERM, then SIGKILL after `grace_s`; blocks until it is gone. False when it was gone already.
+        Raises TimeoutError for one that the kernel holds back."""
         if not self.signal(signal.SIGTERM):
             reap(self.pid)
             return False
         deadline = monotonic() + grace_s
         while self.alive():
+            if monotonic() > deadline + KILL_TIMEOUT_S:
+                raise TimeoutError(f"process {self.pid} does not end, not even by SIGKILL")
             if monotonic() >= deadline:
                 self.signal(signal.SIGKILL)
             sleep(0.01)

@@ -252,6 +252,45 @@ async def test_shared_process_namespace_is_reaped_by_pause(runtime: CriRuntime, 
     assert " Z " not in listed
 
 
+async def test_log_goes_on_in_a_new_file_after_rotation(runtime: CriRuntime, pods: Any) -> None:
+    container = await pods.container(await pods.sandbox(), "while :; do echo tick; sleep 0.02; done")
+    path = Path((await runtime.container_status(container)).log_path)
+    rotated = path.with_suffix(".1")
+    await asyncio.to_thread(path.rename, rotated)
+    await runtime.reopen_log(container)
+
+    async def fresh() -> bool:
+        return "tick" in await log_of(runtime, container)
+
+    await eventually(fresh)
+    assert "tick" in await asyncio.to_thread(rotated.read_text)
+
+
+async def test_limits_change_while_it_runs(runtime: CriRuntime, pods: Any) -> None:
+    container = await pods.container(
+        await pods.sandbox(), "sleep 1000", resources=Resources(memory_limit_bytes=64 << 20, cpu_shares=100)
+    )
+    await runtime.update_resources(container, Resources(memory_limit_bytes=32 << 20, cpu_shares=200))
+    script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
+    result = await runtime.exec_sync(container, ["sh", "-c", script], 10)
+    assert result.stdout.split() == [str(32 << 20).encode()]
+
+
+async def test_sysctls_are_set_in_the_pod(runtime: CriRuntime, pods: Any) -> None:
+    sandbox = await pods.sandbox(sysctls={"net.ipv4.ip_unprivileged_port_start": "80"})
+    user = SecurityContext(run_as_user=65534)
+    await pods.container(sandbox, "httpd -f -p 80 -h /etc", security=user)  # a low port, without root
+
+    async def connect() -> Any:
+        try:
+            return await runtime.port_forward(sandbox[0], 80)
+        except RuntimeFailure:
+            return None
+
+    stream = await eventually(connect)
+    await stream.close()
+
+
 async def test_stats_and_images(runtime: CriRuntime, pods: Any) -> None:
     sandbox = await pods.sandbox()
     container = await pods.container(sandbox, "while :; do :; done")

@@ -54,7 +54,7 @@ async def client(cluster: Cluster) -> AsyncIterator[ClientAPI]:
     settings = credentials(cluster)
     if settings is None:
         raise ClusterError(f"{cluster.server_data / 'admin.conf'} is not there: the control plane has not started yet")
-    connected = connect(settings.with_server(f"127.0.0.1:{cluster.port}"))
+    connected = connect(settings)
     try:
         yield connected
     finally:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import sys
 from collections.abc import Callable, Coroutine
@@ -140,6 +141,10 @@ def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
     from wherry.cli.cluster.images import ImageError
     from wherry.cli.cluster.layout import ClusterError
 
+    # Marks and other people's messages may be beyond the terminal's encoding.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = asyncio.run(work())
     except (ClusterError, ImageError, NetworkError, RuntimeFailure, APIError, OSError) as error:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from time import monotonic, sleep
 
-from kubelet.runtime.processes import SBIN, ProcessRef, command_lines, find_binary, reap, spawn
+from kubelet.runtime.processes import KILL_TIMEOUT_S, SBIN, ProcessRef, command_lines, find_binary, reap, spawn
 from wherry.cli.cluster.layout import Cluster, Node
 
 STOP_TIMEOUT_S = 10.0
@@ -26,7 +26,8 @@ def server_argv(cluster: Cluster) -> list[str]:
     return wherry_argv(
         "server",
         "--data-dir", str(cluster.server_data),
-        "--listen", f"0.0.0.0:{cluster.port}",
+        # On the bridge, which this machine and its nodes reach and nobody else.
+        "--listen", cluster.server_address,
         "--advertise", cluster.server_address,
         "--cluster-cidr", cluster.cluster_cidr,
     )  # fmt: skip
@@ -92,12 +93,14 @@ def stop(processes: list[ProcessRef], timeout_s: float = STOP_TIMEOUT_S) -> None
     for process in processes:
         process.signal(signal.SIGTERM)
     deadline = monotonic() + timeout_s
-    while any(process.alive() for process in processes):
+    while left := [process for process in processes if process.alive()]:
+        if monotonic() > deadline + KILL_TIMEOUT_S:
+            raise TimeoutError(f"processes {[process.pid for process in left]} do not end, not even by SIGKILL")
         if monotonic() > deadline:
-            for process in processes:
+            for process in left:
                 process.signal(signal.SIGKILL)
         sleep(0.02)
-        for process in processes:
+        for process in left:
             reap(process.pid)
 
 

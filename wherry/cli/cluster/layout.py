@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from kubelet.runtime.containerd import Layout
 
 STATE_DIR = Path("/var/lib/wherry")
 RUN_DIR = Path("/run/wherry")
-# Empty files that stay: removing a lock file that somebody waits for would split the lock in two.
 LOCK_DIR = Path("/run/lock")
 DEFAULT_NAME = "wherry"
 MAX_NODES = 200  # addresses of one /24, with room for the host's
@@ -185,10 +185,19 @@ def load(name: str) -> Cluster | None:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Holds a lock file for as long as the block runs: one command at a time works on a cluster, and one chooses networks."""
-    LOCK_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (LOCK_DIR / f"wherry-{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    LOCK_DIR.mkdir(parents=True, exist_ok=True)
+    path = LOCK_DIR / f"wherry-{name}.lock"
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it before has removed the file: then the lock that counts is another one.
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def known() -> list[str]:

@@ -53,7 +53,9 @@ def install(packages: list[str]) -> None:
             "here, so install what this distribution calls them, then run `wherry up` again"
         )
     with _services_stay_off():
-        for arguments in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
+        # A fresh machine often updates itself at that moment: wait for its lock.
+        patience = ["-o", "DPkg::Lock::Timeout=300"]
+        for arguments in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *patience, *packages]):
             _apt([apt, *arguments], listed)
     if "containerd" in packages:
         _disable_service("containerd.service")
