@@ -94,8 +94,8 @@ def tail_text(path: Path, lines: int, limit_bytes: int) -> str:
     try:
         offset, _ = tail_position(path, lines)
         with path.open("rb") as file:
-            file.seek(max(offset, path.stat().st_size - 2 * limit_bytes))
-            raw = file.read(2 * limit_bytes)
+            file.seek(max(offset, path.stat().st_size - BLOCK))
+            raw = file.read(BLOCK)
     except OSError:
         return ""
     entries = [entry for line in raw.split(b"\n") if (entry := parse_line(line))]
