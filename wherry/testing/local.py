@@ -1,0 +1,169 @@
+"""A real local cluster (`wherry up`) for tests and benchmarks: two or more nodes, real containers, under a name of its own, so
+that several can run side by side. Whoever makes one takes it down; `trace()` tells what must be the same before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wherry.cli.cluster import launch, layout
+from wherry.client.client import Client
+from wherry.client.config import load_config
+from wherry.client.grpc import connect
+
+MAIN = [sys.executable, "-m", "wherry.cli.main"]
+IMAGE = "wherry.local/demo:1"
+T = TypeVar("T")
+
+
+class LocalCluster:
+    """`up` may be called again at any time: it mends what was killed."""
+
+    def __init__(self, nodes: int = 2, prefix: str = "t") -> None:
+        self.name = prefix + secrets.token_hex(3)
+        self.node_count = nodes
+        self._folder = tempfile.TemporaryDirectory(prefix="wherry-local-")
+        self.config = Path(self._folder.name) / "config"
+        self.environment = {**os.environ, "WHERRY_CONFIG": str(self.config)}
+
+    def wherry(self, *words: str, stdin: str | None = None, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*MAIN, *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment,
+            check=False,
+        )
+
+    def ok(self, *words: str, stdin: str | None = None) -> str:
+        result = self.wherry(*words, stdin=stdin)
+        if result.returncode:
+            raise AssertionError(
+                f"wherry {' '.join(words)}: exit code {result.returncode}\n{result.stdout}{result.stderr}"
+            )
+        return result.stdout
+
+    def up(self) -> str:
+        return self.ok("up", "--name", self.name, "--nodes", str(self.node_count))
+
+    def down(self) -> str:
+        try:
+            return self.ok("down", "--name", self.name)
+        finally:
+            self._folder.cleanup()
+
+    def client(self) -> Client:
+        """The typed client; the caller closes it."""
+        return connect(load_config(self.config))
+
+    def apply(self, manifest: str) -> str:
+        return self.ok("apply", "-f", "-", stdin=manifest)
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.ok("get", *words, "-o", "json"))
+
+    def pods(self, selector: str) -> list[dict[str, Any]]:
+        """Those that are not being deleted, by name."""
+        items = self.json("pods", "-l", selector)["items"]
+        return [item for item in items if "deletionTimestamp" not in item["metadata"]]
+
+    @property
+    def description(self) -> layout.Cluster:
+        found = layout.load(self.name)
+        assert found is not None, "the cluster is not up"
+        return found
+
+    def server_pid(self) -> int:
+        process = launch.running_server(self.description)
+        assert process is not None, "no control plane runs"
+        return process.pid
+
+    def agent_pid(self, node: int) -> int:
+        process = launch.running_agent(self.description.node(node))
+        assert process is not None, f"no agent of node {node} runs"
+        return process.pid
+
+    def cable(self, node: int, *, connected: bool) -> None:
+        """Plugs the node's only link in or out."""
+        link = self.description.node(node).link
+        subprocess.run(["ip", "link", "set", link, "up" if connected else "down"], check=True)
+
+
+def deployment(name: str, replicas: int, script: str = "exec sleep 1000000", *, extra: str = "", spec: str = "") -> str:
+    """A Deployment of the demo image. `extra` is YAML of the container, `spec` of the Deployment, each a flow mapping's
+    inside, such as `readinessProbe: {...}`."""
+    container = {
+        "name": "c", "image": IMAGE, "command": ["/bin/sh", "-c", script],
+        "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}},
+    }  # fmt: skip
+    return (
+        f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n"
+        f"{'  ' + spec if spec else ''}\n"
+        f"  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n"
+        f"    spec:\n      terminationGracePeriodSeconds: 1\n      containers:\n"
+        f"      - {json.dumps(container)[:-1]}{', ' + extra if extra else ''}}}\n"
+    )
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def containers(pods: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    """Pod name -> (container id, restart count) of its first container."""
+    return {
+        pod["metadata"]["name"]: (status["containerID"], status["restartCount"])
+        for pod in pods
+        for status in pod["status"].get("containerStatuses", [])[:1]
+    }
+
+
+def until(check: Callable[[], T], timeout_s: float = 60.0, pause_s: float = 0.1) -> T:
+    """The first true answer. Raises AssertionError that tells the last one."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := check()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not so after {timeout_s:g} s; the last answer was {answer!r}")
+        time.sleep(pause_s)
+    return answer
+
+
+def trace() -> dict[str, list[str]]:
+    """What a cluster leaves behind if it leaves something: processes, mounts, links, namespaces, rules, cgroups, folders."""
+
+    def lines(*command: str) -> list[str]:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return sorted(done.stdout.splitlines())
+
+    words = ("containerd", "wherry.cli.main server", "wherry.cli.main agent", "/pause")
+    processes = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if any(word in command for word in words):
+                processes.append(f"{entry.name} {command}")
+    return {
+        "processes": sorted(processes),
+        "mounts": sorted(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()),
+        "links": sorted(os.listdir("/sys/class/net")),
+        "namespaces": sorted(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else [],
+        "nftables": lines("nft", "list", "ruleset"),
+        "iptables": [line for line in lines("iptables-save") if not line.startswith(("#", ":"))],
+        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/wherry/*")),
+        "folders": sorted(str(path) for root in ("/var/lib/wherry", "/run/wherry") for path in Path(root).glob("*")),
+    }
