@@ -52,6 +52,11 @@ def check_key(key: str) -> None:
         raise ValueError("a key must not be empty")
 
 
+def check_compaction(revision: int) -> None:
+    if revision < 1:
+        raise ValueError(f"cannot compact at revision {revision}: must be 1 or more")
+
+
 def prefix_end(prefix: str) -> str:
     """The smallest string greater than all that start with `prefix`; "" when there is none."""
     for index in range(len(prefix) - 1, -1, -1):

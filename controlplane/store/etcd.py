@@ -25,7 +25,7 @@ from controlplane.store.base import (
     TxnResult,
     Unavailable,
 )
-from controlplane.store.check import check_key, check_transaction, prefix_end
+from controlplane.store.check import check_compaction, check_key, check_transaction, prefix_end
 from controlplane.store.etcd_rpc import (
     COMPACT,
     GRANT,
@@ -51,6 +51,7 @@ IN_FLIGHT = 64  # of one batch; more brings no further throughput
 LEASE_SHARE = 0.05  # of the time to live: for so long a lease takes in further keys
 LEASE_SHARE_MAX_S = 60.0
 LEASE_KEYS = 1000
+LEARN_TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -125,6 +126,7 @@ class EtcdStore:
         return await self._shielded(self._batch(items))
 
     async def compact(self, revision: int) -> None:
+        check_compaction(revision)
         self.check_open()
         try:
             await self._members.call(COMPACT, rpc.CompactionRequest(revision=revision))
@@ -177,17 +179,19 @@ class EtcdStore:
             raise await self._learn_compacted() from error
 
     async def _learn_compacted(self) -> Compacted:
-        """A watch of the first revision is told where the history begins."""
+        """A watch of the first revision is told where the history begins, unless that is the first revision itself."""
         stream = EventStream(self._members, 1)
         try:
-            await stream.open()
-            while True:
+            async with asyncio.timeout(LEARN_TIMEOUT_S):
+                await stream.open()
                 await stream.read()
         except Compacted as error:
             self.compacted = max(self.compacted, error.compacted)
-            return error
+        except TimeoutError:
+            pass  # no event at all
         finally:
             stream.cancel()
+        return Compacted(max(self.compacted, 1))
 
     async def _shielded(self, write: Coroutine[Any, Any, T]) -> T:
         if self._closed:

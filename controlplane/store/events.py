@@ -221,7 +221,8 @@ class RingWatch:
         self._source = source
         self._cursor = Cursor(prefix, from_revision - 1 if from_revision > 0 else source.ring.head)
         self._told = self._cursor.position
-        self._fresh = from_revision > 0
+        # What is compacted later does no harm as long as the ring has it.
+        self._refusal = source.compacted if from_revision > 0 and self._cursor.position < source.compacted else 0
         self._closed = False
         self._history: History | None = None
 
@@ -230,10 +231,8 @@ class RingWatch:
 
     async def __anext__(self) -> WatchBatch:
         source, cursor = self._source, self._cursor
-        if self._fresh:
-            if cursor.position < source.compacted:
-                raise Compacted(source.compacted)
-            self._fresh = False
+        if self._refusal:
+            raise Compacted(self._refusal)
         while not self._closed:
             source.check_open()
             ring = source.ring

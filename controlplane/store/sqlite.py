@@ -35,7 +35,7 @@ from controlplane.store.base import (
     Unavailable,
     WatchBatch,
 )
-from controlplane.store.check import check_key, check_transaction
+from controlplane.store.check import check_compaction, check_key, check_transaction
 from controlplane.store.events import EventRing, RingWatch, closed_error, event_key, event_size
 from controlplane.store.lane import InlineLane, Lane, ThreadLane
 from controlplane.store.sqlite_file import Applied, Database
@@ -128,6 +128,7 @@ class SqliteStore:
         return [result for result in results if isinstance(result, TxnResult)]
 
     async def compact(self, revision: int) -> None:
+        check_compaction(revision)
         await self._run(lambda: self._database.begin_compaction(revision))
         self.compacted = max(self.compacted, revision)
         # Piece by piece, so that writers get in between.
