@@ -194,7 +194,7 @@ def test_half_made_networks_are_mended_and_removed(made: str, cluster: Cluster) 
     if made == "namespace without cable":
         links.ip("netns", "add", node.netns)
     elif made == "cable without namespace":
-        links.ip("link", "add", node.link, "type", "veth", "peer", "name", f"wt{os.getpid()}"[:15])
+        links.ip("link", "add", node.link, "type", "veth", "peer", "name", f"wp{os.getpid()}"[:15])
     elif made == "plain file as namespace":
         links.NETNS_DIR.mkdir(exist_ok=True)
         (links.NETNS_DIR / node.netns).touch()
