@@ -36,7 +36,7 @@ async def open_store(url: str, env: Env, *, inline: bool = False, tls: TLSFiles 
             raise StoreError(f"{url}: etcd cannot run inline: use sqlite::memory:")
         from controlplane.store.etcd import EtcdStore
 
-        endpoints = [endpoint for endpoint in rest.removeprefix("//").rstrip("/").split(",") if endpoint]
+        endpoints = [endpoint for endpoint in rest.strip("/").split(",") if endpoint]
         if not endpoints:
             raise StoreError(f"{url}: no endpoint is named: use etcd://HOST:PORT,HOST:PORT")
         return await EtcdStore.open(endpoints, env, tls=tls)
