@@ -4,6 +4,7 @@ what was there already, and how long it took; nothing is announced as done befor
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ class Step:
 
 
 class Progress:
-    """`quiet` prints only failures."""
+    """`quiet` prints nothing; failures are exceptions."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.changes = 0
@@ -68,8 +69,14 @@ class Progress:
             self._line("·", text, step.result or "nothing to do", "dim")
 
     def say(self, text: str = "") -> None:
-        if not self._quiet:
+        if self._quiet:
+            return
+        try:
             print(text, flush=True)
+        except BrokenPipeError:
+            # The reader went away (`wherry up | head`). What is under way goes on: half a cluster would help nobody.
+            self._quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def table(self, title: str, header: list[str], rows: list[list[str]]) -> None:
         if self._quiet:
@@ -83,5 +90,5 @@ class Progress:
         if self._console is not None:
             self._console.print(f"[{style}]{mark}[/{style}] ", end="")
             self._console.print(f"{text} ({result})", markup=False)
-        elif not self._quiet or mark == "✗":
-            print(f"{mark} {text} ({result})", flush=True)
+        else:
+            self.say(f"{mark} {text} ({result})")
