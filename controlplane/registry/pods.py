@@ -19,7 +19,7 @@ from controlplane.registry.state import Entry, Served, State
 from controlplane.registry.writes import MODIFIED, Writer, conflict, not_found
 from controlplane.store.base import BatchItem, Compare, Delete, Operation, Put
 from wherry.api import meta
-from wherry.api.errors import APIError, BadRequest, Conflict
+from wherry.api.errors import APIError, BadRequest, Conflict, ServiceUnavailable
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2
 
 _TRIES = 5
@@ -62,7 +62,7 @@ class PodOperations:
             for index, request in enumerate(bindings)
         ]
         names = [request.name for request in bindings]
-        await self._run(items, names, record, dry_run=ctx.dry_run)
+        await self._run(items, names, record, lambda name: conflict(self._pods.kind, name), dry_run=ctx.dry_run)
         return results
 
     def _bound(self, request: pods_pb2.BindRequest, entry: Entry, now: float) -> tuple[tuple[Compare, ...], Operation]:
@@ -109,7 +109,9 @@ class PodOperations:
             key = keys.key(self._pods.kind, namespace, name)
             request = admission.Request("UPDATE", self._pods.kind, "status", namespace, name, None, None, ctx.identity)
             items.append(_Item(index, key, self._status_step(request, key, uid, status, terminated)))
-        await self._run(items, [name for _, name, *_ in updates], record, dry_run=ctx.dry_run)
+        # No Conflict: to the node link that would mean that the pod is not the node's any more.
+        busy = ServiceUnavailable("the pod changes faster than its status can be written; try again", retry_after_s=1)
+        await self._run(items, [name for _, name, *_ in updates], record, lambda name: busy, dry_run=ctx.dry_run)
         return results
 
     def _status_step(
@@ -147,6 +149,7 @@ class PodOperations:
         items: Sequence[_Item],
         names: Sequence[str],
         record: Callable[[int, int, Exception | None], None],
+        exhausted: Callable[[str], Exception],
         *,
         dry_run: bool,
     ) -> None:
@@ -194,7 +197,7 @@ class PodOperations:
                 item.entry = None if now is None else Entry(now.value, now.mod_revision, {})
                 waiting.append(item)
         for item in waiting:
-            record(item.index, 0, conflict(kind, names[item.index]))
+            record(item.index, 0, exhausted(names[item.index]))
 
     # eviction
 

@@ -133,37 +133,38 @@ class Reader:
             raise translated(error) from error
 
     async def watch(self, served: Served, options: WatchOptions) -> AsyncIterator[WatchBatch]:
+        """Everything that is there as one batch of ADDED (unless a revision to start from is named), then what changes."""
         selection = Selection(served, options.namespace, options.label_selector, options.field_selector)
         start = _watch_revision(options.resource_version)
-        deadline = None
         loop = asyncio.get_running_loop()
-        if options.timeout_s > 0:
-            deadline = loop.time() + options.timeout_s
+        deadline = loop.time() + options.timeout_s if options.timeout_s > 0 else None
         initial = options.send_initial_events or start == 0
-        cache = await self._state.fresh(served, start if options.send_initial_events else 0)
-        if not initial and start > cache.revision:
-            cache = await self._state.fresh(served, start)
+        cache = await self._state.fresh(served, start)
         revision = cache.revision if initial else start
         subscription = cache.watch(selection.prefix, revision + 1)
         try:
             if initial:
-                async for batch in self._initial(served, cache, selection, revision, options.send_initial_events):
-                    yield batch
+                present = await self._present(served, cache, selection, revision, options.send_initial_events)
+                if present:
+                    yield WatchBatch(present, revision)
             bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
             while True:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        batch_in = await anext(subscription)
+                        batch = await anext(subscription)
                 except TimeoutError:
+                    if options.bookmarks:  # so that the client need not go through what it has seen when it comes back
+                        yield _bookmarked(served, revision)
                     return
                 except StopAsyncIteration:
                     return
-                events = _events(served, selection, batch_in)
+                revision = batch.revision
+                events = _events(served, selection, batch)
                 if events:
-                    yield WatchBatch(events, batch_in.revision)
+                    yield WatchBatch(events, revision)
                 elif options.bookmarks and loop.time() >= bookmark_at:
                     bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
-                    yield WatchBatch((_bookmark(served, batch_in.revision, ends_initial=False),), batch_in.revision)
+                    yield _bookmarked(served, revision)
         except store_base.Compacted as error:
             raise Expired(f"too old resource version: {start} ({error.compacted})") from error
         except store_base.StoreError as error:
@@ -171,25 +172,19 @@ class Reader:
         finally:
             await subscription.aclose()
 
-    async def _initial(
-        self, served: Served, cache: WatchCache, selection: Selection, revision: int, end: bool
-    ) -> AsyncIterator[WatchBatch]:
-        """ADDED for everything that is there, in slices that all carry the one revision of the snapshot only at the end."""
-        candidates = _candidates(cache, selection, "")
-        events: list[WatchEvent] = []
-        for position, entry in enumerate(candidates):
+    async def _present(
+        self, served: Served, cache: WatchCache, selection: Selection, revision: int, tell_end: bool
+    ) -> list[WatchEvent]:
+        """ADDED for everything that is selected, and, if asked for, the bookmark that says that this is all."""
+        events = []
+        for position, entry in enumerate(_candidates(cache, selection, "")):
+            if position % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
             if selection.matches(entry.key, entry.value, entry.memo):
                 events.append(WatchEvent("ADDED", _stored(served, entry)))
-            if position % SLICE == SLICE - 1:
-                if events and position + 1 < len(candidates):
-                    # Not resumable yet: a watcher that is cut off here has to begin again.
-                    yield WatchBatch(events, 0)
-                    events = []
-                await asyncio.sleep(0)
-        if end:
+        if tell_end:
             events.append(_bookmark(served, revision, ends_initial=True))
-        if events:
-            yield WatchBatch(events, revision)
+        return events
 
 
 def _stored(served: Served, entry: Entry) -> Stored:
@@ -235,6 +230,10 @@ def _bookmark(served: Served, revision: int, *, ends_initial: bool) -> WatchEven
     if ends_initial:
         obj.metadata.annotations[INITIAL_EVENTS_END] = "true"  # type: ignore[attr-defined]
     return WatchEvent("BOOKMARK", Stored(served.kind, obj.SerializeToString(deterministic=True), revision, {}))
+
+
+def _bookmarked(served: Served, revision: int) -> WatchBatch:
+    return WatchBatch((_bookmark(served, revision, ends_initial=False),), revision)
 
 
 def _watch_revision(text: str) -> int:
