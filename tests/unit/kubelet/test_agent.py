@@ -64,6 +64,7 @@ class ControlPlane:
         self.statuses: dict[str, core_v1_pb2.PodStatus] = {}
         self.terminated: list[str] = []
         self.beats = 0
+        self.deaf = False  # takes messages and forgets them, as a server that is about to crash
         self.node_status = core_v1_pb2.NodeStatus()
 
     async def unary(self, method: str, request: Any, *, timeout_s: float | None = None) -> Any:
@@ -112,6 +113,8 @@ class ControlPlane:
         return stream
 
     def _take(self, stream: Stream, message: nodelink_pb2.AgentMessage) -> None:
+        if self.deaf:
+            return
         if message.HasField("heartbeat"):
             self.beats += 1
         if message.HasField("status"):
@@ -309,6 +312,17 @@ async def test_a_deletion_that_the_control_plane_did_not_hear_of_is_told_again(w
     assert await world.ids() == []
     world.control.up = True
     await world.until(lambda: world.control.terminated == ["a"])
+
+
+async def test_a_status_that_was_sent_and_lost_is_sent_again(world: World) -> None:
+    await world.until(lambda: world.control.links)
+    world.control.deaf = True
+    world.control.put(pod("a"))
+    await asyncio.sleep(5)
+    assert world.control.statuses == {}
+    world.control.go_down()
+    world.control.up, world.control.deaf = True, False
+    await world.until(lambda: world.control.phase("a") == "Running", 10)
 
 
 def open_session(world: World, number: str, **start: Any) -> None:

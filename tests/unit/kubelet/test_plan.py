@@ -161,6 +161,11 @@ ROWS: dict[str, Row] = {
          ["kill c-0 in 30"], "Running"),
     "a container that the spec does not have":
         (pod(), [sandbox(), running(), running("x")], memory(), ["kill x-0 in 30"], "Running"),
+    "two of one name: the older one goes":
+        (pod(), [sandbox(), running(), running(attempt=1)], memory(), ["kill c-0 in 30"], "Running"),
+    "two living sandboxes: the older one goes, with what runs in it":
+        (pod(), [sandbox(), sandbox(1), running(), running(attempt=1, in_="s1")], memory(),
+         ["stop/s0", "kill c-0 in 30"], "Running"),
     "init container first":
         (pod().init_container("i"), [sandbox()], memory(), ["start i#0"], "Pending"),
     "init container runs: the app waits":
