@@ -116,16 +116,19 @@ class SqliteStore:
     # Writes
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
-        return await self._enqueue(BatchItem(tuple(compares), tuple(operations)))
+        size = check_transaction(compares, operations)
+        self._check_writable()
+        return await self._enqueue(BatchItem(tuple(compares), tuple(operations)), size)
 
     async def batch(self, items: Sequence[BatchItem]) -> Sequence[TxnResult]:
-        for item in items:
-            check_transaction(item.compares, item.operations)
-        results = await asyncio.gather(*(self._enqueue(item) for item in items), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in results if isinstance(result, TxnResult)]
+        sizes = [check_transaction(item.compares, item.operations) for item in items]
+        self._check_writable()
+        futures = [self._enqueue(item, size) for item, size in zip(items, sizes, strict=True)]
+        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        results = [outcome for outcome in outcomes if isinstance(outcome, TxnResult)]
+        if len(results) < len(outcomes):
+            raise next(outcome for outcome in outcomes if isinstance(outcome, BaseException))
+        return results
 
     async def compact(self, revision: int) -> None:
         check_compaction(revision)
@@ -216,11 +219,7 @@ class SqliteStore:
                     reader.end()
                     self._readers.append(reader)
 
-    def _enqueue(self, item: BatchItem) -> asyncio.Future[TxnResult]:
-        self.check_open()
-        size = check_transaction(item.compares, item.operations)
-        if len(self._pending) >= PENDING_TRANSACTIONS:
-            raise Unavailable(f"{len(self._pending)} writes wait for the disk already")
+    def _enqueue(self, item: BatchItem, size: int) -> asyncio.Future[TxnResult]:
         done: asyncio.Future[TxnResult] = self._loop.create_future()
         self._pending.append(_Pending(item, size, done))
         self._idle.clear()
@@ -229,6 +228,11 @@ class SqliteStore:
             self._flush_due = True
             self._loop.call_soon(self._flush)
         return done
+
+    def _check_writable(self) -> None:
+        self.check_open()
+        if len(self._pending) >= PENDING_TRANSACTIONS:
+            raise Unavailable(f"{len(self._pending)} writes wait for the disk already")
 
     def _flush(self) -> None:
         self._flush_due = False

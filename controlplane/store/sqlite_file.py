@@ -34,7 +34,7 @@ from controlplane.store.base import (
     TxnResult,
     Unavailable,
 )
-from controlplane.store.sqlite_read import NEWEST, POSITION_BITS, Reader, connect, decoded
+from controlplane.store.sqlite_read import NEWEST, POSITION_BITS, Reader, Row, connect, existing
 
 log = logging.getLogger(__name__)
 
@@ -315,51 +315,42 @@ class Database(Reader):
 
     def _apply_one(self, item: BatchItem, head: int, clock_ms: int) -> tuple[TxnResult, tuple[Event, ...]]:
         execute = self.connection.execute
-        known: dict[str, tuple[int, int, bytes] | None] = {}
+        rows: dict[str, Row | None] = {}
         for compare in item.compares:
-            known[compare.key] = execute(NEWEST, (compare.key,)).fetchone()
+            rows[compare.key] = execute(NEWEST, (compare.key,)).fetchone()
         for compare in item.compares:
-            row = known[compare.key]
-            if (0 if row is None else row[0] >> POSITION_BITS) != compare.mod_revision:
-                current = tuple(
-                    None if (found := known[c.key]) is None else decoded(c.key, found) for c in item.compares
-                )
-                return TxnResult(False, head, current), ()
+            row = rows[compare.key]
+            if (0 if row is None or row[2] is None else row[0] >> POSITION_BITS) != compare.mod_revision:
+                return TxnResult(False, head, tuple(existing(c.key, rows[c.key]) for c in item.compares)), ()
         events: list[Event] = []
         revision = head + 1
         for operation in item.operations:
             key = operation.key
-            row = known[key] if key in known else execute(NEWEST, (key,)).fetchone()
-            if isinstance(operation, Delete):
-                if row is not None:
-                    events.append(self._delete(key, row, revision, len(events)))
-            else:
+            row = rows[key] if key in rows else execute(NEWEST, (key,)).fetchone()
+            if not isinstance(operation, Delete):
                 events.append(self._put(operation, row, revision, len(events), clock_ms))
+            elif row is not None and row[2] is not None:
+                events.append(self._delete(key, row, revision, len(events)))
         return TxnResult(True, revision if events else head), tuple(events)
 
-    def _put(self, put: Put, row: tuple[int, int, bytes] | None, revision: int, position: int, clock_ms: int) -> Event:
+    def _put(self, put: Put, row: Row | None, revision: int, position: int, clock_ms: int) -> Event:
         execute = self.connection.execute
         id = revision << POSITION_BITS | position
-        created = revision if row is None else row[1]
-        previous_id = 0
-        if row is not None:
-            previous_id = row[0]
-        elif (tombstone := execute("SELECT id FROM keys WHERE key = ?", (put.key,)).fetchone()) is not None:
-            previous_id = tombstone[0]
+        previous = existing(put.key, row)
+        created = revision if previous is None else previous.create_revision
+        previous_id = 0 if row is None else row[0]  # also that of a delete
         execute("INSERT INTO history VALUES (?, ?, ?, ?, ?)", (id, put.key, previous_id, created, put.value))
         execute("INSERT OR REPLACE INTO keys VALUES (?, ?, 0)", (put.key, id))
         if put.ttl_s:
+            # A lease that an older put has left behind is recognised by its id when it is due.
             execute("INSERT OR REPLACE INTO expiry VALUES (?, ?, ?)", (put.key, id, clock_ms + put.ttl_s * 1000))
-        # A lease that an older put has left behind is recognised by its id when it is due.
-        return Event(
-            False, KeyValue(put.key, put.value, created, revision), None if row is None else decoded(put.key, row)
-        )
+        return Event(False, KeyValue(put.key, put.value, created, revision), previous)
 
-    def _delete(self, key: str, row: tuple[int, int, bytes], revision: int, position: int) -> Event:
+    def _delete(self, key: str, row: Row, revision: int, position: int) -> Event:
         id = revision << POSITION_BITS | position
         self.connection.execute("INSERT INTO history VALUES (?, ?, ?, 0, NULL)", (id, key, row[0]))
         self.connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, 1)", (key, id))
-        return Event(True, KeyValue(key, b"", 0, revision), decoded(key, row))
+        return Event(True, KeyValue(key, b"", 0, revision), existing(key, row))
 
 
 class _Transaction:

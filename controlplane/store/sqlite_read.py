@@ -13,13 +13,16 @@ from controlplane.store.base import Compacted, Event, FutureRevision, KeyValue, 
 from controlplane.store.check import prefix_end
 from controlplane.store.events import event_size
 
+Row = tuple[int, int, bytes | None]  # id, create_revision, value
+
 POSITION_BITS = 8  # 256 positions in a revision: more than MAX_OPERATIONS
 HISTORY_ROWS = 512
 HISTORY_BYTES = 1 << 20
 ROWS_PER_SLICE = 250  # about 1 ms
 KEYS_PER_SLICE = 5000
 
-NEWEST = "SELECT k.id, h.create_revision, h.value FROM keys k JOIN history h ON h.id = k.id WHERE k.key = ? AND NOT k.deleted"
+# A deleted key has a row, too, until it is compacted: with a NULL value.
+NEWEST = "SELECT k.id, h.create_revision, h.value FROM keys k JOIN history h ON h.id = k.id WHERE k.key = ?"
 # In SQLite's order every BLOB is greater than every TEXT: b"" is the end of all keys.
 RANGE = "{op} ? AND k.key < ?"
 
@@ -32,8 +35,9 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def decoded(key: str, row: tuple[int, int, bytes]) -> KeyValue:
-    return KeyValue(key, row[2], row[1], row[0] >> POSITION_BITS)
+def existing(key: str, row: Row | None) -> KeyValue | None:
+    """None for a key that is deleted or never was."""
+    return None if row is None or row[2] is None else KeyValue(key, row[2], row[1], row[0] >> POSITION_BITS)
 
 
 class Reader:
@@ -69,7 +73,7 @@ class Reader:
     def get(self, key: str, revision: int) -> KeyValue | None:
         if not revision:
             row = self.connection.execute(NEWEST, (key,)).fetchone()
-            return None if row is None else decoded(key, row)
+            return existing(key, row)
         own = not self.connection.in_transaction
         if own:
             self.begin()
@@ -125,7 +129,7 @@ class Reader:
                     break
                 last, count = revision, count + 1
                 if key.startswith(prefix):
-                    before = None if previous[2] is None else decoded(key, (previous[0], previous[1], previous[2]))
+                    before = existing(key, (previous[0], previous[1], previous[2]))
                     event = Event(value is None, KeyValue(key, value or b"", create_revision, revision), before)
                     events.append(event)
                     size += event_size(event)
@@ -183,4 +187,4 @@ class Reader:
                 return None
             (id,) = row
         row = self.connection.execute("SELECT id, create_revision, value FROM history WHERE id = ?", (id,)).fetchone()
-        return None if row is None or row[2] is None else decoded(key, row)
+        return existing(key, row)
