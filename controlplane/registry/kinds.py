@@ -88,7 +88,6 @@ def table(*, event_ttl_s: int) -> Iterator[Served]:
     )  # fmt: skip
     yield _entry(
         "v1", "Pod", Pods, columns=pod_tables.COLUMNS, fields=_POD_FIELDS, indexers={"spec.nodeName": _pod_node},
-        returns_deleted=True,
     )  # fmt: skip
     yield _entry(
         "v1", "Secret", Secrets, columns=tables.SECRETS, fields={"type": lambda obj: str(obj.type)}

@@ -18,7 +18,7 @@ from controlplane.store import base as store_base
 from controlplane.store.cache import CacheBatch, Entry, EventType, WatchCache
 from wherry.api.errors import BadRequest, Cause, Expired, InternalError, Invalid
 
-SLICE = 500  # entries looked at between two pauses: 3 us each to parse, once per revision
+SLICE = 128  # entries looked at between two pauses: up to 20 us each, the first time that a revision is selected
 PAGE = 500  # keys read from the store at once for a list in the past
 BOOKMARK_INTERVAL_S = 60.0
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -77,11 +77,12 @@ class Reader:
             left = len(candidates) - len(items)
             token = keys.encode_continue(revision, candidates[limit - 1].key[len(served.prefix) :]) if left else ""
             return ListResult(items, revision, token, left if left else None)
+        indexed = selection.index is not None and not selection.key
         items = []
         for position, entry in enumerate(candidates):
             if position % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-            if selection.matches(entry.key, entry.value, entry.memo):
+            if selection.matches(entry.key, entry.value, entry.memo, indexed=indexed):
                 items.append(_stored(served, entry))
                 if limit and len(items) == limit:
                     more = position + 1 < len(candidates)
@@ -144,7 +145,7 @@ class Reader:
         subscription = cache.watch(selection.prefix, revision + 1)
         try:
             if initial:
-                present = await self._present(served, cache, selection, revision, options.send_initial_events)
+                present = await _present(served, cache, selection, revision, options.send_initial_events)
                 if present:
                     yield WatchBatch(present, revision)
             bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
@@ -172,19 +173,20 @@ class Reader:
         finally:
             await subscription.aclose()
 
-    async def _present(
-        self, served: Served, cache: WatchCache, selection: Selection, revision: int, tell_end: bool
-    ) -> list[WatchEvent]:
-        """ADDED for everything that is selected, and, if asked for, the bookmark that says that this is all."""
-        events = []
-        for position, entry in enumerate(_candidates(cache, selection, "")):
-            if position % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-            if selection.matches(entry.key, entry.value, entry.memo):
-                events.append(WatchEvent("ADDED", _stored(served, entry)))
-        if tell_end:
-            events.append(_bookmark(served, revision, ends_initial=True))
-        return events
+
+async def _present(
+    served: Served, cache: WatchCache, selection: Selection, revision: int, tell_end: bool
+) -> list[WatchEvent]:
+    """ADDED for everything that is selected, and, if asked for, the bookmark that says that this is all."""
+    events = []
+    for position, entry in enumerate(_candidates(cache, selection, "")):
+        if position % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
+        if selection.matches(entry.key, entry.value, entry.memo):
+            events.append(WatchEvent("ADDED", _stored(served, entry)))
+    if tell_end:
+        events.append(_bookmark(served, revision, ends_initial=True))
+    return events
 
 
 def _stored(served: Served, entry: Entry) -> Stored:

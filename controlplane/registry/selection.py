@@ -6,7 +6,7 @@ What selectors look at is taken from an object once per revision and kept in the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from controlplane.registry import keys
 from controlplane.registry.state import Served
@@ -14,21 +14,20 @@ from wherry.api import fields, labels
 from wherry.api.errors import BadRequest
 
 
-class Facts(NamedTuple):
-    """What can be selected by. `fields` holds the kind's own selectable fields."""
-
-    labels: Mapping[str, str]
-    fields: Mapping[str, str]
-
-
-def facts(served: Served, value: bytes, memo: dict[Any, Any]) -> Facts:
-    found = memo.get("facts")
+def labels_of(served: Served, value: bytes, memo: dict[Any, Any]) -> Mapping[str, str]:
+    found: Mapping[str, str] | None = memo.get("labels")
     if found is None:
         message: Any = served.kind.message.FromString(value)
-        found = Facts(
-            dict(message.metadata.labels), {name: read(message) for name, read in served.strategy.fields.items()}
-        )
-        memo["facts"] = found
+        found = memo["labels"] = dict(message.metadata.labels)
+    return found
+
+
+def fields_of(served: Served, value: bytes, memo: dict[Any, Any]) -> Mapping[str, str]:
+    """The kind's own selectable fields."""
+    found: Mapping[str, str] | None = memo.get("fields")
+    if found is None:
+        message: Any = served.kind.message.FromString(value)
+        found = memo["fields"] = {name: read(message) for name, read in served.strategy.fields.items()}
     return found
 
 
@@ -62,12 +61,16 @@ class Selection:
                     self.index = (term.field, term.value)
             else:
                 raise BadRequest(f"field label not supported: {term.field}")
+        self._beside_index = [
+            term for term in self._terms if not (term.equal and (term.field, term.value) == self.index)
+        ]
         self.prefix = keys.prefix(kind, namespace)
         self.key = ""
         if name and (namespace or not kind.namespaced):
             self.key = keys.key(kind, namespace, name)
 
-    def matches(self, key: str, value: bytes, memo: dict[Any, Any]) -> bool:
+    def matches(self, key: str, value: bytes, memo: dict[Any, Any], *, indexed: bool = False) -> bool:
+        """`indexed`: the object was found by `index`, which has answered that term."""
         if self.everything:
             return True
         if self._place:
@@ -75,9 +78,10 @@ class Selection:
             for is_name, term in self._place:
                 if ((name if is_name else namespace) == term.value) != term.equal:
                     return False
-        if self._labels is None and not self._terms:
-            return True
-        found = facts(self._served, value, memo)
-        if self._labels is not None and not self._labels(found.labels):
+        if self._labels is not None and not self._labels(labels_of(self._served, value, memo)):
             return False
-        return all((found.fields[term.field] == term.value) == term.equal for term in self._terms)
+        terms = self._beside_index if indexed else self._terms
+        if not terms:
+            return True
+        found = fields_of(self._served, value, memo)
+        return all((found[term.field] == term.value) == term.equal for term in terms)

@@ -57,7 +57,6 @@ class Strategy:
     has_status: bool = False
     create_on_update: bool = False
     unconditional_update: bool = True
-    returns_deleted: bool = False  # DELETE answers with the object rather than with a Status
     verbs: tuple[str, ...] = (
         "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
     )  # fmt: skip

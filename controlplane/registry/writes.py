@@ -310,9 +310,7 @@ class Writer:
         options: meta_v1_pb2.DeleteOptions,
         *,
         subresource: str = "",
-        only_if: Callable[[Any], bool] | None = None,
     ) -> DeleteResult:
-        """`only_if` sees the present object; when it says no, nothing is done (for callers that chose it by its state)."""
         causes = deletion.validate_options(options)
         if causes:
             raise violations.invalid_object("meta.k8s.io", "DeleteOptions", "", causes)
@@ -325,8 +323,6 @@ class Writer:
                 raise not_found(kind, name)
             old: Any = kind.message.FromString(entry.value)
             deletion.check_preconditions(kind, name, old, entry.revision, options)
-            if only_if is not None and not only_if(old):
-                return DeleteResult(Stored(kind, entry.value, entry.revision, entry.memo), None)
             request = admission.Request("DELETE", kind, subresource, namespace, name, None, old, ctx.identity, dry_run)
             await self._chain.validate(request)
             obj: Any = kind.message()

@@ -15,7 +15,6 @@ from wherry.api.errors import Cause
 class Services(Strategy):
     has_status: bool = True
     create_on_update: bool = True
-    returns_deleted: bool = True
 
     def defaults(self, obj: Any) -> None:
         defaults.service(obj)

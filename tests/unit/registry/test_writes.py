@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from controlplane.registry.allocation import Ranges
 from controlplane.registry.base import ListOptions
-from controlplane.registry.registry import Registry
+from controlplane.registry.registry import Options, Registry
+from controlplane.store.open import open_store
 from wherry.api import kinds
 from wherry.api.context import Env
 from wherry.api.errors import (
@@ -354,3 +356,51 @@ async def test_events_go_after_their_time(registry: Registry) -> None:
     assert len((await registry.list(admin(), kind, ListOptions())).items) == 1
     await asyncio.sleep(300)
     assert (await registry.list(admin(), kind, ListOptions())).items == []
+
+
+async def test_a_store_that_is_gone_is_unavailable(env: Env) -> None:
+    store = await open_store("sqlite::memory:", env, inline=True)
+    registry = Registry(store, env)
+    await registry.start()
+    await store.close()
+    with pytest.raises(ServiceUnavailable, match="store is unavailable"):
+        await create(registry, obj("v1", "Namespace", "n"), "")
+    await registry.close()
+
+
+async def test_replicas_read_each_others_writes(env: Env) -> None:
+    store = await open_store("sqlite::memory:", env, inline=True)
+    one, two = (Registry(store, env, Options(consistent_reads=True)) for _ in range(2))
+    await one.start()
+    await two.start()
+    for number in range(5):
+        writer, reader = (one, two) if number % 2 else (two, one)
+        made = await create(writer, obj("v1", "ConfigMap", f"c{number}"))
+        found = await reader.get(admin(), CONFIG_MAP, "default", f"c{number}")
+        assert str(found.revision) == made.metadata.resource_version
+    spec = {"type": "NodePort", "ports": [{"port": 80}]}
+    made_by = [await create((one, two)[n % 2], obj("v1", "Service", f"s{n}", spec=spec)) for n in range(8)]
+    assert len({service.spec.cluster_ip for service in made_by}) == 8
+    await one.close()
+    await two.close()
+    await store.close()
+
+
+async def test_two_replicas_never_give_one_address_twice(env: Env) -> None:
+    """Both choose from a range of three at the same moment; who loses the compare chooses again."""
+    store = await open_store("sqlite::memory:", env, inline=True)
+    options = Options(ranges=Ranges(cidr="10.96.0.0/29"))
+    one, two = Registry(store, env, options), Registry(store, env, options)
+    await one.start()
+    spec = {"ports": [{"port": 80}]}
+    made = await asyncio.gather(*(
+        create(registry, obj("v1", "Service", f"s{n}-{index}", spec=spec))
+        for n in range(3)
+        for index, registry in enumerate((one, two))
+    ))  # fmt: skip
+    assert len({service.spec.cluster_ip for service in made}) == 6
+    with pytest.raises(Invalid, match="range is full"):
+        await create(two, obj("v1", "Service", "late", spec=spec))
+    await one.close()
+    await two.close()
+    await store.close()
