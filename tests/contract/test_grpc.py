@@ -17,6 +17,8 @@ from controlplane.auth.ca import make_authority
 from controlplane.auth.certificates import issue_client
 from controlplane.auth.join import node_of
 from controlplane.registry.base import ADMIN, Identity
+from kubelet.identity import Identity as NodeCredentials
+from kubelet.identity import IdentityError, fetch_ca, join, new_request
 from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, Forbidden, NotFound, ServiceUnavailable, Unauthorized
 from wherry.client.base import Selection
@@ -24,7 +26,6 @@ from wherry.client.client import Client
 from wherry.client.config import load_config
 from wherry.client.grpc import TLS, GrpcTransport, connect
 from wherry.client.informer import Informer
-from wherry.client.join import ca_hash_of, fetch_ca, join, make_request, renew, renewal_time
 from wherry.client.tokens import create_token, delete_token, list_tokens
 from wherry.pb import core_v1_pb2, nodelink_pb2
 from wherry.testing.serving import Serving, serving
@@ -161,17 +162,32 @@ async def test_streams_end_in_order_when_the_server_stops(running: Serving, admi
     await asyncio.wait_for(stopping, 3)
 
 
+def tls_of(credentials: NodeCredentials) -> TLS:
+    return TLS(credentials.ca, credentials.certificate, credentials.key)
+
+
+async def join_as(running: Serving, token: str, name: str) -> NodeCredentials:
+    """As an agent does at its first start."""
+    assert running.plane.ca is not None
+    host, _, port = running.join_address.partition(":")
+    ca = await fetch_ca(host, int(port), running.plane.ca.public_key_hash())
+    transport = GrpcTransport([running.join_address], TLS(ca))
+    try:
+        return await join(transport, name, token, ca)
+    finally:
+        await transport.close()
+
+
 async def test_a_node_joins_by_token_and_renews_by_its_certificate(
     running: Serving, admin: Client, clock: Clock
 ) -> None:
     env = clock.env()
     token = await create_token(admin, env, description="for n1")
+    joined = await join_as(running, token, "n1")
     assert running.plane.ca is not None
-    ca_hash = ca_hash_of(running.plane.ca.certificate_pem)
-    joined = await join(running.address, token, "n1", ca_hash=ca_hash, join_server=running.join_address)
     assert joined.ca == running.plane.ca.certificate_pem
     assert joined.cluster_id == running.plane.cluster_id
-    transport = GrpcTransport([running.address], joined.tls())
+    transport = GrpcTransport([running.address], tls_of(joined))
     node = Client(transport)
     made = core_v1_pb2.Node()
     made.metadata.name = "n1"
@@ -179,14 +195,14 @@ async def test_a_node_joins_by_token_and_renews_by_its_certificate(
     made.metadata.name = "n2"
     with pytest.raises(Forbidden, match="node 'n1' cannot create another node"):
         await node.create(made)
-    renewed = await renew(transport, "n1")
+    renewed = await join(transport, "n1", "")
     assert renewed.certificate != joined.certificate
     assert renewed.key != joined.key
     with pytest.raises(Forbidden):
-        await renew(transport, "n2")
-    fresh = Client(GrpcTransport([running.address], renewed.tls()))
+        await join(transport, "n2", "")
+    fresh = Client(GrpcTransport([running.address], tls_of(renewed)))
     assert (await fresh.get(core_v1_pb2.Node, "n1")).metadata.name == "n1"
-    assert 15 * DAY_S < renewal_time(renewed.certificate, 0.5) - env.now() < 25 * DAY_S
+    assert 20 * DAY_S < renewed.renew_at(0.5) - env.now() < 25 * DAY_S
     await fresh.close()
     await node.close()
 
@@ -201,11 +217,8 @@ async def test_a_node_joins_by_token_and_renews_by_its_certificate(
 )
 async def test_a_wrong_token_opens_nothing(running: Serving, admin: Client, change) -> None:  # type: ignore[no-untyped-def]
     token = await create_token(admin, Env())
-    assert running.plane.ca is not None
     with pytest.raises(Unauthorized):
-        await join(
-            running.address, change(token), "n1", ca=running.plane.ca.certificate_pem, join_server=running.join_address
-        )
+        await join_as(running, change(token), "n1")
 
 
 async def test_a_token_is_over_when_its_time_is_or_it_was_deleted(
@@ -218,21 +231,19 @@ async def test_a_token_is_over_when_its_time_is_or_it_was_deleted(
     secrets = await admin.list(core_v1_pb2.Secret, Selection("kube-system"))
     assert not any(short[7:].encode() in obj.SerializeToString() for obj in secrets.items)
     clock.offset_s = 120
-    assert running.plane.ca is not None
-    place = {"ca": running.plane.ca.certificate_pem, "join_server": running.join_address}
     with pytest.raises(Unauthorized):
-        await join(running.address, short, "n1", **place)
-    await join(running.address, long, "n1", **place)
+        await join_as(running, short, "n1")
+    await join_as(running, long, "n1")
     await delete_token(admin, long)
     with pytest.raises(Unauthorized):
-        await join(running.address, long, "n2", **place)
+        await join_as(running, long, "n2")
     with pytest.raises(NotFound):
         await delete_token(admin, long)
 
 
 async def test_a_token_gives_a_node_certificate_and_no_other(running: Serving, admin: Client) -> None:
     token = await create_token(admin, Env())
-    _, csr = make_request("n2")
+    _, csr = await new_request("n2")
     assert running.plane.ca is not None
     transport = GrpcTransport([running.join_address], TLS(running.plane.ca.certificate_pem))
     request = nodelink_pb2.JoinRequest(token=token, node_name="n1", csr_pem=csr)
@@ -247,18 +258,18 @@ async def test_a_token_gives_a_node_certificate_and_no_other(running: Serving, a
 async def test_a_living_node_is_not_replaced_by_whoever_has_a_token(running: Serving, admin: Client) -> None:
     token = await create_token(admin, Env())
     running.plane.heartbeats.connect("n1")
-    assert running.plane.ca is not None
     with pytest.raises(AlreadyExists):
-        await join(running.address, token, "n1", ca=running.plane.ca.certificate_pem, join_server=running.join_address)
+        await join_as(running, token, "n1")
     running.plane.heartbeats.disconnect("n1")
 
 
 async def test_the_ca_is_found_by_its_hash_only(running: Serving) -> None:
     assert running.plane.ca is not None
+    host, _, port = running.join_address.partition(":")
     good = running.plane.ca.public_key_hash()
-    assert await fetch_ca(running.join_address, good) == running.plane.ca.certificate_pem
-    with pytest.raises(Unauthorized, match="not the cluster you mean"):
-        await fetch_ca(running.join_address, "sha256:" + "0" * 64)
+    assert await fetch_ca(host, int(port), good) == running.plane.ca.certificate_pem
+    with pytest.raises(IdentityError, match="shows no CA"):
+        await fetch_ca(host, int(port), "sha256:" + "0" * 64)
 
 
 async def served_certificate(address: str) -> bytes:

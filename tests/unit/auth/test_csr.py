@@ -6,25 +6,33 @@ import asyncio
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from controlplane.auth.certificates import NODES_GROUP, expiry, load_csr, node_csr_problem
+from controlplane.auth.certificates import NODES_GROUP, expiry, load_csr, node_csr_problem, subject_of
 from controlplane.auth.csr import CLIENT_SIGNER, CSR, NODE_SIGNER, condition_types
 from controlplane.registry.base import ADMIN
 from controlplane.server import ControlPlane, Options
 from wherry.api.context import Env
 from wherry.api.errors import NotFound
 from wherry.client.client import Client
-from wherry.client.join import make_request
 from wherry.testing.serving import node_identity, plane
 
 PKI = Options(scheduler=False, controllers=False)
+
+
+def csr_pem(node: str) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = subject_of(f"system:node:{node}", [NODES_GROUP])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM)
 
 
 def request_of(name: str, subject: str, *, signer: str = NODE_SIGNER, usages: tuple[str, ...] = ()) -> CSR:
     made = CSR()
     made.metadata.name = name
     made.spec.signer_name = signer
-    made.spec.request = make_request(subject)[1]
+    made.spec.request = csr_pem(subject)
     made.spec.usages.extend(usages or ("digital signature", "client auth"))
     return made
 
@@ -99,6 +107,6 @@ async def test_dealt_with_requests_go_after_an_hour(env: Env) -> None:
 
 
 def test_node_requests_are_recognised() -> None:
-    csr = load_csr(make_request("n1")[1])
+    csr = load_csr(csr_pem("n1"))
     assert node_csr_problem(csr, "n1") == ""
     assert 'wanted "system:node:n2"' in node_csr_problem(csr, "n2")
