@@ -98,6 +98,7 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
     if path != ":memory:":
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MB; checkpoints are what makes a write wait
     if application == 0:
         # One transaction: killed in the middle, the next start finds an empty file again.
         connection.executescript(

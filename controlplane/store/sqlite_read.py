@@ -19,7 +19,7 @@ POSITION_BITS = 8  # 256 positions in a revision: more than MAX_OPERATIONS
 HISTORY_ROWS = 512
 HISTORY_BYTES = 1 << 20
 ROWS_PER_SLICE = 250  # about 1 ms
-KEYS_PER_SLICE = 5000
+KEYS_PER_SLICE = 10_000
 
 # A deleted key has a row, too, until it is compacted: with a NULL value.
 NEWEST = "SELECT k.id, h.create_revision, h.value FROM keys k JOIN history h ON h.id = k.id WHERE k.key = ?"
@@ -164,19 +164,24 @@ class Reader:
 
     def _count_slices(self, after: str, high: str | bytes, revision: int) -> Iterator[int]:
         """How many keys exist after `after`, in slices."""
-        low = after
-        while True:
-            rows = self.connection.execute(
-                f"SELECT k.key, k.id, k.deleted FROM keys k WHERE k.key {RANGE.format(op='>')} ORDER BY k.key LIMIT ?",
-                (low, high, KEYS_PER_SLICE if not revision else ROWS_PER_SLICE),
-            ).fetchall()
-            if not rows:
-                return
-            if revision:
-                yield sum(self._at(key, id, revision) is not None for key, id, _ in rows)
+        low: str | None = after
+        while low is not None:
+            if not revision:
+                found, low, rows = self.connection.execute(
+                    "SELECT count(*) FILTER (WHERE NOT deleted), max(key), count(*) FROM (SELECT k.key, k.deleted FROM keys k"
+                    f" WHERE k.key {RANGE.format(op='>')} ORDER BY k.key LIMIT ?)",
+                    (low, high, KEYS_PER_SLICE),
+                ).fetchone()
+                yield found
+                if rows < KEYS_PER_SLICE:
+                    return
             else:
-                yield sum(not deleted for _, _, deleted in rows)
-            low = rows[-1][0]
+                some = self.connection.execute(
+                    f"SELECT k.key, k.id FROM keys k WHERE k.key {RANGE.format(op='>')} ORDER BY k.key LIMIT ?",
+                    (low, high, ROWS_PER_SLICE),
+                ).fetchall()
+                yield sum(self._at(key, id, revision) is not None for key, id in some)
+                low = some[-1][0] if some else None
 
     def _at(self, key: str, id: int, revision: int) -> KeyValue | None:
         """The key as it was at `revision`, walking back from its newest row."""
