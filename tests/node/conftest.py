@@ -1,101 +1,23 @@
-"""A real containerd for the tests of this folder: private, under a temporary root, with names and networks of its own."""
+"""Fixtures: one real containerd for the whole run, and pods on it."""
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from kubelet.network.node import NodeNetwork, NodeNetworkOptions
 from kubelet.runtime import cleanup
-from kubelet.runtime.base import ContainerConfig, SandboxConfig
-from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
 from kubelet.runtime.cri import CriRuntime
-from wherry.cli.cluster import cgroups, hosts, images
-from wherry.testing.eventually import eventually
+from wherry.testing.realnode import Pods, RealNode, running_node
 from wherry.testing.require import require_containerd
 
-CGROUP = f"test{os.getpid()}"
-
-
-@dataclass(frozen=True)
-class RealNode:
-    layout: Layout
-    network: NodeNetwork
-    pod_cidr: str
-
-    def containerd(self) -> Containerd:
-        return Containerd(ContainerdOptions(self.layout))
-
-
-def make_node(tmp: Path, run: Path, tag: str) -> RealNode:
-    layout = Layout(data=tmp / "data", run=run)
-    options = NodeNetworkOptions(
-        conf_dir=layout.cni_conf_dir,
-        ipam_dir=layout.ipam_dir,
-        netns_dir=layout.netns_dir,
-        network=f"wherry-{tag}",
-        bridge=f"wt{tag}"[:15],
-        table=f"wherry-{tag}",
-    )
-    # Two test runs at once must not meet: start looking at a place that depends on the process.
-    blocks = list(ipaddress.ip_network("10.128.0.0/10").subnets(new_prefix=16))
-    start = os.getpid() % len(blocks)
-    taken = [ipaddress.ip_network(item, strict=False) for item in hosts.networks_in_use()]
-    block = next(b for b in blocks[start:] + blocks[:start] if not any(b.overlaps(item) for item in taken))
-    return RealNode(layout, NodeNetwork(options), str(next(block.subnets(new_prefix=24))))
-
-
-async def raise_node(node: RealNode) -> None:
-    containerd = node.containerd()
-    await containerd.start()
-    await node.network.configure(node.pod_cidr)
-    for name, content in (("pause", images.pause_archive()), ("demo", images.demo_archive())):
-        path = node.layout.data / f"{name}.tar"
-        path.write_bytes(content)
-        images.load(node.layout.socket, path)
-    runtime = CriRuntime(containerd.endpoint)
-    try:
-
-        async def ready() -> bool:
-            return not await runtime.ready()
-
-        await eventually(ready)
-    finally:
-        await runtime.close()
-
-
-async def lower_node(node: RealNode) -> None:
-    await node.containerd().destroy()
-    await node.network.remove()
-    cgroups.remove(CGROUP)
-
 
 @pytest.fixture(scope="session")
-def forwarding() -> Iterator[None]:
-    path = Path("/proc/sys/net/ipv4/ip_forward")
-    before = path.read_text()
-    yield
-    path.write_text(before)
-
-
-@pytest.fixture(scope="session")
-def real_node(tmp_path_factory: pytest.TempPathFactory, forwarding: None) -> Iterator[RealNode]:
-    """One containerd for the whole run; tests clean up their pods."""
+def real_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
     require_containerd()
-    run = Path("/run") / f"wt-{os.getpid()}"
-    node = make_node(tmp_path_factory.mktemp("node"), run, f"{os.getpid()}")
-    try:
-        asyncio.run(raise_node(node))
+    with running_node(tmp_path_factory.mktemp("node")) as node:
         yield node
-    finally:
-        asyncio.run(lower_node(node))
 
 
 @pytest.fixture
@@ -106,51 +28,6 @@ async def runtime(real_node: RealNode) -> AsyncIterator[CriRuntime]:
     await cleanup.remove_all_sandboxes(f"unix://{real_node.layout.socket}")
 
 
-class Pods:
-    """Sandboxes and containers of the demo image, with few words."""
-
-    def __init__(self, runtime: CriRuntime, logs: Path) -> None:
-        self.runtime, self.logs = runtime, logs
-        self._number = 0
-
-    async def sandbox(self, **changes: object) -> tuple[str, SandboxConfig]:
-        self._number += 1
-        name = f"pod-{self._number}"
-        fields: dict[str, object] = {
-            "namespace": "default",
-            "name": name,
-            "uid": f"uid-{os.getpid()}-{id(self):x}-{self._number}",
-            "attempt": 0,
-            "hostname": name,
-            "log_directory": str(self.logs),
-            "cgroup_parent": f"/{cgroups.ROOT}/{CGROUP}/{name}",
-        }
-        config = SandboxConfig(**(fields | changes))  # type: ignore[arg-type]
-        return await self.runtime.run_sandbox(config), config
-
-    async def container(self, sandbox: tuple[str, SandboxConfig], script: str, **changes: object) -> str:
-        """Created and started; the script runs in a shell."""
-        self._number += 1
-        fields: dict[str, object] = {
-            "name": f"c{self._number}",
-            "attempt": 0,
-            "image": images.DEMO_IMAGE,
-            "user_image": images.DEMO_IMAGE,
-            "command": ("/bin/sh", "-c", script),
-            "log_path": f"c{self._number}.log",
-        }
-        config = ContainerConfig(**(fields | changes))  # type: ignore[arg-type]
-        container = await self.runtime.create_container(sandbox[0], config, sandbox[1])
-        await self.runtime.start_container(container)
-        return container
-
-
 @pytest.fixture
 def pods(runtime: CriRuntime, tmp_path: Path) -> Pods:
     return Pods(runtime, tmp_path / "logs")
-
-
-@pytest.fixture
-def tools() -> SimpleNamespace:
-    """For tests that need a node of their own."""
-    return SimpleNamespace(make_node=make_node, raise_node=raise_node, lower_node=lower_node, Pods=Pods)

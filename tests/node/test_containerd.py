@@ -17,6 +17,7 @@ from kubelet.runtime.base import ContainerState, RuntimeFailure, SandboxState
 from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout, find_running, render_config
 from kubelet.runtime.cri import CriRuntime
 from kubelet.runtime.processes import ProcessRef, command_lines
+from wherry.testing import realnode
 from wherry.testing.eventually import eventually
 from wherry.testing.require import require_containerd, strict
 
@@ -129,17 +130,17 @@ def traces(*needles: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("how", ["orderly", "everything killed"])
-async def test_destroy_leaves_no_trace(how: str, tmp_path: Path, forwarding: None, tools: Any) -> None:
+async def test_destroy_leaves_no_trace(how: str, tmp_path: Path) -> None:
     require_containerd()
     run = Path("/run") / f"wt-{os.getpid()}-leak"
     tag = f"{os.getpid() % 10000}x"
     # Under CI nobody else is there, and whatever is new counts, ours by its name or not.
     needles = () if strict() else (f"wherry-{tag}", f"wt{tag}", str(run), str(tmp_path))
     before = traces(*needles)
-    node = tools.make_node(tmp_path, run, tag)
-    await tools.raise_node(node)
+    node = realnode.make_node(tmp_path, run, tag)
+    await realnode.raise_node(node)
     runtime = CriRuntime(f"unix://{node.layout.socket}")
-    pods = tools.Pods(runtime, tmp_path / "logs")
+    pods = realnode.Pods(runtime, tmp_path / "logs")
     containers = [await pods.container(await pods.sandbox(), "sleep 1000") for _ in range(2)]
     assert all(traces(*needles)[kind] != before[kind] for kind in before if needles == () or kind != "shim sockets")
     pids = [pid for pid, args in command_lines().items() if str(node.layout.socket) in args]
@@ -149,7 +150,7 @@ async def test_destroy_leaves_no_trace(how: str, tmp_path: Path, forwarding: Non
         for ref in (find_running(node.layout), *(ProcessRef.of(pid) for pid in pids)):
             if ref is not None:
                 ref.terminate(0)
-    await tools.lower_node(node)
+    await realnode.lower_node(node)
     after = traces(*needles)
     assert {kind: added for kind, found in after.items() if (added := sorted(set(found) - set(before[kind])))} == {}
     assert mounts.below(tmp_path) == []

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,6 +25,7 @@ from wherry.cli.cluster.hello import fetch
 from wherry.cli.cluster.layout import Cluster, Node
 from wherry.cli.cluster.progress import Progress
 from wherry.testing.eventually import eventually
+from wherry.testing.realnode import Pods
 from wherry.testing.require import require_containerd
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -102,16 +102,16 @@ def snapshot(cluster: Cluster) -> dict[str, object]:
     return {kind: value for kind, value in found.items() if value}
 
 
-async def run_page(runtime: CriRuntime, tools: Any, node: Node, tmp_path: Path) -> tuple[str, str]:
+async def run_page(runtime: CriRuntime, node: Node, tmp_path: Path) -> tuple[str, str]:
     """(container id, address) of a pod that serves its node's name."""
-    pods = tools.Pods(runtime, tmp_path / node.name)
+    pods = Pods(runtime, tmp_path / node.name)
     sandbox: tuple[str, SandboxConfig] = await pods.sandbox(cgroup_parent=f"{node.cgroup_parent}/pod")
     container = await pods.container(sandbox, f"echo {node.name} > /www/index.html; httpd -f -p 8080 -h /www")
     (address,) = (await runtime.sandbox_status(sandbox[0])).ips
     return container, address
 
 
-async def test_pods_of_all_nodes_and_the_host_reach_each_other(cluster: Cluster, tools: Any, tmp_path: Path) -> None:
+async def test_pods_of_all_nodes_and_the_host_reach_each_other(cluster: Cluster, tmp_path: Path) -> None:
     assert hosts.make_switch(cluster)
     assert not hosts.make_switch(cluster)
     subnets = [str(net) for net in list(layout.ipaddress.ip_network(cluster.cluster_cidr).subnets(new_prefix=24))[:2]]
@@ -125,10 +125,7 @@ async def test_pods_of_all_nodes_and_the_host_reach_each_other(cluster: Cluster,
 
     runtimes = [CriRuntime(str(node.containerd.socket), netns=node.netns_path) for node in cluster.nodes]
     try:
-        pages = [
-            await run_page(runtime, tools, node, tmp_path)
-            for runtime, node in zip(runtimes, cluster.nodes, strict=True)
-        ]
+        pages = [await run_page(runtime, node, tmp_path) for runtime, node in zip(runtimes, cluster.nodes, strict=True)]
         for node, (_, address) in zip(cluster.nodes, pages, strict=True):
 
             async def page(address: str = address) -> str:
@@ -156,9 +153,7 @@ async def test_pods_of_all_nodes_and_the_host_reach_each_other(cluster: Cluster,
     assert not down(cluster.name, Progress(quiet=True))
 
 
-async def test_down_after_everything_was_killed_and_the_description_lost(
-    cluster: Cluster, tools: Any, tmp_path: Path
-) -> None:
+async def test_down_after_everything_was_killed_and_the_description_lost(cluster: Cluster, tmp_path: Path) -> None:
     # Without the description only the default data directory can be found again.
     cluster = replace(cluster, data_dir=str(layout.STATE_DIR / cluster.name), node_count=1)
     hosts.make_switch(cluster)
@@ -167,7 +162,7 @@ async def test_down_after_everything_was_killed_and_the_description_lost(
     subnet = next(layout.ipaddress.ip_network(cluster.cluster_cidr).subnets(new_prefix=24))
     await asyncio.to_thread(start_node, cluster, node, str(subnet))
     runtime = CriRuntime(str(node.containerd.socket))
-    container, _ = await run_page(runtime, tools, node, tmp_path)
+    container, _ = await run_page(runtime, node, tmp_path)
     await runtime.close()
     containerd = find_running(node.containerd)
     assert containerd is not None
