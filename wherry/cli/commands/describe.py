@@ -215,7 +215,9 @@ def _container(
     page.line("Ports:", ports or "<none>", 2)
     for title, words in (("Command:", container.command), ("Args:", container.args)):
         if words:
-            page.line(title, " ".join(words), 2)
+            page.line(title, None, 2)
+            for text in "\n".join(words).splitlines():
+                page.line(text, None, 3)
     if status is not None:
         _state(page, "State", status.state, now)
         if status.last_state.ListFields():
