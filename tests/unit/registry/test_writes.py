@@ -152,6 +152,18 @@ async def test_spec_and_status_have_different_writers(registry: Registry) -> Non
     assert (reported.spec.replicas, reported.status.replicas, reported.metadata.generation) == (2, 7, 2)
 
 
+async def test_status_writers_take_no_finalizers_and_own_nothing(registry: Registry) -> None:
+    made = await create(registry, obj("v1", "Node", "n", meta={"finalizers": ["x.example/f"]}), "")
+    del made.metadata.finalizers[:]
+    made.metadata.owner_references.add(api_version="v1", kind="Pod", name="p", uid="u")
+    made.metadata.labels["seen"] = "yes"
+    kind = kinds.by_name("v1", "Node")
+    reported = (await registry.update(admin(), kind, "", "n", made, subresource="status")).message()
+    assert list(reported.metadata.finalizers) == ["x.example/f"]
+    assert not reported.metadata.owner_references
+    assert reported.metadata.labels["seen"] == "yes"
+
+
 async def test_scale(registry: Registry) -> None:
     await create(registry, deployment(replicas=1))
     scale: Any = (await registry.get(admin(), DEPLOYMENT, "default", "web", subresource="scale")).message()
