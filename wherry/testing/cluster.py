@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 
 from controlplane.registry.base import ADMIN, Identity
 from controlplane.server import ControlPlane, Options
+from controlplane.store.base import StoreError
 from controlplane.store.faulty import Faults, FaultyStore
 from controlplane.store.sqlite import SqliteStore
 from wherry.api import codec, kinds, meta
@@ -135,7 +136,7 @@ class SimCluster:
             try:
                 await control_plane.start()
                 break
-            except (APIError, OSError) as error:
+            except (APIError, StoreError) as error:
                 log.info("the control plane did not start: %s", error)
                 await control_plane.stop(abrupt=True)
                 await asyncio.sleep(START_RETRY_S)
