@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 CONNECT = "/wherry.v1.NodeLink/Connect"
 HEARTBEAT_S = 1.0  # until the server says otherwise
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 3.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 2.0
 STEADY_S = 10.0  # a stream that lasted this long starts the back-off anew
 CALL_LIMIT_S = 15.0  # an acknowledgement that takes longer means a dead stream
 

@@ -9,6 +9,7 @@ Killed between any two awaits, a successor finds everything it needs in the runt
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from kubelet.pods.env import Found, environment, references
 from kubelet.pods.hooks import POST_START_LIMIT_S, run_hook
 from kubelet.pods.images import ensure_image
 from kubelet.pods.plan import plan
-from kubelet.pods.probes import KINDS, Prober, probe_of
+from kubelet.pods.probing import Probing
 from kubelet.pods.resources import pod_resources
 from kubelet.pods.services import ConfigError, PodServices, VolumeError
 from kubelet.pods.states import STAGE_MOVES, Role, Stage, container_may_move
@@ -63,12 +64,12 @@ class PodWorker:
         self._wake = asyncio.Event()
         self._running: dict[str, tuple[m.Action, asyncio.Task[None]]] = {}
         self._hooks: dict[str, asyncio.Task[None]] = {}
-        self._probers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._said: dict[str, None] = {}
         self._stage = Stage.SYNCING
         self._sent = b""
         self._group: TaskGroup | None = None
+        self._probing = Probing(services, self.memory, self._wake, self._found_running if adopted else set())
         self._adopt_probe_results()
 
     # -- from the agent; none of these wait
@@ -165,7 +166,7 @@ class PodWorker:
             async with TaskGroup() as self._group:
                 while await self._round():
                     pass
-                for task in [*self._hooks.values(), *self._probers.values()]:
+                for task in [*self._hooks.values(), *self._probing.tasks()]:
                     task.cancel()
         finally:
             self._group = None
@@ -188,7 +189,7 @@ class PodWorker:
             return False
         self._send(decided.status)
         wake_at = self._launch(decided, now)
-        self._watch_probes()
+        self._probing.watch(self.pod, self.container, self._containers, self._stage, self._group, self._ip())
         await self._wait(wake_at, now)
         return True
 
@@ -522,11 +523,9 @@ class PodWorker:
         else:
             self._emit("Normal", "Killing", action.message, path)
         given_s = max(action.deadline - env.now(), 0.0)
-        container = found[0] if found else None
-        if action.hook and given_s > 0 and container is not None and container.lifecycle.HasField("pre_stop"):
-            problem = await run_hook(
-                services, container, action.container_id, container.lifecycle.pre_stop, self._ip(), given_s
-            )
+        container, hook = self._pre_stop(action)
+        if action.hook and given_s > 0 and hook is not None:
+            problem = await run_hook(services, container, action.container_id, hook, self._ip(), given_s)
             if problem:
                 self._emit("Warning", "FailedPreStopHook", f"PreStopHook failed: {problem}", path)
         left_s = max(action.deadline - env.now(), min(MINIMUM_STOP_S, given_s))
@@ -534,6 +533,17 @@ class PodWorker:
             await services.runtime.stop_container(action.container_id, left_s)
         finally:
             self._dirty[action.container_id] = None
+
+    def _pre_stop(self, action: m.KillContainer) -> tuple[core_v1_pb2.Container, core_v1_pb2.LifecycleHandler | None]:
+        """From the spec; of an orphan, whose spec is gone, from the container's annotations."""
+        found = find_container(self.pod, action.container)
+        if found is not None:
+            lifecycle = found[0].lifecycle
+            return found[0], lifecycle.pre_stop if lifecycle.HasField("pre_stop") else None
+        status = self._containers.get(action.container_id)
+        encoded = status.annotations.get(m.PRE_STOP, "") if status is not None else ""
+        handler = core_v1_pb2.LifecycleHandler.FromString(base64.b64decode(encoded)) if encoded else None
+        return core_v1_pb2.Container(name=action.container), handler
 
     async def _look_up(self, container: core_v1_pb2.Container) -> Found:
         found = Found()
@@ -564,65 +574,6 @@ class PodWorker:
             log.info("%s: volumes not refreshed: %s", self.pod.metadata.name, error)
         finally:
             self._hooks.pop("refresh", None)
-
-    # -- probes
-
-    def _watch_probes(self) -> None:
-        """One prober per probe of each running container; those of dead or dying containers end."""
-        wanted: dict[tuple[str, str], tuple[core_v1_pb2.Container, ContainerStatus]] = {}
-        for container, role in m.containers_of(self.pod.spec):
-            status = self.container(container.name)
-            if role in (Role.INIT, Role.EPHEMERAL) or status is None or status.state is not ContainerState.RUNNING:
-                continue
-            for kind in self._kinds_due(container, status):
-                wanted[(status.id, kind)] = (container, status)
-        for key in [key for key in self._probers if key not in wanted]:
-            self._probers.pop(key).cancel()
-        for key, (container, status) in wanted.items():
-            if key not in self._probers and self._group is not None:
-                self._probers[key] = self._group.create_task(self._probe(container, status, key[1]))
-        for gone in [runtime_id for runtime_id in self.memory.probes if runtime_id not in self._containers]:
-            del self.memory.probes[gone]
-
-    def _kinds_due(self, container: core_v1_pb2.Container, status: ContainerStatus) -> list[str]:
-        state = self.memory.probes.get(status.id, m.ProbeState())
-        if status.id in self.memory.hooks_pending or state.liveness_failed:
-            return []
-        due = [kind for kind in KINDS if probe_of(container, kind) is not None]
-        if self._stage is not Stage.SYNCING:
-            return [kind for kind in due if kind == "readiness"]
-        if "startup" in due:
-            # Until it has succeeded, the others are not asked.
-            return ["startup"] if state.started is not True else [kind for kind in due if kind != "startup"]
-        return due
-
-    async def _probe(self, container: core_v1_pb2.Container, status: ContainerStatus, kind: str) -> None:
-        prober = Prober(
-            self._services, lambda: self.pod, container, status, kind, self._ip(),
-            lambda verdict: self._verdict(status.id, kind, verdict),
-            adopted=self.adopted and status.id in self._found_running,
-        )  # fmt: skip
-        try:
-            await prober.run()
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            # As above: one broken probe must not end the pod's task. It counts as no answer.
-            log.exception("%s: %s probe of %s", self.pod.metadata.name, kind, container.name)
-
-    def _verdict(self, container_id: str, kind: str, verdict: bool) -> None:
-        old = self.memory.probes.get(container_id, m.ProbeState())
-        if kind == "readiness":
-            new = replace(old, ready=verdict)
-        elif kind == "startup" and verdict:
-            new = replace(old, started=True)
-        elif not verdict:
-            new = replace(old, liveness_failed=kind)
-        else:
-            return
-        if new != old:
-            self.memory.probes[container_id] = new
-            self._wake.set()
 
 
 def _path(role: Role, container: core_v1_pb2.Container) -> str:
