@@ -200,7 +200,9 @@ class Writer:
         key = key_of(kind, namespace, name)
         entry = await self._state.current(served, key)
         refused: set[str] = set()
+        warned = len(ctx.warnings)
         for _ in range(_UPDATE_TRIES):
+            del ctx.warnings[warned:]  # those of a try that somebody else was faster than
             if entry is None:
                 if create is not None:
                     return await self.create(ctx, served, namespace, create)

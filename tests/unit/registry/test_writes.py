@@ -416,3 +416,13 @@ async def test_two_replicas_never_give_one_address_twice(env: Env) -> None:
     await one.close()
     await two.close()
     await store.close()
+
+
+async def test_warnings_are_given_once_however_often_a_patch_is_tried(registry: Registry) -> None:
+    await create(registry, obj("v1", "ConfigMap", "a"))
+    contexts = [admin(field_validation="Warn") for _ in range(4)]
+    await asyncio.gather(*(
+        registry.patch(ctx, CONFIG_MAP, "default", "a", MERGE, json.dumps({"nope": 1, "data": {f"k{n}": ""}}).encode())
+        for n, ctx in enumerate(contexts)
+    ))  # fmt: skip
+    assert [ctx.warnings for ctx in contexts] == [['unknown field "nope"']] * 4
