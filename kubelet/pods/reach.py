@@ -69,6 +69,8 @@ class Network:
             if target.netloc:
                 port = target.port or (443 if scheme == "https" else 80)
             path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+        else:
+            return False, f'Get "{path}": stopped after {MAX_REDIRECTS} redirects'
         if 200 <= code < 400:
             return True, body
         return False, f"HTTP probe failed with statuscode: {code}"
