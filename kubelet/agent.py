@@ -124,6 +124,7 @@ class Agent:
         self.sessions = Sessions(env, transport, runtime, self._find)
         self._workers: dict[str, PodWorker] = {}
         self._done: dict[str, None] = {}  # uids whose worker has ended and that the control plane still knows
+        self._left: dict[str, m.Observed] = {}  # what ran when we began, of pods that we did not know
         self._named: set[str] = set()  # since the last Connect
         self._synced = False
         self._unsaved: dict[str, None] = {}
@@ -183,6 +184,12 @@ class Agent:
             self._start_worker(pod, observed, adopted=True)
         if self._workers:
             log.info("adopted %d pods", len(self._workers))
+        # Without a checkpoint (lost, or a hollow node) it is up to the control plane to say what they are.
+        self._left = {
+            uid: m.Observed(tuple(found), tuple(containers.get(uid, ())))
+            for uid, found in sandboxes.items()
+            if uid not in self._workers
+        }
 
     async def _list_own(self) -> tuple[dict[str, list[SandboxStatus]], dict[str, list[ContainerStatus]]]:
         """By pod uid. A runtime may hold the sandboxes of others: only those that bear our name are ours."""
@@ -431,6 +438,7 @@ class Agent:
             self._remove(key.uid)
         if batch.synced:
             self._synced = True
+            self._left = {}
             for uid, worker in list(self._workers.items()):
                 if uid not in self._named:
                     worker.remove()
@@ -446,7 +454,8 @@ class Agent:
         worker = self._workers.get(uid)
         if worker is None:
             self._on_disk(self.checkpoints.save, pod)
-            self._start_worker(pod)
+            left = self._left.pop(uid, None)
+            self._start_worker(pod, left, adopted=left is not None)
         elif not worker.memory.removed:
             if worker.pod.metadata.generation != pod.metadata.generation or pod.metadata.HasField("deletion_timestamp"):
                 self._unsaved[uid] = None

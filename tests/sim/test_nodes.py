@@ -156,3 +156,21 @@ async def test_a_pod_deleted_by_hand_is_replaced(env: Env) -> None:
         await cluster.wait_until(
             lambda: meta.key(first) not in cluster.objects("pods") and len(cluster.ready_pods(app="web")) == 3
         )
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_agent_that_starts_again_adopts_what_runs(env: Env) -> None:
+    async with sim_cluster(env) as cluster:
+        await cluster.apply(deployment("web", replicas=6))
+        await cluster.converge()
+        node = cluster.nodes["node-1"]
+        before = sorted((each.id, each.state.name) for each in await node.runtime.list_containers())
+        pods = set(cluster.objects("pods"))
+        assert before
+        await node.stop()
+        await asyncio.sleep(env.rng.random() * 6)
+        await node.start()
+        await cluster.wait_until(lambda: cluster.is_ready("node-1") and len(cluster.ready_pods(app="web")) == 6)
+        await asyncio.sleep(30)
+        assert sorted((each.id, each.state.name) for each in await node.runtime.list_containers()) == before
+        assert set(cluster.objects("pods")) == pods

@@ -116,9 +116,15 @@ async def _node(cluster: SimCluster) -> str:
     if node.link.faults.cut:
         node.heal()
         return f"{node.name}: heal"
-    if rng.random() < 0.5:
+    chance = rng.random()
+    if chance < 0.4:
         node.cut()
         return f"{node.name}: cut"
+    if chance < 0.7:
+        await node.stop()
+        await asyncio.sleep(rng.random() * 10)
+        await node.start()
+        return f"{node.name}: the agent restarted"
     await node.power_off()
     return f"{node.name}: power off"
 
