@@ -94,7 +94,9 @@ class ControlPlane:
             joiner = Joiner(self.registry, self.env, self.ca, self.cluster_id, self.heartbeats.connected)
         await self.registry.start()
         link = NodeLinkServicer(self.env, self.registry, self._commits, self.heartbeats, joiner)
-        monitor = Monitor(self.env, self.registry, self.heartbeats, link, API_SERVER, self.options.link)
+        monitor = Monitor(
+            self.env, self.registry, self.heartbeats, link, API_SERVER, self.options.link, self.options.replica
+        )
         resources = ResourcesServicer(self.registry, self.authorizer, self._commits)
         pods = PodsServicer(self.registry, self.authorizer, self._commits, link.sessions)
         self.services.add("wherry.v1.Resources", resources)
@@ -129,6 +131,11 @@ class ControlPlane:
         else:
             await self._commits.drain()
         await self.registry.close()
+
+    @property
+    def commits(self) -> Commits:
+        """For fronts of their own: every write runs in here."""
+        return self._commits
 
     def local_transport(self, identity: Identity) -> LocalTransport:
         """Calls in process under that identity; it breaks when the control plane stops."""

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from controlplane.auth.ca import Authority
-from controlplane.auth.certificates import MASTERS_GROUP, issue_client, renew_at
+from controlplane.auth.certificates import issue_client, renew_at
+from controlplane.auth.names import MASTERS_GROUP
 from wherry.api.context import Env
 from wherry.client.config import ClientConfig, ConfigError, load_config, write_config
 

@@ -14,12 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from controlplane.auth.ca import DAY_S, Authority, private_pem
+from controlplane.auth.names import NODE_PREFIX, NODES_GROUP
 from wherry.api.context import Env
 from wherry.api.errors import BadRequest, Forbidden
 
-NODE_PREFIX = "system:node:"
-NODES_GROUP = "system:nodes"
-MASTERS_GROUP = "system:masters"
 SERVING_LIFETIME_S = 90 * DAY_S
 NODE_LIFETIME_S = 30 * DAY_S
 USER_LIFETIME_S = 365 * DAY_S

@@ -12,7 +12,6 @@ from typing import Any
 
 from controlplane.auth.ca import DAY_S, Authority
 from controlplane.auth.certificates import (
-    MASTERS_GROUP,
     NODE_LIFETIME_S,
     USER_LIFETIME_S,
     load_csr,
@@ -20,7 +19,7 @@ from controlplane.auth.certificates import (
     sign_client,
     sign_node,
 )
-from controlplane.auth.join import node_of
+from controlplane.auth.names import MASTERS_GROUP, node_of
 from controlplane.registry.base import Identity
 from wherry.api.context import Env
 from wherry.api.errors import APIError, NotFound

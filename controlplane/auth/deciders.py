@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controlplane.auth.authorizer import ALLOW, NO_OPINION, Attributes, Decision
-from controlplane.auth.certificates import MASTERS_GROUP
+from controlplane.auth.names import MASTERS_GROUP
 from controlplane.registry.base import Identity
 
 SCHEDULER = Identity("system:kube-scheduler", ("system:authenticated",))
@@ -85,12 +85,14 @@ class Components:
 
 
 class Everyone:
-    """Whoever is authenticated may learn what the API serves."""
+    """Whoever is authenticated may learn what the API serves; anybody at all, whether it is well and which version it is."""
 
-    PATHS = ("/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz")
+    PUBLIC = ("/version", "/healthz", "/livez", "/readyz")
+    PATHS = ("/api", "/apis", "/openapi", *PUBLIC)
 
     async def decide(self, identity: Identity, attributes: Attributes) -> Decision:
-        if attributes.verb not in ("get", "head") or "system:authenticated" not in identity.groups:
+        if attributes.verb not in ("get", "head"):
             return NO_OPINION
-        below = any(attributes.path == path or attributes.path.startswith(path + "/") for path in self.PATHS)
+        paths = self.PATHS if "system:authenticated" in identity.groups else self.PUBLIC
+        below = any(attributes.path == path or attributes.path.startswith(path + "/") for path in paths)
         return ALLOW if below else NO_OPINION

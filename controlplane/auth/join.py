@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 
 from controlplane.auth.ca import Authority
-from controlplane.auth.certificates import NODE_PREFIX, NODES_GROUP, sign_node
+from controlplane.auth.certificates import sign_node
+from controlplane.auth.names import node_of
 from controlplane.auth.tokens import verify_token
 from controlplane.registry.base import Identity, RegistryAPI, RequestContext
 from wherry.api.context import Env
@@ -19,13 +20,6 @@ from wherry.pb import nodelink_pb2
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 MAX_CSR_BYTES = 16 * 1024
-
-
-def node_of(identity: Identity) -> str:
-    """The name of the node that an identity stands for, or ""."""
-    if NODES_GROUP in identity.groups and identity.user.startswith(NODE_PREFIX):
-        return identity.user.removeprefix(NODE_PREFIX)
-    return ""
 
 
 class Joiner:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from controlplane.auth.authorizer import ALLOW, NO_OPINION, Attributes, Decision, Verdict
-from controlplane.auth.join import node_of
+from controlplane.auth.names import node_of
 from controlplane.registry.base import Identity
 from wherry.pb import core_v1_pb2
 

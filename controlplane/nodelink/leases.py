@@ -11,9 +11,11 @@ from wherry.pb import coordination_v1_pb2
 
 NAMESPACE = "kube-node-lease"
 LEASE_DURATION_S = 180  # three renewals
+# Which of several control plane replicas holds the node's stream, and so judges its silence.
+REPLICA_ANNOTATION = "wherry.dev/replica"
 
 
-async def renew_lease(registry: RegistryAPI, ctx: RequestContext, node: str, now: float) -> None:
+async def renew_lease(registry: RegistryAPI, ctx: RequestContext, node: str, now: float, replica: str) -> None:
     kind = kinds.by_name("coordination.k8s.io/v1", "Lease")
     try:
         lease: coordination_v1_pb2.Lease = (await registry.get(ctx, kind, NAMESPACE, node)).message()
@@ -23,6 +25,7 @@ async def renew_lease(registry: RegistryAPI, ctx: RequestContext, node: str, now
         lease.metadata.name = node
         lease.metadata.namespace = NAMESPACE
         lease.metadata.owner_references.add(api_version="v1", kind="Node", name=node, uid=owner.metadata.uid)
+    lease.metadata.annotations[REPLICA_ANNOTATION] = replica
     lease.spec.holder_identity = node
     lease.spec.lease_duration_seconds = LEASE_DURATION_S
     lease.spec.renew_time.CopyFrom(to_micro_time(now))
@@ -33,3 +36,13 @@ async def renew_lease(registry: RegistryAPI, ctx: RequestContext, node: str, now
             await registry.create(ctx, kind, NAMESPACE, lease)
     except (AlreadyExists, Conflict):
         pass  # someone else has just written it, which is a sign of life as well
+
+
+async def read_lease(registry: RegistryAPI, ctx: RequestContext, node: str) -> tuple[str, str]:
+    """(replica that holds the node's stream, version); empty when there is no Lease."""
+    kind = kinds.by_name("coordination.k8s.io/v1", "Lease")
+    try:
+        lease = (await registry.get(ctx, kind, NAMESPACE, node)).message()
+    except NotFound:
+        return "", ""
+    return str(lease.metadata.annotations.get(REPLICA_ANNOTATION, "")), str(lease.metadata.resource_version)

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 
 from controlplane.nodelink.heartbeats import LOST_AFTER_INTERVALS, Heartbeats, interval_s
-from controlplane.nodelink.leases import renew_lease
+from controlplane.nodelink.leases import LEASE_DURATION_S, read_lease, renew_lease
 from controlplane.nodelink.nodestatus import write_silence
 from controlplane.nodelink.podcidrs import ensure_pod_cidr
 from controlplane.nodelink.servicer import NodeLinkServicer
@@ -31,6 +31,7 @@ STALL_S = 1.0
 STARTUP_GRACE_S = 15.0
 LEASE_RENEWAL_S = 60.0
 MAX_WRITES = 16
+FOREIGN_LOOK_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,19 @@ class LinkSettings:
     cluster_domain: str = "cluster.local"
 
 
+@dataclass(slots=True)
+class _Foreign:
+    """A node whose stream another replica holds. `version` of its Lease has stood since `since`; look again at `next_look`."""
+
+    version: str
+    since: float
+    next_look: float
+
+
 class Monitor:
-    """Invariants: `_silent` holds nodes whose silence has been written (or is being written) and that have not been heard
+    """With several replicas each judges the nodes whose Lease names it; a node whose Lease nobody renews is judged by all.
+
+    Invariants: `_silent` holds nodes whose silence has been written (or is being written) and that have not been heard
     since; a node is declared silent only after `lost_after_s` without a message, by our own clock."""
 
     def __init__(
@@ -54,6 +66,7 @@ class Monitor:
         servicer: NodeLinkServicer,
         identity: Identity,
         settings: LinkSettings,
+        replica: str,
     ) -> None:
         self._env = env
         self._registry = registry
@@ -61,6 +74,8 @@ class Monitor:
         self._servicer = servicer
         self._identity = identity
         self._settings = settings
+        self._replica = replica
+        self._foreign: dict[str, _Foreign] = {}
         self._nodes: dict[str, float] = {}  # node -> loop time since when we know it
         self._silent: dict[str, None] = {}
         self._renewed: dict[str, float] = {}
@@ -129,7 +144,8 @@ class Monitor:
                 grace_s = max(STARTUP_GRACE_S, self.lost_after_s)
                 if now - max(self._nodes[node], self._started_at) < grace_s:
                     continue
-            if node not in self._silent:
+            foreign = self._foreign.get(node)
+            if node not in self._silent and (foreign is None or now >= foreign.next_look):
                 found.append(node)
         return found[:MAX_WRITES]
 
@@ -142,6 +158,14 @@ class Monitor:
 
     async def _silence(self, node: str) -> None:
         self._silent[node] = None
+        try:
+            if await self._is_foreign(node):
+                self._silent.pop(node, None)
+                return
+        except APIError as error:
+            self._silent.pop(node, None)  # again at the next tick
+            log.warning("node %s: its Lease was not read: %s", node, error)
+            return
         # Should its agent still be there behind a stuck connection: it dials anew and posts all its state.
         self._servicer.disconnect(node, ServiceUnavailable("no heartbeat came in time; dial again"))
         try:
@@ -153,18 +177,38 @@ class Monitor:
             self._silent.pop(node, None)  # again at the next tick
             log.warning("node %s: its silence was not written: %s", node, error)
 
+    async def _is_foreign(self, node: str) -> bool:
+        """Another replica holds the node's stream, and renews its Lease."""
+        holder, version = await read_lease(self._registry, self._context(), node)
+        if holder in ("", self._replica):
+            self._foreign.pop(node, None)
+            return False
+        now = asyncio.get_running_loop().time()
+        known = self._foreign.get(node)
+        if known is None or known.version != version:
+            known = self._foreign[node] = _Foreign(version, now, now)
+        known.next_look = now + FOREIGN_LOOK_S
+        return now - known.since < LEASE_DURATION_S
+
     async def _renew(self, now: float) -> None:
-        """One Lease at a time is plenty: they are renewed seldom."""
-        for node in self._heartbeats.connected_nodes():
-            if node in self._silent or now - self._renewed.get(node, -1e9) < LEASE_RENEWAL_S:
-                continue
-            self._renewed[node] = now
-            try:
-                await renew_lease(self._registry, self._context(), node, self._env.now())
-            except APIError as error:
-                self._renewed[node] = now - LEASE_RENEWAL_S + 5.0
-                log.debug("lease of node %s: %s", node, error)
-            break
+        due = [
+            node
+            for node in self._heartbeats.connected_nodes()
+            if node not in self._silent and now - self._renewed.get(node, -1e9) >= LEASE_RENEWAL_S
+        ]
+        if not due:
+            return
+        async with TaskGroup() as group:
+            for node in due[:MAX_WRITES]:
+                self._renewed[node] = now
+                group.create_task(self._renew_one(node, now), name=f"lease-{node}")
+
+    async def _renew_one(self, node: str, now: float) -> None:
+        try:
+            await renew_lease(self._registry, self._context(), node, self._env.now(), self._replica)
+        except APIError as error:
+            self._renewed[node] = now - LEASE_RENEWAL_S + 5.0
+            log.debug("lease of node %s: %s", node, error)
 
     async def _follow_nodes(self) -> None:
         kind = kinds.by_name("v1", "Node")
@@ -197,6 +241,7 @@ class Monitor:
             self._nodes.pop(node, None)
             self._silent.pop(node, None)
             self._renewed.pop(node, None)
+            self._foreign.pop(node, None)
             # Its agent, if it lives, makes the Node anew when it dials the next time.
             self._servicer.disconnect(node, ServiceUnavailable(f'node "{node}" was deleted'))
             self._heartbeats.forget(node)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from controlplane.auth.join import Joiner, node_of
+from controlplane.auth.names import node_of
 from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.nodelink.connection import Connection
@@ -20,6 +20,9 @@ from controlplane.registry.base import RegistryAPI
 from wherry.api.context import Env
 from wherry.api.errors import APIError, BadRequest, Forbidden, ServiceUnavailable
 from wherry.pb import nodelink_pb2, pods_pb2
+
+if TYPE_CHECKING:
+    from controlplane.auth.join import Joiner
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 from controlplane.auth.admin import ensure_admin_config
 from controlplane.auth.ca import make_authority
 from controlplane.auth.certificates import issue_client
-from controlplane.auth.join import node_of
+from controlplane.auth.names import node_of
 from controlplane.registry.base import ADMIN, Identity
 from kubelet.identity import Identity as NodeCredentials
 from kubelet.identity import IdentityError, fetch_ca, join, new_request

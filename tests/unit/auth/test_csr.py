@@ -9,8 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from controlplane.auth.certificates import NODES_GROUP, expiry, load_csr, node_csr_problem, subject_of
+from controlplane.auth.certificates import expiry, load_csr, node_csr_problem, subject_of
 from controlplane.auth.csr import CLIENT_SIGNER, CSR, NODE_SIGNER, condition_types
+from controlplane.auth.names import NODES_GROUP
 from controlplane.registry.base import ADMIN
 from controlplane.server import ControlPlane, Options
 from wherry.api.context import Env
