@@ -302,6 +302,19 @@ async def test_orphans_without_a_checkpoint_are_removed_and_strangers_stay(world
     assert mine.id not in left
 
 
+async def test_without_its_checkpoints_it_adopts_what_the_control_plane_names(world: World) -> None:
+    world.control.put(pod("a"))
+    await world.until(lambda: world.control.phase("a") == "Running")
+    before = await world.ids()
+    await world.kill()
+    for file in list((world.root / "checkpoints").iterdir()):
+        file.unlink()
+    world.start()
+    await asyncio.sleep(60)
+    assert await world.ids() == before
+    assert len(await world.runtime.list_sandboxes()) == 1
+
+
 async def test_a_deletion_that_the_control_plane_did_not_hear_of_is_told_again(world: World) -> None:
     world.control.put(pod("a"))
     await world.until(lambda: world.control.phase("a") == "Running")
