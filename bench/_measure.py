@@ -13,7 +13,10 @@ from pathlib import Path
 # The third-party packages of a control plane, and of an agent, as they are imported when they run.
 SERVER_IMPORTS = "grpc.aio, google.protobuf, cryptography.x509, numpy, uvloop, sqlite3, asyncio, ssl"
 AGENT_IMPORTS = "grpc.aio, google.protobuf, cryptography.x509, uvloop, asyncio, ssl"
-SCHEMA = "wherry.pb.core_v1_pb2, wherry.pb.apps_v1_pb2, wherry.pb.resources_pb2_grpc, wherry.pb.pods_pb2_grpc, wherry.pb.nodelink_pb2_grpc"
+SCHEMA = (
+    "wherry.pb.core_v1_pb2, wherry.pb.apps_v1_pb2, wherry.pb.resources_pb2_grpc, "
+    "wherry.pb.pods_pb2_grpc, wherry.pb.nodelink_pb2_grpc"
+)
 
 
 def rss_mib(pid: int) -> float:
