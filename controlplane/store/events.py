@@ -82,7 +82,7 @@ class EventRing(Generic[E]):
         for prefix in waited:
             if prefix in first_match:
                 self._wake(prefix, max(before, first_match[prefix] - 1))
-        if waited and self.head > before:
+        if self.head > before:  # whether or not anybody waits: who does not yet is to tell its place before it does
             now = asyncio.get_running_loop().time()
             if before < self._progress_wanted or now - self._progress_at >= PROGRESS_INTERVAL_S:
                 self._progress_at = now

@@ -111,16 +111,15 @@ class Database(Reader):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.lock = None
-        if path != ":memory:":
-            self.lock = FileLock(Path(path + ".lock"))
+        self.lock: FileLock | None = None
         try:
             if path != ":memory:":
+                self.lock = FileLock(Path(path + ".lock"))
                 self._create_file()
             super().__init__(connect(path))
             prepare(self.connection, path)
             self.head = self.revision()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._release()
             raise Unavailable(f"{path}: cannot open the store: {error}") from error
         except BaseException:

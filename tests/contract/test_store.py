@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.store import events as ring_module
 from controlplane.store.base import (
     MAX_OPERATIONS,
     MAX_VALUE_BYTES,
@@ -421,8 +422,8 @@ async def test_no_gap_between_the_past_and_the_present(store: Store) -> None:
         await ahead.wait()
         watches = [store.watch("/", from_revision=revision) for revision in (2, 50, 101)]
         seen = await asyncio.gather(*(events_up_to(watch, total + 1) for watch in watches))
-    for watch, events, first in zip(watches, seen, (2, 50, 101), strict=True):
-        assert [event.kv.mod_revision for event in events] == list(range(first, total + 2))
+    for watch, found, first in zip(watches, seen, (2, 50, 101), strict=True):
+        assert [event.kv.mod_revision for event in found] == list(range(first, total + 2))
         await watch.aclose()
 
 
@@ -450,7 +451,8 @@ async def test_a_cancelled_read_of_a_watch_loses_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("asked", ["before", "after"])
-async def test_progress_on_request(store: Store, asked: str) -> None:
+async def test_progress_on_request(store: Store, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring_module, "PROGRESS_INTERVAL_S", 1e9)  # none unasked
     watch = store.watch("/quiet/", from_revision=1)
     waiting = asyncio.ensure_future(following(watch, lambda seen: bool(seen) and seen[-1].revision >= 3))
     await asyncio.sleep(0)
@@ -460,8 +462,7 @@ async def test_progress_on_request(store: Store, asked: str) -> None:
     await put(store, "/a")
     if asked == "after":
         store.request_progress(3)
-    # Well below the second after which progress comes unasked.
-    assert all(batch.events == () for batch in await asyncio.wait_for(waiting, 0.5))
+    assert all(batch.events == () for batch in await asyncio.wait_for(waiting, LIMIT_S))
     await watch.aclose()
 
 

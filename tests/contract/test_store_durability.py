@@ -400,6 +400,11 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         await SqliteStore.open(str(path))
 
 
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"none/store.db: cannot open the store: .*No such file"):
+        await SqliteStore.open(str(tmp_path / "none" / "store.db"))
+
+
 async def test_a_second_opening_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     store = await SqliteStore.open(str(path))

@@ -55,9 +55,19 @@ def tls_of(cluster: EtcdCluster) -> TLSFiles:
     return TLSFiles(str(cluster.tls.ca), str(cluster.tls.certificate), str(cluster.tls.key))
 
 
+async def patient_open(cluster: EtcdCluster) -> EtcdStore:
+    """On a busy machine the members take a while to elect a leader."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            try:
+                return await EtcdStore.open(cluster.endpoints, Env(), tls=tls_of(cluster))
+            except Unavailable:
+                await asyncio.sleep(0.1)
+
+
 @pytest.fixture
 async def store(cluster: EtcdCluster) -> AsyncIterator[EtcdStore]:
-    store = await EtcdStore.open(cluster.endpoints, Env(), tls=tls_of(cluster))
+    store = await patient_open(cluster)
     yield store
     store.check_invariants()
     await store.close()

@@ -77,6 +77,20 @@ def test_who_waits_is_not_overtaken_by_what_does_not_concern_him(cancelled: bool
     run_virtual(main())
 
 
+def test_progress_that_was_asked_for_reaches_who_does_not_wait_yet() -> None:
+    async def main() -> None:
+        ring = make_ring()
+        ring.request_progress(3)
+        assert ring.progress_due == 0
+        ring.publish([(2, ["a"])])
+        ring.publish([(3, ["a"])])
+        assert ring.progress_due == 3
+        ring.publish([(4, ["a"])])
+        assert ring.progress_due == 3, "nobody asked, and it was told a moment ago"
+
+    run_virtual(main())
+
+
 def test_revisions_must_grow() -> None:
     async def main() -> None:
         ring = make_ring()
