@@ -7,6 +7,7 @@ here, in Kubernetes' words; everything else comes from the agent and is passed o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from wherry.client.status import from_status, to_status
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2
 
 MAX_BINDINGS = 5000
+LINGER_S = 2.0
 
 _SUBRESOURCES = {
     pods_pb2.StreamStart.EXEC: "exec",
@@ -130,6 +132,7 @@ class PodsServicer:
             async for frame in session.to_client:
                 yield frame
                 if frame.WhichOneof("frame") == "result":
+                    await _client_done(requests, pump)
                     return
         finally:
             self._sessions.close(session)
@@ -144,6 +147,16 @@ class PodsServicer:
         stored = await self._registry.get(call.context(), kinds.by_name("v1", "Pod"), namespace, name)
         pod: core_v1_pb2.Pod = stored.message()
         return pod
+
+
+async def _client_done(requests: AsyncIterator[Any], pump: asyncio.Task[None]) -> None:
+    """Until the client has ended its side too. A gRPC client whose write meets a call that is over takes the whole call for
+    broken, and loses the frames that it has not read yet."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            await asyncio.wait((pump,))
+            async for _ in requests:
+                pass
 
 
 def choose_container(pod: core_v1_pb2.Pod, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
@@ -349,16 +350,18 @@ class Client:
 
 
 class _Started:
-    """A stream whose first frame goes out before the caller's first frame or first read."""
+    """A stream whose first frame goes out before the caller's first frame or first read, whichever task comes first."""
 
     def __init__(self, stream: BidiStream, first: Message) -> None:
         self._stream = stream
         self._first: Message | None = first
+        self._starting = asyncio.Lock()
 
     async def _start(self) -> None:
-        if self._first is not None:
-            first, self._first = self._first, None
-            await self._stream.send(first)
+        async with self._starting:
+            if self._first is not None:
+                first, self._first = self._first, None
+                await self._stream.send(first)
 
     async def send(self, message: Message) -> None:
         await self._start()

@@ -174,10 +174,13 @@ class _GrpcStream:
         self._index = index
         self._call = call
         self._read: asyncio.Task[Any] | None = None
+        # gRPC takes two writes at once for a broken call.
+        self._writing = asyncio.Lock()
 
     async def send(self, message: Message) -> None:
         try:
-            await self._call.write(message)
+            async with self._writing:
+                await self._call.write(message)
         except grpc.aio.AioRpcError as error:
             raise self._transport._failed(self._index, error) from error
         except asyncio.InvalidStateError as error:
@@ -187,7 +190,8 @@ class _GrpcStream:
 
     async def done_sending(self) -> None:
         try:
-            await self._call.done_writing()
+            async with self._writing:
+                await self._call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # it is over already, and the reader learns why
 

@@ -318,6 +318,7 @@ async def _interact(session: Session, stream: BidiStream, stdin: bool, tty: bool
                     _write(sys.stderr, frame.stderr)
                 elif which == "result":
                     result = frame.result
+                    break
         finally:
             if tty:
                 loop.remove_signal_handler(signal.SIGWINCH)
