@@ -95,7 +95,9 @@ class EtcdStore:
     async def list(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> ListResult:
         start, end = _range_of(prefix, after)
         if start is None:
-            return ListResult((), revision or await self.revision(), False, 0)
+            # Nothing can be there, but the revision is to be checked, and told.
+            response = await self._range(rpc.RangeRequest(key=ALL_KEYS, revision=revision, count_only=True))
+            return ListResult((), revision or response.header.revision, False, 0)
         items: list[KeyValue] = []
         page = PAGE
         count = 0

@@ -299,6 +299,8 @@ async def test_the_past_can_be_read(store: Store) -> None:
         await store.get("/a", revision=a3 + 1)
     with pytest.raises(FutureRevision):
         await store.list("/", revision=a3 + 1)
+    with pytest.raises(FutureRevision):
+        await store.list("/", after="0", revision=a3 + 1)
 
 
 async def test_compaction_forgets_the_past_and_nothing_else(store: Store) -> None:
