@@ -133,6 +133,7 @@ async def test_a_part_of_a_batch_is_no_place_to_resume_from(env: Env) -> None:
     informer = Informer(script, Pod, env)  # type: ignore[arg-type]
     await settle(informer)
     assert script.watched_from == ["1", "1"]
+    assert script.lists == 1
 
 
 async def test_failing_lists_back_off(env: Env) -> None:
