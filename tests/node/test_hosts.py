@@ -62,17 +62,18 @@ def start_node(cluster: Cluster, node: Node, pod_cidr: str) -> None:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     require_containerd()
     monkeypatch.setenv("WHERRY_CONFIG", str(tmp_path / "config"))
-    taken = hosts.networks_in_use()
-    made = Cluster(
-        name=f"t{os.getpid() % 1000000}",
-        data_dir=str(tmp_path / "cluster"),
-        node_count=2,
-        port=0,
-        host_subnet=hosts.choose_host_subnet(taken),
-        cluster_cidr=hosts.choose_cluster_cidr(taken),
-        ip_forward=hosts.forwarding(),
-    )
-    made.save()
+    with layout.locked("choosing"):
+        taken = hosts.networks_in_use()
+        made = Cluster(
+            name=f"t{os.getpid() % 1000000}",
+            data_dir=str(tmp_path / "cluster"),
+            node_count=2,
+            port=0,
+            host_subnet=hosts.choose_host_subnet(taken),
+            cluster_cidr=hosts.choose_cluster_cidr(taken),
+            ip_forward=hosts.forwarding(),
+        )
+        made.save()
     yield made
     down(made.name, Progress(quiet=True))
 

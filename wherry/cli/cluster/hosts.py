@@ -19,7 +19,7 @@ from kubelet.runtime import mounts
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.processes import ProcessRef, find_binary
 from wherry.cli.cluster import resolver
-from wherry.cli.cluster.layout import Cluster, ClusterError, Node
+from wherry.cli.cluster.layout import Cluster, ClusterError, Node, known, load
 
 # Nodes live in a /24 of the first, pods in a /16 of the second; the first free one is taken.
 HOST_NETWORKS = ipaddress.IPv4Network("10.77.0.0/16")
@@ -48,9 +48,23 @@ def _first_free(candidates: Iterable[ipaddress.IPv4Network], taken: Iterable[str
 
 
 def networks_in_use() -> list[str]:
-    """What this machine has addresses in or routes to (the default route is none)."""
+    """What this machine has addresses in or routes to (the default route is none), or a described cluster has been given.
+    Hold `layout.locked("choosing")` until the choice is described."""
     routed = [destination for destination in links.routes() if destination[0].isdigit()]
-    return sorted({*links.addresses(), *routed})
+    described = [network for other in described_clusters() for network in (other.host_subnet, other.cluster_cidr)]
+    return sorted({*links.addresses(), *routed, *described})
+
+
+def described_clusters() -> list[Cluster]:
+    found = []
+    for name in known():
+        try:
+            cluster = load(name)
+        except ClusterError:
+            continue  # damaged: what it has shows in addresses and routes
+        if cluster is not None:
+            found.append(cluster)
+    return found
 
 
 def choose_port(taken: Collection[int] = ()) -> int:
@@ -138,15 +152,17 @@ def join_pod_networks(cluster: Cluster, pod_cidrs: dict[str, str]) -> bool:
     """Routes to every node's pods, on the host and between the nodes. `pod_cidrs`: node name -> CIDR."""
     via = {pod_cidrs[node.name]: node.address for node in cluster.nodes if node.name in pod_cidrs}
     changed = False
-    # The host may have routes of other clusters: only ours are compared.
-    inside = ipaddress.ip_network(cluster.cluster_cidr)
-    present = {dst: gw for dst, gw in links.routes(ours=True).items() if _within(dst, inside)}
+    # The host has routes of other clusters too: ours are those to our nodes.
+    inside = ipaddress.ip_network(cluster.host_subnet)
+    present = {dst: gw for dst, gw in links.routes(ours=True).items() if _within(gw, inside)}
     for destination in sorted(present.keys() - via.keys()):
         links.ip("route", "del", destination, "proto", links.ROUTE_PROTOCOL)
         changed = True
     for destination, gateway in sorted(via.items()):
         if present.get(destination) != gateway:
-            links.ip("route", "replace", destination, "via", gateway, "proto", links.ROUTE_PROTOCOL)
+            # Never "replace" a route that is not ours: that would take another cluster's pods off the host.
+            verb = "replace" if destination in present else "add"
+            links.ip("route", verb, destination, "via", gateway, "proto", links.ROUTE_PROTOCOL)
             changed = True
     for node in cluster.nodes:
         others = {destination: gateway for destination, gateway in via.items() if gateway != node.address}

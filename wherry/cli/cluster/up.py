@@ -77,25 +77,24 @@ def _install_packages(progress: Progress) -> None:
 
 def _decide(name: str, node_count: int, data_dir: Path | None) -> Cluster:
     """The description: the one there is, or a new one with networks and a port that are free now."""
-    known = layout.load(name)
-    if known is not None:
-        if data_dir is not None and data_dir.absolute() != known.data:
+    described = layout.load(name)
+    if described is not None:
+        if data_dir is not None and data_dir.absolute() != described.data:
             raise ClusterError(
-                f'cluster "{name}" has its data in {known.data}, not in {data_dir}: '
+                f'cluster "{name}" has its data in {described.data}, not in {data_dir}: '
                 f"`wherry down` first, or choose another --name"
             )
-        if node_count < known.node_count:
+        if node_count < described.node_count:
             raise ClusterError(
-                f'cluster "{name}" has {known.node_count} nodes, {node_count} asked for: nodes can be added here, not taken away'
+                f'cluster "{name}" has {described.node_count} nodes, {node_count} asked for: nodes can be added here, not taken away'
             )
-        cluster = known.with_nodes(node_count)
-        if cluster != known:
+        cluster = described.with_nodes(node_count)
+        if cluster != described:
             cluster.save()
         return cluster
     # Another cluster that comes up at this moment must not choose the same.
     with layout.locked("choosing"):
-        others = [other for other in map(layout.load, layout.known()) if other is not None]
-        taken = [*hosts.networks_in_use(), *(network for o in others for network in (o.host_subnet, o.cluster_cidr))]
+        others, taken = hosts.described_clusters(), hosts.networks_in_use()
         cluster = Cluster(
             name=name,
             data_dir=str((data_dir or layout.STATE_DIR / name).absolute()),
