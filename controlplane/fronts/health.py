@@ -26,6 +26,10 @@ class HealthServicer:
     def know(self, service: str) -> None:
         self._services.add(service)
 
+    @property
+    def serving(self) -> bool:
+        return self._serving
+
     def set_serving(self, serving: bool) -> None:
         if serving != self._serving:
             self._serving = serving

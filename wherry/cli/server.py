@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("wherry.server")
 
 DEFAULT_LISTEN = "127.0.0.1:6440"
+# From the port of gRPC to that of HTTPS: 6440 and 6443.
+HTTP_PORT_OFFSET = 3
 # A thread that wants the GIL gets it after this long: with Python's 5 ms the store's acknowledgements waited for the loop.
 SWITCH_INTERVAL_S = 0.0005
 
@@ -40,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--join-listen", default="", metavar="HOST:PORT",
         help="where new nodes join by token; default: the port above that of --listen",
+    )  # fmt: skip
+    result.add_argument(
+        "--http-listen", default=None, metavar="HOST:PORT",
+        help='where the Kubernetes API is served over HTTPS, for kubectl; default: three ports above that of --listen; '
+        '"" turns it off',
     )  # fmt: skip
     result.add_argument("--advertise", default="", metavar="HOST[:PORT]", help="the address that clients and nodes use")
     result.add_argument("--san", action="append", default=[], metavar="NAME", help="a further name in the certificate")
@@ -157,6 +164,7 @@ async def _listen(
     admin_config = arguments.data_dir / "admin.conf"
     write_private(arguments.data_dir / "ca.crt", plane.ca.certificate_pem)
     ensure_admin_config(plane.ca, env, admin_config, advertised)
+    kubernetes = _http_socket(arguments.http_listen, host, bound)
     stalls = Stalls()
     if arguments.metrics:
         from controlplane.metrics import serve_metrics
@@ -171,6 +179,10 @@ async def _listen(
                 group.create_task(keep_admin_config(plane.ca, env, admin_config, advertised), name="admin-config"),
                 group.create_task(stalls.run(), name="stalls"),
             ]
+            if kubernetes is not None:
+                from controlplane.fronts.http.start import serve
+
+                background.append(group.create_task(serve(plane, serving, kubernetes), name="http"))
             gc.collect()
             gc.freeze()  # what start-up made lives for ever: the collector need not look at it again and again
             _announce(arguments, join_host_port(host, bound), join_address, admin_config)
@@ -183,6 +195,21 @@ async def _listen(
         await asyncio.gather(server.stop(), joining.stop())
     log.info("stopped")
     return 0
+
+
+def _http_socket(text: str | None, host: str, grpc_port: int) -> socket.socket | None:
+    """None when it is turned off, or when nobody asked for it and its port is taken: a Kubernetes may run on this machine."""
+    if text == "":
+        return None
+    from controlplane.fronts.http.start import open_socket
+
+    if text is not None:
+        return open_socket(*split_address(text, "--http-listen"))
+    try:
+        return open_socket(host, grpc_port + HTTP_PORT_OFFSET)
+    except (OSError, OverflowError) as error:
+        log.warning("the Kubernetes API is not served over HTTPS: %s; name another port with --http-listen", error)
+        return None
 
 
 def _announce(arguments: argparse.Namespace, address: str, join_address: str, admin_config: Path) -> None:

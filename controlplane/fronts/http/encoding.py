@@ -1,0 +1,230 @@
+"""Objects, lists, tables and Status to bytes. Called by `resources` and `watch`.
+
+An object's JSON is made once per revision and kept in the memo of its watch cache entry, shared by every get, list and watch;
+what stands around it (kind, list, event) is put on as bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from controlplane.fronts.http import media
+from controlplane.fronts.http.bodies import MAGIC
+from controlplane.fronts.http.media import Form
+from controlplane.registry.base import ListResult, Stored
+from wherry.api import jsonforms, schema
+from wherry.api.encode import encoder
+from wherry.api.errors import APIError, InternalError
+from wherry.api.kinds import Kind
+from wherry.pb import meta_runtime_pb2, meta_v1_pb2, resources_pb2
+
+_JSON_KEY, _META_KEY = "http.json", "http.metadata"
+_INCLUDES = ("", "Metadata", "Object", "None")
+
+
+def dump(value: Any) -> bytes:
+    return jsonforms.dump(value)
+
+
+# one object
+
+
+def json_of(stored: Stored) -> bytes:
+    """The object's JSON without apiVersion and kind."""
+    found: bytes | None = stored.memo.get(_JSON_KEY)
+    if found is None:
+        found = dump(encoder(schema.descriptor_of(stored.kind.message))(stored.message()))
+        if stored.revision:
+            stored.memo[_JSON_KEY] = found
+    return found
+
+
+def metadata_json(stored: Stored) -> bytes:
+    """`{"metadata":{...}}`."""
+    found: bytes | None = stored.memo.get(_META_KEY)
+    if found is None:
+        message: Any = stored.message()
+        found = dump({"metadata": encoder(message.metadata.DESCRIPTOR)(message.metadata)})
+        if stored.revision:
+            stored.memo[_META_KEY] = found
+    return found
+
+
+def _typed(kind: str, api_version: str, body: bytes) -> bytes:
+    head = f'{{"kind":{json.dumps(kind)},"apiVersion":{json.dumps(api_version)}'.encode()
+    return head + (b"," + body[1:] if len(body) > 2 else b"}")
+
+
+def typed_json(stored: Stored) -> bytes:
+    meta = schema.type_meta(stored.kind.message)
+    assert meta is not None
+    return _typed(meta[1], meta[0], json_of(stored))
+
+
+def message_json(message: Message) -> bytes:
+    """Of a message that says its kind (Status, Scale)."""
+    meta = schema.type_meta(type(message))
+    body = dump(encoder(schema.descriptor_of(type(message)))(message))
+    return body if meta is None else _typed(meta[1], meta[0], body)
+
+
+def envelope(api_version: str, kind: str, raw: bytes) -> bytes:
+    """Kubernetes' protobuf: a magic number, and a `runtime.Unknown` that says what is in it."""
+    unknown = meta_runtime_pb2.Unknown(raw=raw)
+    unknown.type_meta.api_version, unknown.type_meta.kind = api_version, kind
+    return MAGIC + unknown.SerializeToString()
+
+
+def finish(text: bytes, form: Form, *, pretty: bool = False) -> bytes:
+    """JSON as the client wants to see it."""
+    if form.encoding == media.YAML:
+        from wherry.api import yamlout
+
+        return yamlout.dump(json.loads(text)).encode()
+    if pretty:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False).encode() + b"\n"
+    return text
+
+
+def object_bytes(stored: Stored, form: Form, *, pretty: bool = False) -> bytes:
+    """Of one object, whole or its metadata alone (tables are `table_json`'s)."""
+    if form.encoding == media.PROTOBUF:
+        if form.form == media.METADATA:
+            return envelope(f"meta.k8s.io/{form.version}", media.METADATA, _metadata_wire(stored))
+        meta = schema.type_meta(stored.kind.message)
+        assert meta is not None
+        return envelope(meta[0], meta[1], stored.wire())
+    if form.form == media.METADATA:
+        return finish(_partial(stored, form.version), form, pretty=pretty)
+    return finish(typed_json(stored), form, pretty=pretty)
+
+
+def message_bytes(message: Message, form: Form, *, pretty: bool = False) -> bytes:
+    if form.encoding == media.PROTOBUF:
+        meta = schema.type_meta(type(message)) or ("", "")
+        return envelope(*meta, message.SerializeToString(deterministic=True))
+    return finish(message_json(message), form, pretty=pretty)
+
+
+def _partial(stored: Stored, version: str) -> bytes:
+    return _typed(media.METADATA, f"meta.k8s.io/{version}", metadata_json(stored))
+
+
+def _metadata_wire(stored: Stored) -> bytes:
+    message: Any = stored.message()
+    return meta_v1_pb2.PartialObjectMetadata(metadata=message.metadata).SerializeToString(deterministic=True)
+
+
+# lists
+
+
+def list_pieces(kind: Kind, result: ListResult, form: Form) -> Iterator[bytes]:
+    """A list in pieces of one object each, so that the caller can pause and send as it goes."""
+    metadata = _list_meta(result.revision, result.continue_token, result.remaining)
+    partial = form.form == media.METADATA_LIST
+    name = media.METADATA_LIST if partial else f"{kind.kind}List"
+    api_version = f"meta.k8s.io/{form.version}" if partial else kind.api_version
+    if form.encoding == media.PROTOBUF:
+        yield envelope(api_version, name, b"".join(_wire_list(metadata, result.items, partial)))
+        return
+    head = _typed(name, api_version, dump({"metadata": encoder(metadata.DESCRIPTOR)(metadata)}))
+    yield head[:-1] + b',"items":['
+    separator = b""
+    for stored in result.items:
+        yield separator + (_partial(stored, form.version) if partial else json_of(stored))
+        separator = b","
+    yield b"]}"
+
+
+def _wire_list(metadata: Message, items: Sequence[Stored], partial: bool) -> Iterator[bytes]:
+    """Every list has its metadata as field 1 and the items as field 2."""
+    wire = metadata.SerializeToString(deterministic=True)
+    yield b"\x0a" + _varint(len(wire)) + wire
+    for stored in items:
+        wire = _metadata_wire(stored) if partial else stored.wire()
+        yield b"\x12" + _varint(len(wire)) + wire
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+# tables
+
+
+def check_include(include: str) -> None:
+    from wherry.api.errors import BadRequest
+
+    if include not in _INCLUDES:
+        raise BadRequest(
+            f'Unable to convert to Table as requested: includeObject: Invalid value: "{include}": '
+            "must be 'Metadata', 'Object', 'None', or empty"
+        )
+
+
+def columns_json(table: resources_pb2.Table) -> bytes:
+    return dump(
+        [
+            {
+                "name": column.name,
+                "type": column.type,
+                "format": column.format,
+                "description": column.description,
+                "priority": column.priority,
+            }
+            for column in table.columns
+        ]
+    )
+
+
+def rows_json(table: resources_pb2.Table, items: Sequence[Stored], form: Form, include: str) -> Iterator[bytes]:
+    for row, stored in zip(table.rows, items, strict=True):
+        cells = dump([getattr(cell, cell.WhichOneof("value") or "text") for cell in row.cells])
+        if include == "None":
+            obj = b"null"
+        elif include == "Object":
+            obj = typed_json(stored)
+        else:
+            obj = _partial(stored, form.version)
+        yield b'{"cells":' + cells + b',"object":' + obj + b"}"
+
+
+def table_json(metadata: bytes, columns: bytes, rows: bytes, version: str) -> bytes:
+    head = _typed("Table", f"meta.k8s.io/{version}", b'{"metadata":' + metadata + b"}")
+    return head[:-1] + b',"columnDefinitions":' + columns + b',"rows":[' + rows + b"]}"
+
+
+def list_metadata(revision: int, continue_token: str = "", remaining: int | None = None) -> bytes:
+    metadata = _list_meta(revision, continue_token, remaining)
+    return dump(encoder(metadata.DESCRIPTOR)(metadata))
+
+
+def _list_meta(revision: int, continue_token: str, remaining: int | None) -> meta_v1_pb2.ListMeta:
+    """A revision of 0 is that of nothing stored (a dry run)."""
+    metadata = meta_v1_pb2.ListMeta(resource_version=str(revision) if revision else "", remaining_item_count=remaining)
+    setattr(metadata, "continue", continue_token)
+    return metadata
+
+
+# errors
+
+
+def status_of(error: APIError) -> meta_v1_pb2.Status:
+    """As Kubernetes gives it: which reasons come with (possibly empty) details is part of it."""
+    from wherry.client.status import to_status
+
+    status = to_status(error)
+    if error.reason in ("NotFound", "Forbidden", "MethodNotAllowed") or error.message.startswith(("406:", "415:")):
+        status.details.SetInParent()
+    if type(error) is InternalError and not error.message.startswith("Internal error occurred"):
+        status.reason = ""
+    return status

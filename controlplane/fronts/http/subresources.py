@@ -1,0 +1,57 @@
+"""The subresources that this front serves: their verbs, and the kinds of their bodies. Read by `discovery` and `resources`.
+
+A kind names its subresources in the schema; here stands what each of these words means. One that is not here is not served,
+and so not shown in discovery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from wherry.api import schema
+from wherry.api.kinds import Kind
+
+READ_WRITE = ("get", "patch", "update")
+CONNECT = ("create", "get")
+
+
+@dataclass(frozen=True, slots=True)
+class Subresource:
+    """`body` is (group, version, kind) where that is not the kind itself; the first word is "" for the core group."""
+
+    verbs: tuple[str, ...]
+    body: tuple[str, str, str] | None = None
+    session: bool = False  # a connection to a container, and not an object
+
+
+_ALL = {
+    "approval": Subresource(READ_WRITE),
+    "attach": Subresource(CONNECT, ("", "v1", "PodAttachOptions"), session=True),
+    "binding": Subresource(("create",), ("", "v1", "Binding")),
+    "ephemeralcontainers": Subresource(READ_WRITE),
+    "eviction": Subresource(("create",), ("policy", "v1", "Eviction")),
+    "exec": Subresource(CONNECT, ("", "v1", "PodExecOptions"), session=True),
+    "finalize": Subresource(("update",)),
+    "log": Subresource(("get",), session=True),
+    "portforward": Subresource(CONNECT, ("", "v1", "PodPortForwardOptions"), session=True),
+    "scale": Subresource(READ_WRITE, ("autoscaling", "v1", "Scale")),
+    "status": Subresource(READ_WRITE),
+}
+
+
+def served(kind: Kind) -> dict[str, Subresource]:
+    """Of a kind, by name, in alphabetical order."""
+    return {name: _ALL[name] for name in sorted(kind.subresources) if name in _ALL}
+
+
+def body_class(kind: Kind, name: str) -> type[Message]:
+    """The class of what is written to `name` ("" is the object itself)."""
+    body = _ALL[name].body if name in _ALL else None
+    if body is None:
+        return kind.message
+    group, version, body_kind = body
+    found = schema.find_class(f"{group}/{version}" if group else version, body_kind)
+    assert found is not None, body
+    return found
