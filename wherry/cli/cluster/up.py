@@ -86,7 +86,8 @@ def _decide(name: str, node_count: int, data_dir: Path | None) -> Cluster:
             )
         if node_count < described.node_count:
             raise ClusterError(
-                f'cluster "{name}" has {described.node_count} nodes, {node_count} asked for: nodes can be added here, not taken away'
+                f'cluster "{name}" has {described.node_count} nodes, {node_count} asked for: '
+                "nodes can be added here, not taken away"
             )
         cluster = described.with_nodes(node_count)
         if cluster != described:
