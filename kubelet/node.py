@@ -9,9 +9,9 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
+import wherry
 from kubelet.runtime.base import DNSConfig, Image
 from wherry.api import quantity
 from wherry.api.times import to_time
@@ -23,10 +23,7 @@ MEMORY_RESERVE_BYTES = 100 << 20  # the hard eviction threshold is not for pods 
 
 
 def agent_version() -> str:
-    try:
-        return f"wherry/{metadata.version('wherry')}"
-    except metadata.PackageNotFoundError:
-        return "wherry/0.0.0"
+    return f"wherry/{wherry.__version__}"
 
 
 @dataclass(slots=True)
