@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from controlplane.auth.certificates import issue_client
 from controlplane.auth.serving import ServingCertificate
@@ -58,10 +61,10 @@ class Caller:
                 else json.dumps(body).encode()
             )
             chosen["Content-Type"] = content_type
-        from yarl import URL
-
         url = URL(self.base + path, encoded=True)
-        async with self.session.request(method, url, data=data, headers=chosen) as response:
+        async with self.session.request(
+            method, url, data=None if data is None else io.BytesIO(data), headers=chosen
+        ) as response:
             content = await response.read()
             return Answer(response.status, response.headers, content, response.headers.getall("Warning", []))
 
@@ -75,8 +78,6 @@ class Https:
 
     def context(self, user: str = "", groups: tuple[str, ...] = ("system:masters",)) -> ssl.SSLContext:
         """Of a client with a certificate for this user; without one when there is none."""
-        import os
-
         assert self.plane.ca is not None
         context = ssl.create_default_context(cadata=self.plane.ca.certificate_pem.decode())
         if user:
