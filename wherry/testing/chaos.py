@@ -64,6 +64,7 @@ async def storm(cluster: SimCluster, duration_s: float, weather: Weather | None 
 async def calm(cluster: SimCluster) -> None:
     """Everything that was broken is mended."""
     cluster.faults.before = cluster.faults.after = cluster.faults.watch = cluster.faults.delay_s = 0.0
+    cluster.lag.watch_s = 0.0
     for node in cluster.nodes.values():
         node.link.faults.loss = node.link.faults.delay_s = 0.0
         node.heal()
@@ -145,6 +146,9 @@ async def _store(cluster: SimCluster) -> str:
 
 async def _network(cluster: SimCluster) -> str:
     rng = cluster.env.rng
+    if rng.random() < 0.3:
+        cluster.lag.watch_s = rng.choice((0.0, 0.1, 1.0))
+        return f"watches lag by up to {cluster.lag.watch_s} s"
     node = cluster.nodes[rng.choice(list(cluster.nodes))]
     node.link.faults.loss = rng.choice((0.0, 0.1, 0.3))
     node.link.faults.delay_s = rng.choice((0.0, 0.2))

@@ -31,11 +31,12 @@ from wherry.api.context import Env
 from wherry.api.errors import APIError, Conflict, ServiceUnavailable, Timeout
 from wherry.client.base import Selection
 from wherry.client.client import Client
+from wherry.client.local import LocalTransport
 from wherry.pb import apps_v1_pb2, core_v1_pb2
 from wherry.testing.checkers import Checker, RevisionsAreAcknowledgedOnce, always
 from wherry.testing.history import ROOT, History
 from wherry.testing.loop import virtual_loop
-from wherry.testing.network import Link, NetworkFaults, Server
+from wherry.testing.network import Lag, LaggingTransport, Link, Server
 from wherry.testing.node import SimNode
 
 M = TypeVar("M", bound=Message)
@@ -45,6 +46,20 @@ log = logging.getLogger(__name__)
 START_RETRY_S = 1.0
 RETRY_S = 0.5
 INVARIANTS_EVERY_S = 1.0
+
+
+class _ControlPlane(ControlPlane):
+    """Whose own components see the cluster with a lag."""
+
+    def __init__(self, env: Env, store: FaultyStore, options: Options, lag: Lag) -> None:
+        super().__init__(env, store, options)
+        self.store = store
+        self._lag = lag
+
+    def local_transport(self, identity: Identity) -> LocalTransport:
+        transport = LaggingTransport(self.services, identity, self.env, self._lag)
+        self._transports.append(transport)
+        return transport
 
 
 class SimCluster:
@@ -65,10 +80,10 @@ class SimCluster:
         self.acknowledged = RevisionsAreAcknowledgedOnce()
         self.checkers: list[Checker] = [*always(), *checkers]
         self.faults = Faults()  # of the store, whichever control plane uses it
-        self.network = NetworkFaults()  # of every link of a node; cuts are each node's own
+        self.lag = Lag()  # of the control plane's own components
         self._options = options or Options(pki=False)
         self._store: SqliteStore | None = None
-        self._control_plane: ControlPlane | None = None
+        self._control_plane: _ControlPlane | None = None
         self._server: Server | None = None
         self._link = Link(lambda: self._server, ADMIN, env)
         self.client = Client(self._link, field_manager="sim")
@@ -132,7 +147,7 @@ class SimCluster:
         assert self._store is not None
         while True:
             store = FaultyStore(self._store, self.env, self.faults)
-            control_plane = ControlPlane(self.env, store, self._options)
+            control_plane = _ControlPlane(self.env, store, self._options, self.lag)
             try:
                 await control_plane.start()
                 break
@@ -141,7 +156,7 @@ class SimCluster:
                 await control_plane.stop(abrupt=True)
                 await asyncio.sleep(START_RETRY_S)
         self._control_plane = control_plane
-        self._server = Server(control_plane.local_transport)
+        self._server = Server(super(_ControlPlane, control_plane).local_transport)
 
     async def stop_control_plane(self) -> None:
         """In good order."""
@@ -158,10 +173,8 @@ class SimCluster:
         assert self._server is not None
         control_plane, server = self._control_plane, self._server
         self._control_plane = self._server = None
-        store = control_plane._store
-        assert isinstance(store, FaultyStore)
-        store.faults = Faults(down=True)
-        store.break_watches()
+        control_plane.store.faults = Faults(down=True)
+        control_plane.store.break_watches()
         await server.kill()
         await control_plane.stop(abrupt=True)
 

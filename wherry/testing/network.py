@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from wherry.api.context import Env
 from wherry.api.errors import APIError, ServiceUnavailable, Timeout
 from wherry.client.base import BidiStream, Transport
+from wherry.client.local import LocalTransport, Services
 
 T = TypeVar("T")
 
@@ -31,6 +32,33 @@ class NetworkFaults:
     delay_s: float = 0.0  # every message takes up to this long
     loss: float = 0.0
     cut: bool = False
+
+
+@dataclass(slots=True)
+class Lag:
+    """How far watches may lag behind, in seconds. May be changed at any time."""
+
+    watch_s: float = 0.0
+
+
+class LaggingTransport(LocalTransport):
+    """In process, but what a watch tells comes late, in order: controllers and the scheduler then work with stale caches,
+    as over a network."""
+
+    def __init__(self, services: Services, identity: Any, env: Env, lag: Lag) -> None:
+        super().__init__(services, identity)
+        self._env = env
+        self._lag = lag
+
+    async def server_stream(self, method_path: str, request: Message) -> AsyncIterator[Any]:
+        stream: Any = super().server_stream(method_path, request)
+        try:
+            async for response in stream:
+                if self._lag.watch_s:
+                    await asyncio.sleep(self._env.rng.random() * self._lag.watch_s)
+                yield response
+        finally:
+            await stream.aclose()
 
 
 class Server:
@@ -143,10 +171,15 @@ class Link:
         return server
 
     async def _travel(self, what: str, patience_s: float) -> None:
-        """One message, one way. Lost: whoever waits for it learns nothing until its patience is at an end."""
+        """One message, one way. Over a cut cable it is sent again and again while there is patience; lost, whoever waits
+        for it learns nothing until then."""
         if self.faults.delay_s:
             await asyncio.sleep(self._env.rng.random() * self.faults.delay_s)
-        if self.faults.cut or (self.faults.loss and self._env.rng.random() < self.faults.loss):
+        if self.faults.cut and await self._is_healed_within(patience_s):
+            return
+        if self.faults.cut:
+            raise Timeout(f"{what} did not answer within {patience_s:g} s")
+        if self.faults.loss and self._env.rng.random() < self.faults.loss:
             await asyncio.sleep(patience_s)
             raise Timeout(f"{what} did not answer within {patience_s:g} s")
 
@@ -154,10 +187,11 @@ class Link:
         """For one message of an open stream: False when the connection has broken over it."""
         if self.faults.delay_s:
             await asyncio.sleep(self._env.rng.random() * self.faults.delay_s)
-        if not self.faults.cut:
-            return True
+        return not self.faults.cut or await self._is_healed_within(KEEPALIVE_S)
+
+    async def _is_healed_within(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(KEEPALIVE_S):
+            async with asyncio.timeout(seconds):
                 await self._healed.wait()
         except TimeoutError:
             return False
