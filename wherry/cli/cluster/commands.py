@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -147,6 +148,10 @@ def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
             stream.reconfigure(errors="replace")
     try:
         code = asyncio.run(work())
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing more to say, and nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except (ClusterError, ImageError, NetworkError, RuntimeFailure, APIError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
