@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -318,10 +319,8 @@ def test_exec_attach_logs_and_port_forward(cluster: LocalCluster) -> None:
         assert forward.stdout is not None
         line = forward.stdout.readline()
         port = int(line.partition(" -> ")[0].rpartition(":")[2])
-        page = subprocess.run(
-            ["curl", "-s", "--max-time", "10", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True
-        )
-        assert page.stdout == "page\n"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+            assert page.read() == b"page\n"
     finally:
         forward.terminate()
         forward.wait()
