@@ -20,6 +20,7 @@ from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.fronts.http import discovery, encoding, media
 from controlplane.fronts.http.exchange import TEXT, Exchange
+from controlplane.fronts.http.openapi.documents import Documents
 from controlplane.fronts.http.paths import resource_target
 from controlplane.fronts.http.peers import Peers, TokenReview
 from controlplane.fronts.http.resources import Resources
@@ -55,6 +56,7 @@ class Handler:
         self._checks = checks
         self._peers = Peers(authorizer, tokens)
         self._resources = Resources(registry, authorizer, commits, env)
+        self._openapi = Documents(registry.verbs)
         self._closed = False
 
     def close(self) -> None:
@@ -107,10 +109,40 @@ class Handler:
             return lambda exchange: self._core(exchange, rest)
         if head == "apis" and len(rest) <= 2:
             return lambda exchange: self._groups(exchange, rest)
+        if parts == ["openapi", "v2"]:
+            return self._openapi_v2
+        if parts[:2] == ["openapi", "v3"]:
+            return lambda exchange: self._openapi_v3(exchange, "/".join(parts[2:]))
         return None
 
     def _catalogue(self) -> discovery.Catalogue:
         return discovery.Catalogue(self._registry.served(), self._registry.verbs)
+
+    async def _openapi_v2(self, exchange: Exchange) -> web.StreamResponse:
+        kinds = self._registry.served()
+        wanted = exchange.accept
+        if "proto-openapi.spec.v2" in wanted:
+            # Asked for with an @, which is no letter of a media type: Go's clients want it back without.
+            kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+            return await exchange.reply_long(self._openapi.v2_wire(kinds), kind, headers={"Vary": "Accept"})
+        media.negotiate(wanted, offered=(media.JSON,))
+        return await exchange.reply_long(self._openapi.v2_json(kinds), media.JSON, headers={"Vary": "Accept"})
+
+    async def _openapi_v3(self, exchange: Exchange, path: str) -> web.StreamResponse:
+        kinds = self._registry.served()
+        if not path:
+            return exchange.json(self._openapi.index(kinds))
+        media.negotiate(exchange.accept, offered=(media.JSON,))
+        found = self._openapi.v3(kinds, path)
+        if found is None:
+            return exchange.page_not_found()
+        document, digest = found
+        headers = {"ETag": f'"{digest}"', "Vary": "Accept"}
+        if exchange.query.get("hash") == digest:
+            headers["Cache-Control"] = "public, immutable"
+        if exchange.request.headers.get("If-None-Match") == f'"{digest}"':
+            return exchange.reply(b"", status=304, headers=headers)
+        return await exchange.reply_long(document, media.JSON, headers=headers)
 
     async def _root(self, exchange: Exchange) -> web.StreamResponse:
         catalogue = self._catalogue()
@@ -119,7 +151,7 @@ class Handler:
             paths += [f"/apis/{group}", *(f"/apis/{group}/{version}" for version in catalogue.versions(group))]
         for name in _HEALTH:
             paths += [f"/{name}", *(f"/{name}/{check}" for check in sorted(self._checks))]
-        return exchange.json({"paths": [*paths, "/version"]})
+        return exchange.json({"paths": [*paths, "/openapi/v2", "/openapi/v3", "/version"]})
 
     async def _version(self, exchange: Exchange) -> web.StreamResponse:
         media.negotiate(exchange.accept, offered=(media.JSON,))
