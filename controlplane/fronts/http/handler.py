@@ -24,6 +24,7 @@ from controlplane.fronts.http.openapi.documents import Documents
 from controlplane.fronts.http.paths import resource_target
 from controlplane.fronts.http.peers import Peers, TokenReview
 from controlplane.fronts.http.resources import Resources
+from controlplane.fronts.http.sessions import Sessions
 from controlplane.fronts.resources import KUBERNETES_VERSION
 from controlplane.registry.base import ANONYMOUS, RegistryAPI
 from wherry.api.context import CAUSE_KEY, Env, cause
@@ -48,6 +49,7 @@ class Handler:
         commits: Commits,
         env: Env,
         checks: Checks,
+        sessions: Sessions,
         tokens: TokenReview | None = None,
     ) -> None:
         self._registry = registry
@@ -55,7 +57,7 @@ class Handler:
         self._env = env
         self._checks = checks
         self._peers = Peers(authorizer, tokens)
-        self._resources = Resources(registry, authorizer, commits, env)
+        self._resources = Resources(registry, authorizer, commits, env, sessions)
         self._openapi = Documents(registry.verbs)
         self._closed = False
 

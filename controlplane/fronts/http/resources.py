@@ -19,6 +19,7 @@ from controlplane.fronts.http import bodies, encoding, media, params, subresourc
 from controlplane.fronts.http.exchange import Exchange
 from controlplane.fronts.http.media import Form
 from controlplane.fronts.http.paths import Target, flag
+from controlplane.fronts.http.sessions import Sessions
 from controlplane.fronts.http.watch import EventEncoder
 from controlplane.registry.base import ListResult, RegistryAPI, Stored, WatchBatch
 from wherry.api.context import Env
@@ -36,7 +37,10 @@ _MANY = (media.TABLE, media.METADATA_LIST)
 class Resources:
     """`handle` answers one request; it raises APIError, which `handler` turns into a Status."""
 
-    def __init__(self, registry: RegistryAPI, authorizer: Authorizer, commits: Commits, env: Env) -> None:
+    def __init__(
+        self, registry: RegistryAPI, authorizer: Authorizer, commits: Commits, env: Env, sessions: Sessions
+    ) -> None:
+        self._sessions = sessions
         self._registry = registry
         self._authorizer = authorizer
         self._commits = commits
@@ -56,13 +60,18 @@ class Resources:
         by_name = target.verb == "create" and not target.name and "system:nodes" in exchange.identity.groups
         if not by_name:
             await self.authorize(exchange, target)
-        if target.group and not any(kind.group == target.group for kind in self._registry.served()):
-            return exchange.page_not_found()
-        kind = self._registry.kind(target.group, target.version, target.resource)
+        try:
+            kind = self._registry.kind(target.group, target.version, target.resource)
+        except NotFound:
+            if target.group and not any(kind.group == target.group for kind in self._registry.served()):
+                return exchange.page_not_found()
+            raise
         self._check_verb(target, kind)
         if by_name:  # what a node may create hangs on the name in the body
             obj = self._decode(exchange, target, kind, await exchange.body())
             await self.authorize(exchange, target, name=obj.metadata.name)
+        if target.subresource and subresources.served(kind)[target.subresource].session:
+            return await self._sessions.handle(exchange, target)
         return await self._verbs[target.verb](exchange, target, kind)
 
     async def authorize(self, exchange: Exchange, target: Target, *, name: str | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from controlplane.fronts.http.handler import Handler
+from controlplane.fronts.http.sessions import Sessions
 
 if TYPE_CHECKING:
     from controlplane.auth.serving import ServingCertificate
@@ -30,7 +31,8 @@ STOP_GRACE_S = 2.0
 def handler_of(plane: ControlPlane) -> Handler:
     """The front of a control plane that has started."""
     checks = {"ping": lambda: True, "log": lambda: True, "serving": lambda: plane.health.serving}
-    return Handler(plane.registry, plane.authorizer, plane.commits, plane.env, checks)
+    sessions = Sessions(plane.services.handler)
+    return Handler(plane.registry, plane.authorizer, plane.commits, plane.env, checks, sessions)
 
 
 def tls_context(certificate: ServingCertificate, ca_pem: bytes) -> ssl.SSLContext:
