@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from controlplane.controllers.deployment.controller import DeploymentController
+from controlplane.controllers.endpointslice.controller import EndpointSliceController
 from controlplane.controllers.garbagecollector.controller import GarbageCollector
 from controlplane.controllers.namespace.controller import NamespaceController
 from controlplane.controllers.nodelifecycle.controller import NodeLifecycleController
@@ -28,7 +29,14 @@ from wherry.pb import apps_v1_pb2, core_v1_pb2
 
 # Kinds that some controller watches whole; the garbage collector shares those instead of watching them again.
 WATCHED_WHOLE: frozenset[type[Message]] = frozenset(
-    (core_v1_pb2.Pod, core_v1_pb2.Node, core_v1_pb2.Namespace, apps_v1_pb2.ReplicaSet, apps_v1_pb2.Deployment)
+    (
+        core_v1_pb2.Pod,
+        core_v1_pb2.Node,
+        core_v1_pb2.Namespace,
+        core_v1_pb2.Service,
+        apps_v1_pb2.ReplicaSet,
+        apps_v1_pb2.Deployment,
+    )
 )
 
 
@@ -55,6 +63,7 @@ async def run(
         NodeLifecycleController(kit),
         DeploymentController(kit),
         ReplicaSetController(kit),
+        EndpointSliceController(kit),
         PodCollector(kit, terminated_threshold=options.terminated_pod_threshold),
         GarbageCollector(kit, shared=WATCHED_WHOLE),
     ]

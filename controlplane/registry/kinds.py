@@ -20,11 +20,13 @@ from controlplane.registry.strategies.core import (
     Secrets,
     ServiceAccounts,
 )  # fmt: skip
+from controlplane.registry.strategies.endpoints import Endpoints, EndpointSlices
 from controlplane.registry.strategies.pods import Pods
 from controlplane.registry.strategies.services import Services
 from controlplane.registry.strategy import Strategy, label, subdomain
 from controlplane.registry.tables import apps as app_tables
 from controlplane.registry.tables import core as tables
+from controlplane.registry.tables import endpoints as endpoint_tables
 from controlplane.registry.tables import pods as pod_tables
 from controlplane.store.cache import Indexer
 from wherry.api import kinds
@@ -76,6 +78,7 @@ def _entry(
 def table(*, event_ttl_s: int) -> Iterator[Served]:
     """In discovery order."""
     yield _entry("v1", "ConfigMap", ConfigMaps, columns=tables.CONFIG_MAPS)
+    yield _entry("v1", "Endpoints", Endpoints, columns=endpoint_tables.ENDPOINTS)
     yield _entry("v1", "Event", Events, columns=tables.EVENTS, fields=_EVENT_FIELDS, ttl_s=event_ttl_s)
     yield _entry(
         "v1", "Namespace", Namespaces, columns=tables.NAMESPACES, name_rule=label,
@@ -109,4 +112,5 @@ def table(*, event_ttl_s: int) -> Iterator[Served]:
         "certificates.k8s.io/v1", "CertificateSigningRequest", CertificateRequests, columns=tables.CERTIFICATE_REQUESTS,
         fields={"spec.signerName": lambda obj: str(obj.spec.signer_name)}, name_rule=subdomain,
     )  # fmt: skip
+    yield _entry("discovery.k8s.io/v1", "EndpointSlice", EndpointSlices, columns=endpoint_tables.ENDPOINT_SLICES)
     yield _entry("coordination.k8s.io/v1", "Lease", Leases, columns=tables.LEASES)

@@ -176,7 +176,11 @@ def original(kind_name: str, items: list[tuple[Record, Target]]) -> dict[str, An
         assert match is not None, record.name
         return match.group(1).split(".")
 
-    alone = {"ReplicaSet": {"matchLabels": {"app": "updreplicaset"}}, "Secret": "Opaque"}
+    alone = {
+        "ReplicaSet": {"matchLabels": {"app": "updreplicaset"}},
+        "Secret": "Opaque",
+        "EndpointSlice": "IPv4",
+    }
     first = items[0][0]
     body: dict[str, Any] = copy.deepcopy(first.body)
     path = path_of(first)
