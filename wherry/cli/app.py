@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import wherry
-from wherry.cli.commands import apply, change, describe, edit, get, nodes, rollout, store, streams
+from wherry.cli.commands import apply, change, describe, edit, get, kubeconfig, nodes, rollout, store, streams
 from wherry.cli.options import Config, ContextName, Server
 from wherry.cli.session import GLOBALS
 
@@ -72,7 +72,7 @@ def _build() -> None:
         _run_process("agent")
     )
     app.add_typer(store.token, name="token", rich_help_panel=CLUSTER)
-    _add(CLUSTER, store.backup, store.restore)
+    _add(CLUSTER, store.backup, store.restore, kubeconfig.kubeconfig)
 
     _add(OBJECTS, apply.apply, apply.diff, get.get, describe.describe, change.delete, edit.edit)
     _add(OBJECTS, change.label, name="label")
