@@ -12,7 +12,7 @@ BATCH = 100
 
 
 class StatusManager:
-    """Invariant: what `_pending` names is in `_latest`."""
+    """Invariants: what `_pending` names is in `_latest`; `_changed` is set exactly while something is pending."""
 
     def __init__(self) -> None:
         self._latest: dict[str, nodelink_pb2.PodStatusUpdate] = {}
@@ -32,6 +32,8 @@ class StatusManager:
     def forget(self, uid: str) -> None:
         self._latest.pop(uid, None)
         self._pending.pop(uid, None)
+        if not self._pending:
+            self._changed.clear()
 
     def resend_all(self) -> None:
         self._pending = dict.fromkeys(self._latest)
