@@ -60,15 +60,20 @@ class NodeNetwork:
             raise NetworkError(f'pod CIDR "{pod_cidr}": {error}') from error
         inside = options.cluster_cidr or _around(subnet)
         try:
-            document = cni.config(
-                options.network, pod_cidr, options.ipam_dir, bridge=options.bridge, mtu=options.mtu or outside_mtu()
+            mtu = options.mtu or outside_mtu()
+            plain, with_ports = (
+                cni.config(
+                    options.network, pod_cidr, options.ipam_dir, bridge=options.bridge, mtu=mtu, host_ports=host_ports
+                )
+                for host_ports in (False, True)
             )
         except ValueError as error:
             raise NetworkError(str(error)) from error
         if subnet.version == 4:
             _FORWARDING.write_text("1\n")
             masquerade.apply(masquerade.ruleset(options.table, pod_cidr, (inside,), options.bridge))
-        cni.write_config(options.conf_dir, document)
+        cni.write_config(options.conf_dir / cni.HOST_PORTS_DIR, with_ports)
+        cni.write_config(options.conf_dir, plain)
 
     def _remove(self) -> None:
         options = self.options
@@ -76,7 +81,8 @@ class NodeNetwork:
         masquerade.delete(options.table)
         if options.bridge in links.names():
             links.ip("link", "del", options.bridge)
-        (options.conf_dir / cni.CONFIG_NAME).unlink(missing_ok=True)
+        for directory in (options.conf_dir, options.conf_dir / cni.HOST_PORTS_DIR):
+            (directory / cni.CONFIG_NAME).unlink(missing_ok=True)
         cni.remove_state(options.network, options.ipam_dir, options.netns_dir)
 
 

@@ -19,6 +19,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubelet.network import cni
 from kubelet.runtime import mounts
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.cri import CriRuntime
@@ -37,6 +38,8 @@ HEALTHY_AFTER_S = 60.0
 MAX_SOCKET_PATH_BYTES = 108
 
 CNI_BIN_DIRS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
+# A runtime of the same runc whose sandboxes may have host ports: CNI configurations are per runtime.
+HOST_PORTS_HANDLER = "host-ports"
 _CAP_SYS_RESOURCE = 24
 # What a node of ours never uses; each costs a little memory and start-up time. (runtime.v1.linux has to stay: 1.6 loads no task
 # service without it.)
@@ -94,6 +97,10 @@ class Layout:
         return self.data / "cni" / "net.d"
 
     @property
+    def host_ports_conf_dir(self) -> Path:
+        return self.cni_conf_dir / cni.HOST_PORTS_DIR
+
+    @property
     def ipam_dir(self) -> Path:
         return self.data / "cni" / "ipam"
 
@@ -128,7 +135,7 @@ class Containerd:
         _check_socket_path(layout.socket)
         binary = find_binary("containerd")
         await check_version(binary)
-        for directory in (layout.root, layout.state, layout.cni_conf_dir, layout.ipam_dir):
+        for directory in (layout.root, layout.state, layout.host_ports_conf_dir, layout.ipam_dir):
             directory.mkdir(parents=True, exist_ok=True)
         text = render_config(self.options, self.options.snapshotter or choose_snapshotter(layout.root))
         running = find_running(layout)
@@ -225,6 +232,10 @@ def render_config(options: ContainerdOptions, snapshotter: str) -> str:
     q = json.dumps  # a JSON string is a TOML basic string
     disabled = [*_DISABLED_PLUGINS, *(["io.containerd.snapshotter.v1.native"] if snapshotter != "native" else [])]
     cri = 'plugins."io.containerd.grpc.v1.cri"'
+    runc = f"""  BinaryName = {q(find_binary("runc"))}
+  Root = {q(str(layout.run / "runc"))}
+  SystemdCgroup = {str(options.systemd_cgroup).lower()}
+"""
     return f"""# Written by wherry at every start; changes are lost.
 version = 2
 root = {q(str(layout.root))}
@@ -263,10 +274,14 @@ disabled_plugins = {q(sorted(disabled))}
   runtime_type = "io.containerd.runc.v2"
 
 [{cri}.containerd.runtimes.runc.options]
-  BinaryName = {q(find_binary("runc"))}
-  Root = {q(str(layout.run / "runc"))}
-  SystemdCgroup = {str(options.systemd_cgroup).lower()}
+{runc}
+[{cri}.containerd.runtimes.{HOST_PORTS_HANDLER}]
+  runtime_type = "io.containerd.runc.v2"
+  cni_conf_dir = {q(str(layout.host_ports_conf_dir))}
+  cni_max_conf_num = 1
 
+[{cri}.containerd.runtimes.{HOST_PORTS_HANDLER}.options]
+{runc}
 [plugins."io.containerd.internal.v1.opt"]
   path = {q(str(layout.root / "opt"))}
 """

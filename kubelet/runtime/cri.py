@@ -58,13 +58,15 @@ _CHANNEL_OPTIONS = (
 
 class CriRuntime:
     """One per agent. `endpoint` is a socket's path, with or without `unix://`. `netns` names the network namespace that the
-    runtime lives in, when it is not ours. Call `close` when done; calls may run concurrently."""
+    runtime lives in, when it is not ours; `host_ports_handler` the runtime handler of sandboxes with host ports, when they need
+    one. Call `close` when done; calls may run concurrently."""
 
     name = "cri"
 
-    def __init__(self, endpoint: str, *, netns: str = "") -> None:
+    def __init__(self, endpoint: str, *, netns: str = "", host_ports_handler: str = "") -> None:
         self.socket = endpoint.removeprefix("unix://")
         self._netns = netns
+        self._host_ports_handler = host_ports_handler
         self._channel = grpc.aio.insecure_channel(f"unix://{self.socket}", options=_CHANNEL_OPTIONS)
         self._runtime: Any = cri_runtime_pb2_grpc.RuntimeServiceStub(self._channel)
         self._images: Any = cri_runtime_pb2_grpc.ImageServiceStub(self._channel)
@@ -90,9 +92,8 @@ class CriRuntime:
     # -- sandboxes
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
-        request = pb.RunPodSandboxRequest(
-            config=messages.sandbox_config(config), runtime_handler=config.runtime_handler
-        )
+        handler = config.runtime_handler or (self._host_ports_handler if config.port_mappings else "")
+        request = pb.RunPodSandboxRequest(config=messages.sandbox_config(config), runtime_handler=handler)
         answer = await _call(
             self._runtime.RunPodSandbox(request, timeout=SANDBOX_TIMEOUT_S), reason="CreatePodSandboxError"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubelet.runtime import cleanup
+from kubelet.runtime.containerd import HOST_PORTS_HANDLER
 from kubelet.runtime.cri import CriRuntime
 from wherry.testing.realnode import Pods, RealNode, running_node
 from wherry.testing.require import require_containerd
@@ -22,7 +23,7 @@ def real_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
 
 @pytest.fixture
 async def runtime(real_node: RealNode) -> AsyncIterator[CriRuntime]:
-    runtime = CriRuntime(f"unix://{real_node.layout.socket}")
+    runtime = CriRuntime(f"unix://{real_node.layout.socket}", host_ports_handler=HOST_PORTS_HANDLER)
     yield runtime
     await runtime.close()
     await cleanup.remove_all_sandboxes(f"unix://{real_node.layout.socket}")

@@ -12,6 +12,7 @@ import pytest
 
 from kubelet.runtime.base import (
     ContainerState,
+    PortMapping,
     Resources,
     RuntimeFailure,
     RuntimeNotFound,
@@ -20,6 +21,7 @@ from kubelet.runtime.base import (
 )
 from kubelet.runtime.cri import CriRuntime
 from wherry.testing.eventually import eventually
+from wherry.testing.server import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -195,6 +197,31 @@ async def test_port_forward_reaches_a_server_on_localhost(runtime: CriRuntime, p
     with pytest.raises(RuntimeFailure, match="port 9 of the pod"):
         await runtime.port_forward(sandbox[0], 9)
     await runtime.stop_container(container, 0)
+
+
+async def test_host_port_reaches_the_pod_until_it_goes(runtime: CriRuntime, pods: Any) -> None:
+    port = free_port()
+    sandbox = await pods.sandbox(port_mappings=(PortMapping(8080, port),))
+    await pods.container(sandbox, "httpd -f -p 8080 -h /etc")
+
+    async def fetch() -> bytes:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return b""  # it does not listen yet
+        writer.write(b"GET /group HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    assert (await eventually(fetch)).startswith(b"HTTP/1.1 200")
+    plain = await pods.sandbox()
+    # One network: the two may not get the same address.
+    assert (await runtime.sandbox_status(plain[0])).ips != (await runtime.sandbox_status(sandbox[0])).ips
+    await runtime.stop_sandbox(sandbox[0])
+    assert await fetch() == b""
+    rules = await asyncio.create_subprocess_exec("iptables-save", "-t", "nat", stdout=asyncio.subprocess.PIPE)
+    assert f"--dport {port} ".encode() not in (await rules.communicate())[0]
 
 
 async def test_events_come_when_the_state_can_be_seen(runtime: CriRuntime, pods: Any) -> None:

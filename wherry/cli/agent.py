@@ -206,13 +206,13 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
 
     if arguments.runtime_endpoint:
         return CriRuntime(arguments.runtime_endpoint), []
-    from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
+    from kubelet.runtime.containerd import HOST_PORTS_HANDLER, Containerd, ContainerdOptions, Layout
 
     _make_directory(arguments.run_dir)
     containerd = Containerd(ContainerdOptions(Layout(data=arguments.data_dir, run=arguments.run_dir)))
     await containerd.start()
     supervisor = asyncio.get_running_loop().create_task(containerd.supervise(), name="containerd")
-    return CriRuntime(containerd.endpoint), [supervisor]
+    return CriRuntime(containerd.endpoint, host_ports_handler=HOST_PORTS_HANDLER), [supervisor]
 
 
 def _connector(arguments: argparse.Namespace) -> Callable[[Identity], Transport]:
