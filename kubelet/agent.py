@@ -23,6 +23,7 @@ from kubelet.link import ControlLink
 from kubelet.node import Machine, NodeReport, agent_version, host_dns, machine_facts
 from kubelet.objects import ObjectCache
 from kubelet.pods import model as m
+from kubelet.pods.plan import FORCED_GRACE_S
 from kubelet.pods.reach import HollowReach, Network
 from kubelet.pods.services import NoCgroups, NodeSettings, NoFiles, NoVolumes, PodServices, StartSlots
 from kubelet.pods.states import Stage
@@ -435,7 +436,8 @@ class Agent:
             pod.CopyFrom(upsert)
             self._upsert(pod)
         for key in batch.removed:
-            self._remove(key.uid)
+            # An ordinary deletion waits for us to be done with the pod: this one was forced.
+            self._remove(key.uid, FORCED_GRACE_S)
         if batch.synced:
             self._synced = True
             self._left = {}
@@ -461,11 +463,11 @@ class Agent:
                 self._unsaved[uid] = None
             worker.update(pod)
 
-    def _remove(self, uid: str) -> None:
+    def _remove(self, uid: str, grace_s: float | None = None) -> None:
         self._named.discard(uid)
         worker = self._workers.get(uid)
         if worker is not None:
-            worker.remove()
+            worker.remove(grace_s)
         else:
             self._forget(uid)
 

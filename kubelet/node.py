@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from wherry.api import quantity
 from wherry.api.times import to_time
 from wherry.pb import core_v1_pb2
 
+# The second is systemd-resolved's, for hosts whose /etc/resolv.conf names its stub on 127.0.0.53.
+RESOLVER_FILES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 MAX_IMAGES = 50
 MAX_PODS = 110
 MEMORY_RESERVE_BYTES = 100 << 20  # the hard eviction threshold is not for pods to ask for
@@ -75,19 +78,36 @@ def _os_image() -> str:
     return "Linux"
 
 
-def host_dns(path: str = "/etc/resolv.conf") -> DNSConfig:
+def host_dns(paths: Sequence[str] = RESOLVER_FILES) -> DNSConfig:
+    """The first file that names a server which pods can reach: a stub resolver on the host's loopback is nobody in a pod."""
+    for path in paths:
+        found = _resolver_configuration(path)
+        if found.servers:
+            return found
+    return DNSConfig()
+
+
+def _resolver_configuration(path: str) -> DNSConfig:
     servers: list[str] = []
     searches: list[str] = []
     options: list[str] = []
     for line in _read(path).splitlines():
         words = line.split()
         if words[:1] == ["nameserver"] and len(words) > 1:
-            servers.append(words[1])
+            if not _on_loopback(words[1]):
+                servers.append(words[1])
         elif words[:1] in (["search"], ["domain"]):
             searches = words[1:]
         elif words[:1] == ["options"]:
             options = words[1:]
     return DNSConfig(tuple(servers), tuple(searches), tuple(options))
+
+
+def _on_loopback(server: str) -> bool:
+    try:
+        return ipaddress.ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return True  # no address: of no use to a pod either
 
 
 @dataclass(slots=True)

@@ -86,7 +86,8 @@ def sandbox_config(
         name=metadata.name,
         uid=metadata.uid,
         attempt=attempt,
-        hostname=hostname_of(pod, node),
+        # With the host's network goes the host's name: the runtime refuses another one there.
+        hostname="" if pod.spec.host_network else hostname_of(pod, node),
         log_directory=log_directory,
         cgroup_parent=cgroup_parent,
         dns=dns_of(pod, node),

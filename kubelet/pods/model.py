@@ -100,7 +100,7 @@ class PodMemory:
     hooks_failed: set[str] = field(default_factory=set)  # ids to be killed for it
     termination_messages: dict[str, str] = field(default_factory=dict)  # by container id
     ended: tuple[str, str] | None = None  # reason and message: evicted, deadline
-    grace_s: float | None = None  # overrides the pod's when it was evicted
+    grace_s: float | None = None  # overrides the pod's when it was evicted or deleted by force
     kill_by: float | None = None  # when the grace period of a pod that is being stopped is over
     removed: bool = False  # no longer this node's: no deletionTimestamp, no report
     cleaned: bool = False  # volumes and cgroup are gone

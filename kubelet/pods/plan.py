@@ -23,6 +23,8 @@ from kubelet.runtime.base import ContainerState, ContainerStatus, Image
 from wherry.pb import core_v1_pb2
 
 DEFAULT_GRACE_S = 30.0
+# What a forced deletion leaves (`--force --grace-period=0`): the object is gone at once, the processes nearly so.
+FORCED_GRACE_S = 2.0
 # The kubelet's own: a pod that is not forced away gets at least this long between signal and SIGKILL.
 MINIMUM_GRACE_S = 1.0
 
@@ -76,6 +78,7 @@ class _Planner:
             self._wake(expires)
         elif not self._terminal_before():
             self.ended = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+            self.events.append(m.PlanEvent("deadline", "Normal", *self.ended))
 
     def _terminal_before(self) -> bool:
         before = self.memory.status.phase if self.memory.status is not None else ""
@@ -111,7 +114,9 @@ class _Planner:
     def _terminate(self) -> Stage:
         metadata = self.pod.metadata
         grace_s = self._spec_grace()
-        if metadata.HasField("deletion_grace_period_seconds") and not self.memory.removed:
+        if self.memory.removed:
+            grace_s = self.memory.grace_s if self.memory.grace_s is not None else grace_s
+        elif metadata.HasField("deletion_grace_period_seconds"):
             grace_s = float(metadata.deletion_grace_period_seconds)
         if not self._stop_everything(max(grace_s, MINIMUM_GRACE_S)):
             return Stage.TERMINATING

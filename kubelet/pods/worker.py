@@ -79,10 +79,12 @@ class PodWorker:
             self.pod = pod
             self._wake.set()
 
-    def remove(self) -> None:
-        """It is no longer this node's."""
+    def remove(self, grace_s: float | None = None) -> None:
+        """It is no longer this node's. `grace_s`: instead of the pod's own grace period."""
         if not self.memory.removed:
             self.memory.removed = True
+            if grace_s is not None:
+                self.memory.grace_s = grace_s
             self._wake.set()
 
     def end(self, reason: str, message: str, grace_s: float | None) -> None:

@@ -64,7 +64,8 @@ def pull_failure(reference: str, error: grpc.aio.AioRpcError) -> base.RuntimeFai
         return base.RuntimeFailure(
             f'image "{reference}" is not a valid reference: {text}', reason="InvalidImageName", retryable=False
         )
-    return base.RuntimeFailure(f'failed to pull image "{reference}": {text}', reason="ErrImagePull")
+    # The text names the image, and whoever tells of it says that pulling failed.
+    return base.RuntimeFailure(text, reason="ErrImagePull")
 
 
 # -- what we send

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from kubelet.network import cni, masquerade
+from kubelet.node import host_dns
 from kubelet.runtime import base, cri_events, cri_messages, spdy
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.exec_stream import exit_code
@@ -331,3 +332,23 @@ def test_bad_cluster_names_are_refused(name: str) -> None:
 )
 def test_only_loopback_resolvers_are_redirected(own: str, upstream: str, want: dict[str, str]) -> None:
     assert resolver.redirects(own, upstream) == want
+
+
+@pytest.mark.parametrize(
+    ("own", "resolved", "servers"),
+    [
+        ("nameserver 192.0.2.53\n", "nameserver 192.0.2.54\n", ("192.0.2.53",)),
+        ("nameserver 127.0.0.53\n", "nameserver 192.0.2.54\n", ("192.0.2.54",)),
+        ("nameserver ::1\nnameserver 192.0.2.53\n", "", ("192.0.2.53",)),
+        ("nameserver 127.0.0.53\n", None, ()),
+    ],
+    ids=["a real one", "a stub", "one of two", "a stub and nothing else"],
+)
+def test_pods_get_resolvers_that_they_can_reach(
+    tmp_path: Path, own: str, resolved: str | None, servers: tuple[str, ...]
+) -> None:
+    first, second = tmp_path / "resolv.conf", tmp_path / "resolved.conf"
+    first.write_text(own + "search example.com\n")
+    if resolved is not None:
+        second.write_text(resolved)
+    assert host_dns((str(first), str(second))).servers == servers

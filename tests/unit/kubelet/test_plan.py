@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from kubelet.pods import model as m
+from kubelet.pods.config import sandbox_config
 from kubelet.pods.plan import plan
 from kubelet.pods.policy import next_backoff, pull_policy, restart_backoff, spec_hash, valid_reference
+from kubelet.pods.services import NodeSettings
 from kubelet.pods.states import Stage
 from kubelet.runtime.base import ContainerState, ContainerStatus, Image, SandboxState, SandboxStatus
 from wherry.pb import core_v1_pb2
@@ -482,6 +484,23 @@ def test_host_network_pods_have_the_address_of_the_node() -> None:
     made._pod.spec.host_network = True
     bare = replace(sandbox(), ips=())
     assert decide(made, bare, running()).status.pod_ip == "192.0.2.1"
+
+
+def test_the_end_of_the_active_deadline_is_told_once() -> None:
+    made, mem = deadline(pod(), 60), memory(seen_at=T0 - 60)
+    first = decide(made, sandbox(), running(), mem=mem)
+    assert [event.reason for event in first.events] == ["DeadlineExceeded"]
+    mem.ended = first.ended
+    assert decide(made, sandbox(), running(), mem=mem).events == []
+
+
+def test_a_host_network_pod_bears_the_name_of_its_host() -> None:
+    """A runtime refuses a name of its own to a sandbox without a UTS namespace of its own."""
+    made = make_pod("p").build()
+    settings = NodeSettings(NODE)
+    assert sandbox_config(made, 0, settings, log_directory="/l", cgroup_parent="").hostname == "p"
+    made.spec.host_network = True
+    assert sandbox_config(made, 0, settings, log_directory="/l", cgroup_parent="").hostname == ""
 
 
 def test_ephemeral_containers_start_once_and_never_again() -> None:

@@ -368,6 +368,19 @@ async def test_no_longer_ours(node: Node) -> None:
     assert await node.runtime.list_sandboxes() == []
 
 
+@pytest.mark.parametrize("ending", [False, True], ids=["running", "already ending"])
+async def test_a_forced_deletion_does_not_wait_for_the_grace_period(node: Node, ending: bool) -> None:
+    made = behave("ignore-term")
+    worker = node.run(made)
+    await node.until(node.ready)
+    if ending:
+        worker.update(made.version(2).deleting(grace_s=30).build())
+        await asyncio.sleep(1)
+    worker.remove(2.0)
+    assert 1.9 <= await node.until(lambda: worker.stage is Stage.GONE) <= 2.5
+    assert await node.runtime.list_sandboxes() == []
+
+
 async def test_sidecars_start_first_and_stop_last(node: Node) -> None:
     made = behave("exit-after=5,exit-code=0", policy="Never").sidecar("s").sidecar("t")
     node.run(made)
