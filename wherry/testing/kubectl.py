@@ -1,0 +1,145 @@
+"""The real kubectl, in whichever versions this machine has, against a real server with a hollow node. For tests/kubectl.
+
+The binaries are looked for beside the `kubectl` of the PATH (`kubectl.1.27` and so on); tests skip when there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from wherry.cli.commands.kubeconfig import for_kubectl
+from wherry.client.config import load_config, write_config
+from wherry.testing.server import MAIN, Server, free_port
+
+_VERSIONED = re.compile(r"kubectl[.-]v?(\d+)\.(\d+)$")
+TIMEOUT_S = 60
+
+
+def binaries() -> dict[str, Path]:
+    """By version (`1.27`), oldest first; a plain `kubectl` alone counts as "default"."""
+    found: dict[tuple[int, int], Path] = {}
+    plain = shutil.which("kubectl")
+    folders = [Path(folder) for folder in os.get_exec_path()]
+    if plain is not None:
+        folders.append(Path(plain).resolve().parent)
+    for folder in folders:
+        for path in sorted(folder.glob("kubectl*")) if folder.is_dir() else ():
+            match = _VERSIONED.match(path.name)
+            if match and os.access(path, os.X_OK):
+                found.setdefault((int(match[1]), int(match[2])), path)
+    if not found and plain is not None:
+        return {"default": Path(plain)}
+    return {f"{major}.{minor}": found[major, minor] for major, minor in sorted(found)}
+
+
+class Kubectl:
+    """One version, one namespace."""
+
+    def __init__(self, binary: Path, kubeconfig: Path, home: Path, namespace: str) -> None:
+        self.binary = binary
+        self.namespace = namespace
+        self.environment = {
+            **os.environ, "KUBECONFIG": str(kubeconfig), "HOME": str(home), "KUBECTL_EXTERNAL_DIFF": "diff -u",
+        }  # fmt: skip
+
+    def command(self, *words: str) -> list[str]:
+        return [str(self.binary), "--namespace", self.namespace, *words]
+
+    def run(
+        self, *words: str, stdin: str | None = None, timeout_s: float = TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words), input=stdin, capture_output=True, text=True, timeout=timeout_s, env=self.environment,
+            check=False,
+        )  # fmt: skip
+
+    def __call__(self, *words: str, stdin: str | None = None) -> str:
+        """Standard output; fails the test when the command fails."""
+        done = self.run(*words, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def fails(self, *words: str, stdin: str | None = None) -> str:
+        """Standard error; fails the test when the command succeeds."""
+        done = self.run(*words, stdin=stdin)
+        assert done.returncode != 0, f"kubectl {' '.join(words)}: succeeded\n{done.stdout}"
+        return done.stderr
+
+    @contextmanager
+    def going(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that goes on until the end of the block."""
+        with subprocess.Popen(
+            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+            env=self.environment,
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def on_terminal(self, *words: str, typed: str) -> str:
+        """What a person sees who runs it on a terminal and types this."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            self.command(*words),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=self.environment,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        seen = b""
+        try:
+            os.write(ours, typed.encode())
+            while chunk := os.read(ours, 4096):
+                seen += chunk
+        except OSError:
+            pass  # the last process on the terminal has ended
+        finally:
+            process.wait(TIMEOUT_S)
+            os.close(ours)
+        return seen.decode(errors="replace")
+
+
+class KubectlCluster:
+    """A server and a hollow node, each a process of its own. `stop` ends both."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.http = f"127.0.0.1:{free_port()}"
+        self.server = Server(directory / "server", "--http-listen", self.http)
+        self.kubeconfig = directory / "kubeconfig"
+        self._agent: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.server.start()
+        settings = for_kubectl(load_config(self.server.config), self.http)
+        write_config(replace(settings, context="test"), self.kubeconfig)
+        token = self.server.run("token", "create").stdout.strip()
+        with (self.directory / "agent.log").open("wb") as log:
+            self._agent = subprocess.Popen(
+                [
+                    *MAIN, "agent", "--runtime", "hollow", "--server", self.server.address, "--token", token,
+                    "--ca", str(self.server.data_dir / "ca.crt"), "--node-name", "hollow",
+                    "--data-dir", str(self.directory / "agent"), "--run-dir", str(self.directory / "run"),
+                ],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        if self._agent is not None:
+            self._agent.terminate()
+            self._agent.wait(15)
+        self.server.stop()
+
+    def kubectl(self, binary: Path, namespace: str) -> Kubectl:
+        return Kubectl(binary, self.kubeconfig, self.directory / "home", namespace)
