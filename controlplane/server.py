@@ -17,7 +17,6 @@ from controlplane.auth.authorizer import Authorizer
 from controlplane.auth.deciders import API_SERVER, CONTROLLER_MANAGER, SCHEDULER, Components, Everyone, Masters
 from controlplane.auth.nodes import Nodes
 from controlplane.bootstrap import ensure_cluster_id
-from controlplane.compactor import compact_history
 from controlplane.fronts.commit import Commits
 from controlplane.fronts.health import HealthServicer
 from controlplane.fronts.pods import PodsServicer
@@ -30,7 +29,9 @@ from controlplane.nodelink.servicer import NodeLinkServicer
 from controlplane.registry.base import Identity, ListOptions, RequestContext
 from controlplane.registry.registry import Options as RegistryOptions
 from controlplane.registry.registry import Registry
-from controlplane.store.base import Store
+from controlplane.store.backup import unfinished
+from controlplane.store.base import Store, StoreError
+from controlplane.store.maintenance import Compactor
 from wherry.api import kinds
 from wherry.api.context import Env
 from wherry.api.errors import NotFound
@@ -84,6 +85,11 @@ class ControlPlane:
 
     async def start(self) -> None:
         """Returns when it serves: the CA, the namespaces and the registry are there. Raises StoreError, APIError."""
+        if await unfinished(self._store):
+            raise StoreError(
+                "the restoration of this store was interrupted, so a part of its objects is missing: run `wherry restore` "
+                "again with the same file"
+            )
         self.cluster_id = await ensure_cluster_id(self._store, self.env)
         joiner = None
         if self.options.pki:
@@ -152,7 +158,7 @@ class ControlPlane:
     async def _run(self, monitor: Monitor) -> None:
         async with TaskGroup() as group:
             group.create_task(monitor.run(), name="nodelink")
-            group.create_task(compact_history(self._store), name="compactor")
+            group.create_task(Compactor(self._store).run(), name="compactor")
             if self.ca is not None:
                 from controlplane.auth.csr import Signer
                 from controlplane.auth.tokens import clean_tokens
@@ -174,17 +180,22 @@ class ControlPlane:
     async def _lead(self, lease: LeaderElector | None) -> None:
         """Runs scheduler and controllers until cancelled (or, with several replicas, until the Lease is lost)."""
         async with TaskGroup() as group:
+            shared = None
             if self.options.controllers:
                 from controlplane.controllers import manager
+                from wherry.client.informer import SharedInformers
 
                 client = self.local_client(CONTROLLER_MANAGER, field_manager="kube-controller-manager")
                 ca_pem = self.ca.certificate_pem if self.ca is not None else b""
-                group.create_task(manager.run(client, self.env, ca_pem=ca_pem), name="controllers")
+                # The scheduler reads from them too: the pods of a large cluster would fill the memory twice otherwise.
+                shared = SharedInformers(client, self.env)
+                group.create_task(shared.run(), name="informers")
+                group.create_task(manager.run(client, self.env, ca_pem=ca_pem, informers=shared), name="controllers")
             if self.options.scheduler:
                 from controlplane.scheduler.scheduler import Scheduler
 
                 client = self.local_client(SCHEDULER, field_manager="kube-scheduler")
-                scheduler = Scheduler(client, self.env, lease=lease)
+                scheduler = Scheduler(client, self.env, lease=lease, informers=shared)
                 self._scheduling.explainer = scheduler
                 try:
                     await scheduler.run()

@@ -20,16 +20,17 @@ from wherry.api.errors import APIError, NotFound, ServiceUnavailable
 from wherry.cli.jsonpath import JSONPathError
 from wherry.cli.resources import Catalogue, UsageError
 from wherry.client.base import ClientAPI
-from wherry.client.config import ConfigError
+from wherry.client.config import ClientConfig, ConfigError
 
 
 @dataclass(slots=True)
 class Globals:
-    """The flags before the command's name."""
+    """The flags that every command has. `namespace` is the one that stood before the command's name."""
 
     config: str = ""
     context: str = ""
     server: str = ""
+    namespace: str = ""
 
 
 GLOBALS = Globals()
@@ -38,11 +39,12 @@ GLOBALS = Globals()
 class Session:
     """Made by `run`; closed by it."""
 
-    def __init__(self, client: ClientAPI, namespace: str, server: str) -> None:
+    def __init__(self, client: ClientAPI, settings: ClientConfig) -> None:
         self.client = client
         self.env = Env()
-        self.default_namespace = namespace or "default"
-        self.server = server
+        self.default_namespace = settings.namespace or "default"
+        self.server = settings.server
+        self.ca = settings.ca
         self._catalogue: Catalogue | None = None
 
     def namespace(self, flag: str, *, all_namespaces: bool = False) -> str:
@@ -78,23 +80,23 @@ def describe_error(error: APIError, server: str) -> str:
     return f"Error from server ({error.reason}): {error.message}"
 
 
-def open_client() -> tuple[ClientAPI, str, str]:
-    """The client, the context's namespace and the server's address, from the flags, the environment and the file."""
+def open_client() -> tuple[ClientAPI, ClientConfig]:
+    """The client and what it was made from: the flags, the environment and the file."""
     from wherry.client.config import load_config
     from wherry.client.grpc import connect
 
     settings = load_config(GLOBALS.config or None, context=GLOBALS.context or None)
     if GLOBALS.server:
         settings = settings.with_server(GLOBALS.server)
-    return connect(settings), settings.namespace, settings.server
+    return connect(settings), settings
 
 
 async def _with_session(work: Callable[[Session], Awaitable[int | None]]) -> int:
-    client, namespace, server = open_client()
+    client, settings = open_client()
     try:
-        return await work(Session(client, namespace, server)) or 0
+        return await work(Session(client, settings)) or 0
     except APIError as error:
-        print(describe_error(error, server), file=sys.stderr)
+        print(describe_error(error, settings.server), file=sys.stderr)
         return 1
     finally:
         await client.close()

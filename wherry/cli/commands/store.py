@@ -38,12 +38,18 @@ def create(
     ttl: Annotated[str, typer.Option("--ttl", help="How long it is good for: 30m, 24h.")] = "24h",
     description: Annotated[str, typer.Option("--description", help="What it is for.")] = "",
 ) -> None:
-    """Make a token; it is printed once."""
+    """Make a token, with the hash of the cluster's CA behind it: all that an agent needs to join. It is printed once."""
 
     async def work(session: Session) -> None:
+        from cryptography import x509
+
+        from controlplane.auth.ca import public_key_hash
         from wherry.client.tokens import create_token
 
-        print(await create_token(session.client, session.env, ttl_s=seconds_of(ttl, "--ttl"), description=description))
+        # The last one is the root, should the configuration hold a chain.
+        known = public_key_hash(x509.load_pem_x509_certificates(session.ca)[-1])
+        made = await create_token(session.client, session.env, ttl_s=seconds_of(ttl, "--ttl"), description=description)
+        print(f"{made}.{known}")
 
     run(work)
 
@@ -102,7 +108,7 @@ def backup(
                 # A running server holds the store's lock, but SQLite copies a database that is in use consistently.
                 copy = Path(folder) / STATE_FILE
                 _copy_database(_sqlite_file(data_dir, store), copy)
-                url = f"sqlite:///{copy}"
+                url = f"sqlite://{copy}"
             try:
                 opened = await open_store(url, env, tls=_tls(store_ca, store_cert, store_key))
                 try:
@@ -137,7 +143,7 @@ def restore(
         else:
             path = _sqlite_file(data_dir, store, must_exist=False)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            url = f"sqlite:///{path}"
+            url = f"sqlite://{path}"
         try:
             opened = await open_store(url, Env(), tls=_tls(store_ca, store_cert, store_key))
             try:
