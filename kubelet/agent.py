@@ -53,6 +53,7 @@ from wherry.pb import core_v1_pb2, nodelink_pb2
 log = logging.getLogger(__name__)
 
 EVENT_RETRY_S = 1.0
+ENDS = ("exited", "oom", "deleted")  # kinds of runtime events that tell what no action of ours would
 WORKER_RETRY_S = 5.0
 READY_POLL_S, READY_CHECK_S = 0.2, 5.0
 NODE_STATUS_S = 300.0
@@ -310,6 +311,8 @@ class Agent:
         while True:
             try:
                 async for event in self.runtime.events():
+                    if event.kind not in ENDS:
+                        continue  # we made or started it ourselves, and look at it when that is done
                     for worker in list(self._workers.values()):
                         worker.touch(event.container_id)
             except RuntimeFailure as error:

@@ -67,6 +67,9 @@ class CriRuntime:
         self.socket = endpoint.removeprefix("unix://")
         self._netns = netns
         self._host_ports_handler = host_ports_handler
+        # Sandbox by container, of those that we made or have listed: CRI's status does not name it, only its verbose form,
+        # which carries the whole OCI specification.
+        self._sandboxes: dict[str, str] = {}
         self._channel = grpc.aio.insecure_channel(f"unix://{self.socket}", options=_CHANNEL_OPTIONS)
         self._runtime: Any = cri_runtime_pb2_grpc.RuntimeServiceStub(self._channel)
         self._images: Any = cri_runtime_pb2_grpc.ImageServiceStub(self._channel)
@@ -131,6 +134,7 @@ class CriRuntime:
         answer = await _call(
             self._runtime.CreateContainer(request, timeout=SANDBOX_TIMEOUT_S), reason="CreateContainerError"
         )
+        self._sandboxes[answer.container_id] = sandbox_id
         return str(answer.container_id)
 
     async def start_container(self, container_id: str) -> None:
@@ -148,12 +152,16 @@ class CriRuntime:
         await _gone_is_fine(self._runtime.RemoveContainer(request, timeout=SANDBOX_TIMEOUT_S))
 
     async def container_status(self, container_id: str) -> ContainerStatus:
-        request = pb.ContainerStatusRequest(container_id=container_id, verbose=True)
+        sandbox_id = self._sandboxes.get(container_id, "")
+        request = pb.ContainerStatusRequest(container_id=container_id, verbose=not sandbox_id)
         answer = await _call(self._runtime.ContainerStatus(request, timeout=CALL_TIMEOUT_S))
-        return messages.container_status(answer.status, _info(answer.info))
+        sandbox_id = sandbox_id or str(_info(answer.info).get("sandboxID", ""))
+        return messages.container_status(answer.status, sandbox_id)
 
     async def list_containers(self) -> Sequence[ContainerStatus]:
         answer = await _call(self._runtime.ListContainers(pb.ListContainersRequest(), timeout=CALL_TIMEOUT_S))
+        # All there are: those that are gone, with their sandboxes or otherwise, leave the table here.
+        self._sandboxes = {item.id: item.pod_sandbox_id for item in answer.containers}
         return [messages.listed_container(item) for item in answer.containers]
 
     async def update_resources(self, container_id: str, resources: Resources) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 
 from kubelet.runtime import base
@@ -267,10 +265,10 @@ def listed_sandbox(item: pb.PodSandbox) -> base.SandboxStatus:
     )
 
 
-def container_status(status: pb.ContainerStatus, info: dict[str, Any]) -> base.ContainerStatus:
+def container_status(status: pb.ContainerStatus, sandbox_id: str) -> base.ContainerStatus:
     return base.ContainerStatus(
         id=status.id,
-        sandbox_id=str(info.get("sandboxID", "")),
+        sandbox_id=sandbox_id,
         name=status.metadata.name,
         attempt=status.metadata.attempt,
         state=_STATES.get(status.state, base.ContainerState.UNKNOWN),
