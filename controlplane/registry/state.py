@@ -97,6 +97,7 @@ class State:
         self.served: dict[tuple[str, str], Served] = {(item.kind.group, item.kind.plural): item for item in served}
         self._by_name = {(item.kind.api_version, item.kind.kind): item for item in self.served.values()}
         self._consistent = consistent
+        self._in_doubt = False  # a write ended without an answer: it may have happened, at a revision we do not know
         self._closed = False
 
     def by_name(self, api_version: str, kind: str) -> Served | None:
@@ -140,6 +141,8 @@ class State:
         if cache is None:
             cache = await self.cache_of(served)
         try:
+            if self._in_doubt:
+                await self._settle_doubt()
             if self._consistent:
                 await cache.wait_fresh(READ_TIMEOUT_S)
             wanted = max(served.acknowledged, at_least)
@@ -151,6 +154,13 @@ class State:
             message = f"the server has not seen its newest writes within {READ_TIMEOUT_S:.0f} s"
             raise ServiceUnavailable(message, retry_after_s=1) from error
         return cache
+
+    async def _settle_doubt(self) -> None:
+        """Whoever reads after a write without an answer must be able to rely on what it sees, to try again or not."""
+        revision = await self.store.revision()
+        self._in_doubt = False
+        for item in self.served.values():
+            item.acknowledge(revision)
 
     async def _wait(self, cache: WatchCache, wanted: int, at_least: int) -> None:
         if at_least > cache.revision and at_least > await self.store.revision():
@@ -181,12 +191,14 @@ class State:
         try:
             return await self.store.txn(compares, operations)
         except store_base.StoreError as error:
+            self._in_doubt |= isinstance(error, store_base.Unavailable)
             raise translated(error) from error
 
     async def batch(self, items: Sequence[BatchItem]) -> Sequence[TxnResult]:
         try:
             return await self.store.batch(items)
         except store_base.StoreError as error:
+            self._in_doubt |= isinstance(error, store_base.Unavailable)
             raise translated(error) from error
 
 
