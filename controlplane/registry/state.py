@@ -97,7 +97,8 @@ class State:
         self.served: dict[tuple[str, str], Served] = {(item.kind.group, item.kind.plural): item for item in served}
         self._by_name = {(item.kind.api_version, item.kind.kind): item for item in self.served.values()}
         self._consistent = consistent
-        self._in_doubt = False  # a write ended without an answer: it may have happened, at a revision we do not know
+        # Writes that ended without an answer may have happened, at a revision that we do not know; so many are settled.
+        self._doubts = self._settled = 0
         self._closed = False
 
     def by_name(self, api_version: str, kind: str) -> Served | None:
@@ -141,7 +142,7 @@ class State:
         if cache is None:
             cache = await self.cache_of(served)
         try:
-            if self._in_doubt:
+            if self._doubts > self._settled:
                 await self._settle_doubt()
             if self._consistent:
                 await cache.wait_fresh(READ_TIMEOUT_S)
@@ -157,8 +158,9 @@ class State:
 
     async def _settle_doubt(self) -> None:
         """Whoever reads after a write without an answer must be able to rely on what it sees, to try again or not."""
+        doubts = self._doubts
         revision = await self.store.revision()
-        self._in_doubt = False
+        self._settled = max(self._settled, doubts)
         for item in self.served.values():
             item.acknowledge(revision)
 
@@ -191,14 +193,14 @@ class State:
         try:
             return await self.store.txn(compares, operations)
         except store_base.StoreError as error:
-            self._in_doubt |= isinstance(error, store_base.Unavailable)
+            self._doubts += isinstance(error, store_base.Unavailable)
             raise translated(error) from error
 
     async def batch(self, items: Sequence[BatchItem]) -> Sequence[TxnResult]:
         try:
             return await self.store.batch(items)
         except store_base.StoreError as error:
-            self._in_doubt |= isinstance(error, store_base.Unavailable)
+            self._doubts += isinstance(error, store_base.Unavailable)
             raise translated(error) from error
 
 
