@@ -5,9 +5,11 @@ Called by `registry` when it is built. `indexers` name selectable fields for whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from controlplane.registry import groups
 from controlplane.registry.state import Served
 from controlplane.registry.strategies.apps import Deployments, ReplicaSets
 from controlplane.registry.strategies.core import (
@@ -114,3 +116,8 @@ def table(*, event_ttl_s: int) -> Iterator[Served]:
     )  # fmt: skip
     yield _entry("discovery.k8s.io/v1", "EndpointSlice", EndpointSlices, columns=endpoint_tables.ENDPOINT_SLICES)
     yield _entry("coordination.k8s.io/v1", "Lease", Leases, columns=tables.LEASES)
+
+
+def later() -> Mapping[str, Callable[[], Iterable[Served]]]:
+    """Per API group the kinds that are served once somebody asks for them; see `groups`."""
+    return {group: partial(groups.load, group) for group in groups.MODULES}

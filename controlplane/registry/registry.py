@@ -61,7 +61,11 @@ class Registry:
         options = options or Options()
         self._env = env
         self._state = State(
-            store, env, kinds.table(event_ttl_s=options.event_ttl_s), consistent=options.consistent_reads
+            store,
+            env,
+            kinds.table(event_ttl_s=options.event_ttl_s),
+            consistent=options.consistent_reads,
+            later=kinds.later(),
         )
         self._pods = self._served("", "pods")
         self._services = self._served("", "services")
@@ -99,14 +103,14 @@ class Registry:
     # kinds
 
     def served(self) -> Sequence[Kind]:
-        return [served.kind for served in self._state.served.values()]
+        return [served.kind for served in self._state.everything()]
 
     def verbs(self, kind: Kind) -> Sequence[str]:
         """For discovery."""
         return self._of(kind).strategy.verbs
 
     def kind(self, group: str, version: str, resource: str) -> Kind:
-        served = self._state.served.get((group, resource))
+        served = self._state.by_resource(group, resource)
         if served is None or served.kind.version != version:
             raise _unknown_resource()
         return served.kind
@@ -115,7 +119,7 @@ class Registry:
         return self._state.served[group, plural]
 
     def _of(self, kind: Kind) -> Served:
-        served = self._state.served.get((kind.group, kind.plural))
+        served = self._state.by_resource(kind.group, kind.plural)
         if served is None:
             raise _unknown_resource()
         return served

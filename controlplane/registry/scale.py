@@ -13,7 +13,7 @@ from controlplane.registry.writes import Writer
 from wherry.api import labels
 from wherry.api.errors import BadRequest
 from wherry.api.kinds import Kind
-from wherry.pb import autoscaling_v1_pb2
+from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2
 
 KIND = Kind("autoscaling", "v1", "Scale", "scales", "scale", True, (), (), (), autoscaling_v1_pb2.Scale)
 
@@ -27,10 +27,17 @@ def of(obj: Any) -> autoscaling_v1_pb2.Scale:
     scale.spec.replicas = obj.spec.replicas
     scale.status.replicas = obj.status.replicas
     try:
-        scale.status.selector = str(labels.from_message(obj.spec.selector))
+        scale.status.selector = str(_selector(obj.spec.selector))
     except labels.BadSelector:
         pass  # an old object whose selector would not be accepted any more still scales
     return scale
+
+
+def _selector(selector: Any) -> labels.Selector:
+    """That of a ReplicationController is a plain map."""
+    if isinstance(selector, meta_v1_pb2.LabelSelector):
+        return labels.from_message(selector)
+    return labels.from_map(dict(selector))
 
 
 def stored(kind: Kind, source: Stored) -> Stored:

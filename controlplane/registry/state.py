@@ -8,7 +8,7 @@ asks the store how far it is. Called by `writes`, `reads`, `pods` and `registry`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -91,18 +91,51 @@ def too_large_revision(asked: int, current: int) -> Timeout:
 
 
 class State:
-    def __init__(self, store: Store, env: Env, served: Iterable[Served], *, consistent: bool) -> None:
+    """`later` says for an API group which further kinds it has; it is asked when one of them is."""
+
+    def __init__(
+        self,
+        store: Store,
+        env: Env,
+        served: Iterable[Served],
+        *,
+        consistent: bool,
+        later: Mapping[str, Callable[[], Iterable[Served]]] | None = None,
+    ) -> None:
         self.store = store
         self.env = env
         self.served: dict[tuple[str, str], Served] = {(item.kind.group, item.kind.plural): item for item in served}
         self._by_name = {(item.kind.api_version, item.kind.kind): item for item in self.served.values()}
+        self._later = dict(later or {})
         self._consistent = consistent
         # Writes that ended without an answer may have happened, at a revision that we do not know; so many are settled.
         self._doubts = self._settled = 0
         self._closed = False
 
+    def by_resource(self, group: str, plural: str) -> Served | None:
+        found = self.served.get((group, plural))
+        if found is None and group in self._later:
+            self._load(group)
+            found = self.served.get((group, plural))
+        return found
+
     def by_name(self, api_version: str, kind: str) -> Served | None:
-        return self._by_name.get((api_version, kind))
+        found = self._by_name.get((api_version, kind))
+        group = api_version.rpartition("/")[0]
+        if found is None and group in self._later:
+            self._load(group)
+            found = self._by_name.get((api_version, kind))
+        return found
+
+    def everything(self) -> list[Served]:
+        for group in list(self._later):
+            self._load(group)
+        return list(self.served.values())
+
+    def _load(self, group: str) -> None:
+        for item in self._later.pop(group)():
+            self.served[item.kind.group, item.kind.plural] = item
+            self._by_name[item.kind.api_version, item.kind.kind] = item
 
     async def close(self) -> None:
         self._closed = True

@@ -13,8 +13,8 @@ from wherry.api import labels
 def deployment(obj: Any) -> Causes:
     spec = obj.spec
     causes = common.non_negative(spec.replicas, "spec.replicas")
-    causes += _selector(spec, "deployment")
-    causes += _template(spec.template, spec, "ReplicaSet")
+    causes += selector(spec, "deployment")
+    causes += template(spec.template, spec, "ReplicaSet")
     causes += _strategy(spec.strategy, "spec.strategy")
     causes += common.non_negative(spec.min_ready_seconds, "spec.minReadySeconds")
     causes += common.non_negative(spec.revision_history_limit, "spec.revisionHistoryLimit")
@@ -31,12 +31,12 @@ def replica_set(obj: Any) -> Causes:
     spec = obj.spec
     causes = common.non_negative(spec.replicas, "spec.replicas")
     causes += common.non_negative(spec.min_ready_seconds, "spec.minReadySeconds")
-    causes += _selector(spec, "deployment")
-    causes += _template(spec.template, spec, "ReplicaSet")
+    causes += selector(spec, "deployment")
+    causes += template(spec.template, spec, "ReplicaSet")
     return causes
 
 
-def _selector(spec: Any, what: str) -> Causes:
+def selector(spec: Any, what: str) -> Causes:
     if not spec.HasField("selector"):
         return [violations.required("spec.selector")]
     causes = common.label_selector(spec.selector, "spec.selector")
@@ -45,7 +45,7 @@ def _selector(spec: Any, what: str) -> Causes:
     return causes
 
 
-def _template(template: Any, spec: Any, owner: str) -> Causes:
+def template(obj: Any, spec: Any, owner: str) -> Causes:
     """The pods that come of it must be ones that the selector finds, and ones that are restarted for ever."""
     causes: Causes = []
     path = "spec.template"
@@ -54,15 +54,15 @@ def _template(template: Any, spec: Any, owner: str) -> Causes:
     except labels.BadSelector:
         causes.append(violations.invalid("spec.selector", spec.selector, "invalid label selector"))
     else:
-        if (selector.requirements or selector.nothing) and not selector.matches(template.metadata.labels):
-            shown = dict(sorted(template.metadata.labels.items())) or None
+        if (selector.requirements or selector.nothing) and not selector.matches(obj.metadata.labels):
+            shown = dict(sorted(obj.metadata.labels.items())) or None
             detail = "`selector` does not match template `labels`"
             causes.append(violations.invalid(f"{path}.metadata.labels", shown, detail))
-    causes += metadata.validate_common(template.metadata, f"{path}.metadata")
-    causes += pods.template_spec(template, f"{path}.spec")
-    if template.spec.restart_policy != "Always":
-        causes.append(violations.unsupported(f"{path}.spec.restartPolicy", template.spec.restart_policy, ("Always",)))
-    if template.spec.HasField("active_deadline_seconds"):
+    causes += metadata.validate_common(obj.metadata, f"{path}.metadata")
+    causes += pods.template_spec(obj, f"{path}.spec")
+    if obj.spec.restart_policy != "Always":
+        causes.append(violations.unsupported(f"{path}.spec.restartPolicy", obj.spec.restart_policy, ("Always",)))
+    if obj.spec.HasField("active_deadline_seconds"):
         detail = f"activeDeadlineSeconds in {owner} is not Supported"
         causes.append(violations.forbidden(f"{path}.spec.activeDeadlineSeconds", detail))
     return causes
@@ -96,14 +96,14 @@ def selector_update(obj: Any, old: Any) -> Causes:
     return [violations.invalid("spec.selector", obj.spec.selector, "field is immutable")]
 
 
-def _counts(status: Any, fields: tuple[tuple[str, str], ...]) -> Causes:
+def counts(status: Any, fields: tuple[tuple[str, str], ...]) -> Causes:
     causes: Causes = []
     for name, json_name in fields:
         causes += common.non_negative(getattr(status, name), f"status.{json_name}")
     return causes
 
 
-def _not_above(status: Any, name: str, json_name: str, limit: str) -> Causes:
+def not_above(status: Any, name: str, json_name: str, limit: str) -> Causes:
     if getattr(status, name) <= getattr(status, limit):
         return []
     words = {"replicas": "status.replicas", "ready_replicas": "readyReplicas"}
@@ -117,11 +117,11 @@ def deployment_status(obj: Any, old: Any) -> Causes:
         ("updated_replicas", "updatedReplicas"), ("ready_replicas", "readyReplicas"),
         ("available_replicas", "availableReplicas"), ("unavailable_replicas", "unavailableReplicas"),
     )  # fmt: skip
-    causes = _counts(status, fields)
-    causes += _not_above(status, "updated_replicas", "updatedReplicas", "replicas")
-    causes += _not_above(status, "ready_replicas", "readyReplicas", "replicas")
-    causes += _not_above(status, "available_replicas", "availableReplicas", "replicas")
-    causes += _not_above(status, "available_replicas", "availableReplicas", "ready_replicas")
+    causes = counts(status, fields)
+    causes += not_above(status, "updated_replicas", "updatedReplicas", "replicas")
+    causes += not_above(status, "ready_replicas", "readyReplicas", "replicas")
+    causes += not_above(status, "available_replicas", "availableReplicas", "replicas")
+    causes += not_above(status, "available_replicas", "availableReplicas", "ready_replicas")
     if status.collision_count < old.status.collision_count:
         causes.append(violations.invalid("status.collisionCount", status.collision_count, "cannot be decremented"))
     return causes
@@ -134,9 +134,9 @@ def replica_set_status(obj: Any, old: Any) -> Causes:
         ("ready_replicas", "readyReplicas"), ("available_replicas", "availableReplicas"),
         ("observed_generation", "observedGeneration"),
     )  # fmt: skip
-    causes = _counts(status, fields)
-    causes += _not_above(status, "fully_labeled_replicas", "fullyLabeledReplicas", "replicas")
-    causes += _not_above(status, "ready_replicas", "readyReplicas", "replicas")
-    causes += _not_above(status, "available_replicas", "availableReplicas", "replicas")
-    causes += _not_above(status, "available_replicas", "availableReplicas", "ready_replicas")
+    causes = counts(status, fields)
+    causes += not_above(status, "fully_labeled_replicas", "fullyLabeledReplicas", "replicas")
+    causes += not_above(status, "ready_replicas", "readyReplicas", "replicas")
+    causes += not_above(status, "available_replicas", "availableReplicas", "replicas")
+    causes += not_above(status, "available_replicas", "availableReplicas", "ready_replicas")
     return causes

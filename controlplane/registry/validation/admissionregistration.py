@@ -1,0 +1,143 @@
+"""Webhook configurations and admission policies. Expressions are not compiled here."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from controlplane.registry import violations
+from controlplane.registry.validation import common
+from controlplane.registry.violations import Causes
+from wherry.api import names
+
+_OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
+_FAILURE = ("Fail", "Ignore")
+_URL_FORM = "desired format: https://host[/path]"
+
+
+def webhooks(obj: Any) -> Causes:
+    mutating = obj.DESCRIPTOR.name == "MutatingWebhookConfiguration"
+    causes: Causes = []
+    seen: set[str] = set()
+    for index, hook in enumerate(obj.webhooks):
+        path = f"webhooks[{index}]"
+        causes += _hook_name(hook.name, f"{path}.name")
+        if hook.name in seen:
+            causes.append(violations.duplicate(f"{path}.name", hook.name))
+        seen.add(hook.name)
+        for number, rule in enumerate(hook.rules):
+            causes += _rule(rule, f"{path}.rules[{number}]")
+        causes += common.one_of(hook.failure_policy, _FAILURE, f"{path}.failurePolicy")
+        causes += common.one_of(hook.match_policy, ("Equivalent", "Exact"), f"{path}.matchPolicy")
+        if not hook.HasField("side_effects"):
+            causes.append(violations.required(f"{path}.sideEffects", "must specify one of None, NoneOnDryRun"))
+        else:
+            causes += common.one_of(hook.side_effects, ("None", "NoneOnDryRun"), f"{path}.sideEffects")
+        if not 1 <= hook.timeout_seconds <= 30:
+            detail = "the timeout value must be between 1 and 30 seconds"
+            causes.append(violations.invalid(f"{path}.timeoutSeconds", hook.timeout_seconds, detail))
+        causes += _versions(hook.admission_review_versions, f"{path}.admissionReviewVersions")
+        if mutating:
+            allowed = ("IfNeeded", "Never")
+            causes += common.one_of(hook.reinvocation_policy, allowed, f"{path}.reinvocationPolicy")
+        causes += common.label_selector(hook.namespace_selector, f"{path}.namespaceSelector")
+        causes += common.label_selector(hook.object_selector, f"{path}.objectSelector")
+        causes += _client(hook.client_config, f"{path}.clientConfig")
+    return causes
+
+
+def _hook_name(name: str, path: str) -> Causes:
+    if not name:
+        return [violations.required(path)]
+    causes = [violations.invalid(path, name, text) for text in names.dns1123_subdomain(name)]
+    if not causes and name.count(".") < 2:
+        detail = "should be a domain with at least three segments separated by dots"
+        causes.append(violations.invalid(path, name, detail))
+    return causes
+
+
+def _rule(rule: Any, path: str) -> Causes:
+    causes: Causes = []
+    if not rule.operations:
+        causes.append(violations.required(f"{path}.operations"))
+    for index, operation in enumerate(rule.operations):
+        causes += common.one_of(operation, _OPERATIONS, f"{path}.operations[{index}]")
+    for name, values in (
+        ("apiGroups", rule.rule.api_groups), ("apiVersions", rule.rule.api_versions), ("resources", rule.rule.resources),
+    ):  # fmt: skip
+        if not values:
+            causes.append(violations.required(f"{path}.{name}"))
+        elif "*" in values and len(values) > 1 and name != "resources":
+            causes.append(
+                violations.invalid(f"{path}.{name}", list(values), "if '*' is present, must not specify others")
+            )
+    return [*causes, *common.one_of(rule.rule.scope, ("*", "Cluster", "Namespaced"), f"{path}.scope")]
+
+
+def _versions(versions: Any, path: str) -> Causes:
+    if not versions:
+        return [violations.required(path, "must specify one of v1, v1beta1")]
+    if not any(version in ("v1", "v1beta1") for version in versions):
+        detail = "must include at least one of v1, v1beta1"
+        return [violations.invalid(path, list(versions), detail)]
+    return []
+
+
+def _client(config: Any, path: str) -> Causes:
+    if config.HasField("url") == config.HasField("service"):
+        return [violations.required(path, "exactly one of url or service is required")]
+    if config.HasField("service"):
+        given = (("name", config.service.name), ("namespace", config.service.namespace))
+        return [violations.required(f"{path}.service.{name}") for name, value in given if not value]
+    parts = urlsplit(config.url)
+    if parts.scheme != "https":
+        detail = f"'https' is the only allowed URL scheme; {_URL_FORM}"
+        return [violations.invalid(f"{path}.url", parts.scheme, detail)]
+    if not parts.netloc:
+        return [violations.invalid(f"{path}.url", parts.netloc, f"host must be specified; {_URL_FORM}")]
+    return []
+
+
+def policy(obj: Any) -> Causes:
+    spec = obj.spec
+    causes = common.one_of(spec.failure_policy, _FAILURE, "spec.failurePolicy")
+    if not spec.HasField("match_constraints"):
+        causes.append(violations.required("spec.matchConstraints"))
+    else:
+        causes += _matching(spec.match_constraints, "spec.matchConstraints")
+    if obj.DESCRIPTOR.name == "ValidatingAdmissionPolicy":
+        if not spec.validations and not spec.audit_annotations:
+            detail = "validations or auditAnnotations must contain at least one item"
+            causes += (violations.required(f"spec.{name}", detail) for name in ("validations", "auditAnnotations"))
+    elif not spec.mutations:
+        causes.append(violations.required("spec.mutations", "mutations must contain at least one item"))
+    return causes
+
+
+def _matching(matching: Any, path: str) -> Causes:
+    causes: Causes = []
+    if not matching.resource_rules:
+        causes.append(violations.required(f"{path}.resourceRules"))
+    for index, rule in enumerate(matching.resource_rules):
+        causes += _rule(rule.rule_with_operations, f"{path}.resourceRules[{index}]")
+    return causes
+
+
+def policy_binding(obj: Any) -> Causes:
+    return [] if obj.spec.policy_name else [violations.required("spec.policyName")]
+
+
+def validating_binding(obj: Any) -> Causes:
+    actions, path = list(obj.spec.validation_actions), "spec.validationActions"
+    causes = policy_binding(obj)
+    if not actions:
+        causes.append(violations.required(path, "at least one validation action is required"))
+    for index, action in enumerate(actions):
+        causes += common.one_of(action, ("Audit", "Deny", "Warn"), f"{path}[{index}]")
+    if "Deny" in actions and "Warn" in actions:
+        detail = (
+            "must not contain both Deny and Warn (repeating the same validation failure information in the API response "
+            "and headers serves no purpose)"
+        )
+        causes.append(violations.invalid(path, actions, detail))
+    return causes
