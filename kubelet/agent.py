@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from kubelet import admission
 from kubelet.cgroups import PodCgroups
 from kubelet.checkpoint import Checkpoints
 from kubelet.files import PodFiles
@@ -26,7 +27,7 @@ from kubelet.pods import model as m
 from kubelet.pods.plan import FORCED_GRACE_S
 from kubelet.pods.reach import HollowReach, Network
 from kubelet.pods.services import NoCgroups, NodeSettings, NoFiles, NoVolumes, PodServices, StartSlots
-from kubelet.pods.states import Stage
+from kubelet.pods.states import Phase, Stage
 from kubelet.pods.status import StatusManager
 from kubelet.pods.worker import PodWorker
 from kubelet.runtime.base import (
@@ -58,12 +59,14 @@ WORKER_RETRY_S = 5.0
 READY_POLL_S, READY_CHECK_S = 0.2, 5.0
 NODE_STATUS_S = 300.0
 CHECKPOINT_S = 1.0
+TERMINAL = (Phase.SUCCEEDED.value, Phase.FAILED.value)
 
 
 class NetworkSetup(Protocol):
     """The node's part of the pod network; `kubelet.network.node.NodeNetwork` is one."""
 
     async def configure(self, pod_cidr: str) -> None: ...
+    async def release_leaked(self, sandbox_ids: set[str]) -> list[str]: ...
 
 
 @dataclass(slots=True)
@@ -180,6 +183,7 @@ class Agent:
             except RuntimeFailure as error:
                 log.warning("waiting for the runtime: %s", error.message)
                 await asyncio.sleep(EVENT_RETRY_S)
+        await self._release_addresses(sandboxes)
         for pod in self.checkpoints.load():
             uid = pod.metadata.uid
             observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
@@ -192,6 +196,18 @@ class Agent:
             for uid, found in sandboxes.items()
             if uid not in self._workers
         }
+
+    async def _release_addresses(self, sandboxes: Mapping[str, Sequence[SandboxStatus]]) -> None:
+        """A runtime without any sandbox has lost them, if there were any: nobody else will ever give their addresses back."""
+        if sandboxes or self.options.network is None:
+            return
+        try:
+            released = await self.options.network.release_leaked(set())
+        except OSError as error:
+            log.warning("addresses of lost sandboxes: %s", error)
+            return
+        if released:
+            log.warning("the runtime has lost its sandboxes; their addresses are free again: %s", ", ".join(released))
 
     async def _list_own(self) -> tuple[dict[str, list[SandboxStatus]], dict[str, list[ContainerStatus]]]:
         """By pod uid. A runtime may hold the sandboxes of others: only those that bear our name are ours."""
@@ -461,10 +477,31 @@ class Agent:
             self._on_disk(self.checkpoints.save, pod)
             left = self._left.pop(uid, None)
             self._start_worker(pod, left, adopted=left is not None)
+            if left is None:
+                self._admit(pod)
         elif not worker.memory.removed:
             if worker.pod.metadata.generation != pod.metadata.generation or pod.metadata.HasField("deletion_timestamp"):
                 self._unsaved[uid] = None
             worker.update(pod)
+
+    def _admit(self, pod: core_v1_pb2.Pod) -> None:
+        """A pod that does not fit fails at once. One that has been running is not asked again."""
+        uid = pod.metadata.uid
+        if pod.status.container_statuses or pod.status.phase in TERMINAL or pod.metadata.HasField("deletion_timestamp"):
+            return
+        others = [
+            worker.pod
+            for worker in self.workers()
+            if worker.pod.metadata.uid != uid
+            and not worker.memory.removed
+            and worker.stage is Stage.SYNCING
+            and worker.pod.status.phase not in TERMINAL
+            and (worker.memory.ended is None or worker.observed.alive())
+        ]
+        refused = admission.refusal(pod, others, self.settings.allocatable)
+        if refused is not None:
+            self.emit(pod, "Warning", *refused)
+            self._workers[uid].end(*refused, None)
 
     def _remove(self, uid: str, grace_s: float | None = None) -> None:
         self._named.discard(uid)

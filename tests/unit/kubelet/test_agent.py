@@ -158,6 +158,20 @@ class ControlPlane:
         return self.statuses[name].phase if name in self.statuses else ""
 
 
+class Addresses:
+    """The node's network: which calls for lost addresses it got."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+
+    async def configure(self, pod_cidr: str) -> None:
+        pass
+
+    async def release_leaked(self, sandbox_ids: set[str]) -> list[str]:
+        self.asked.append(sandbox_ids)
+        return []
+
+
 class World:
     def __init__(self, env: Env, root: Path) -> None:
         self.env = env
@@ -165,11 +179,14 @@ class World:
         self.runtime = HollowRuntime(env, write_logs=True)
         self.runtime.load_image(IMAGE)
         self.root = root
+        self.network = Addresses()
         self.task: asyncio.Task[None] | None = None
         self.agent: Agent = self.make()
 
     def make(self) -> Agent:
-        options = AgentOptions("n1", root=self.root, ips=("192.0.2.1",), pod_cgroups=False, capacity={"cpu": "2"})
+        options = AgentOptions(
+            "n1", root=self.root, ips=("192.0.2.1",), pod_cgroups=False, capacity={"cpu": "2"}, network=self.network
+        )
         return Agent(self.env, self.control, self.runtime, options)
 
     def start(self) -> None:
@@ -426,3 +443,26 @@ async def test_killed_at_any_moment_of_a_start_the_next_agent_finishes_it(world:
     ready = [s for s in await world.runtime.list_sandboxes() if s.state.value == "ready"]
     assert len(ready) == 1
     assert len([c for c in await world.runtime.list_containers() if c.state.value == "running"]) == 1
+
+
+async def test_a_pod_that_does_not_fit_fails_and_leaves_the_others_alone(world: World) -> None:
+    world.control.put(pod("a").cpu("1500m"))
+    await world.until(lambda: world.control.phase("a") == "Running")
+    world.control.put(pod("b").cpu("600m"))
+    world.control.put(pod("c").cpu("500m"))
+    await world.until(lambda: world.control.phase("b") == "Failed" and world.control.phase("c") == "Running")
+    refused = world.control.statuses["b"]
+    assert refused.reason == "OutOfcpu"
+    assert refused.message.endswith("resource: cpu, requested: 600, used: 1500, capacity: 2000")
+    assert world.control.phase("a") == "Running"
+    assert len(await world.ids()) == 2
+
+
+async def test_addresses_are_given_back_only_when_the_runtime_has_lost_its_sandboxes(world: World) -> None:
+    world.control.put(pod("a"))
+    await world.until(lambda: world.control.phase("a") == "Running")
+    assert world.network.asked == [set()]
+    await world.kill()
+    world.start()
+    await asyncio.sleep(5)
+    assert world.network.asked == [set()]
