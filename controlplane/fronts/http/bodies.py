@@ -30,6 +30,8 @@ def decode(body: bytes, content_type: str, cls: type[Message], validation: str, 
     if not body.strip():
         raise _unrecognised(kind, "unexpected end of JSON input", "<empty>")
     value, duplicates = _parse(body, encoding, kind)
+    if value is None:
+        value = {}  # as Go's decoder has it
     if not isinstance(value, dict):
         raise _unrecognised(kind, f"expected an object, got {type(value).__name__}", body[:_SHOWN].hex())
     prefix = _check_type(value, cls)

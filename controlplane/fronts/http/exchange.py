@@ -40,6 +40,10 @@ class Exchange:
     def identity(self) -> Identity:
         return self.call.identity
 
+    def values(self, name: str) -> list[str]:
+        """All that the query gives for a parameter."""
+        return list(self.request.query.getall(name, []))
+
     @property
     def accept(self) -> str:
         return ",".join(self.request.headers.getall("Accept", ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from controlplane.fronts.http.paths import Target, flag
@@ -35,6 +35,8 @@ def integer(query: Query, name: str) -> int | None:
 
 def list_options(target: Target, query: Query) -> ListOptions:
     integer(query, "timeoutSeconds")
+    if "sendInitialEvents" in query:
+        _refuse([violations.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list")])
     return ListOptions(
         namespace=target.namespace,
         label_selector=query.get("labelSelector", ""),
@@ -70,36 +72,44 @@ def watch_options(target: Target, query: Query, default_timeout_s: float) -> Wat
 
 
 def _check_watch(query: Query, initial: str | None) -> None:
-    match = query.get("resourceVersionMatch", "")
+    """Raises Invalid in Kubernetes' words."""
+    match, path = query.get("resourceVersionMatch", ""), "resourceVersionMatch"
     causes: list[Cause] = []
     if initial is not None:
-        path = "resourceVersionMatch"
-        if not match:
-            causes.append(
-                violations.forbidden(path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-            )
-        elif match != "NotOlderThan":
-            causes.append(violations.unsupported(path, match, ("NotOlderThan",)))
+        if match != "NotOlderThan":
+            detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            causes.append(violations.forbidden(path, detail))
+            if match:
+                causes.append(violations.unsupported(path, match, ("NotOlderThan",)))
     elif match:
-        causes.append(
-            violations.forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            )
-        )
+        detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+        causes.append(violations.forbidden(path, detail))
+    if query.get("continue"):
+        causes.append(violations.forbidden(path, "resourceVersionMatch is forbidden when continue is provided"))
+    _refuse(causes)
+
+
+def _refuse(causes: list[Cause]) -> None:
     if causes:
         raise violations.invalid_object("meta.k8s.io", "ListOptions", "", causes)
 
 
-def dry_run(query: Query, what: str) -> bool:
-    """`what` is the options' kind, for the refusal of any value but All."""
-    value = query.get("dryRun")
-    if not value:
-        return False
-    if value != "All":
-        cause = violations.unsupported("dryRun", [value], ("All",))
+def dry_run(values: Sequence[str], what: str) -> bool:
+    """Of all values of the parameter; `what` is the options' kind, for the refusal of any but All."""
+    wanted = [value for value in values if value]
+    if any(value != "All" for value in wanted):
+        cause = violations.unsupported("dryRun", wanted, ("All",))
         raise violations.invalid_object("meta.k8s.io", what, "", [cause])
-    return True
+    return bool(wanted)
+
+
+def check_validation(query: Query, what: str) -> None:
+    """The registry looks at this too, but a body is decoded by it before that. Raises Invalid."""
+    allowed = ("", "Ignore", "Strict", "Warn")
+    asked = query.get("fieldValidation", "")
+    if asked not in allowed:
+        cause = violations.unsupported("fieldValidation", asked, allowed)
+        raise violations.invalid_object("meta.k8s.io", what, "", [cause])
 
 
 def delete_options(query: Query) -> meta_v1_pb2.DeleteOptions:

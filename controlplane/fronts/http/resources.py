@@ -66,6 +66,8 @@ class Resources:
             if target.group and not any(kind.group == target.group for kind in self._registry.served()):
                 return exchange.page_not_found()
             raise
+        if exchange.request.method == "HEAD":
+            raise _not_allowed()
         self._check_verb(target, kind)
         if by_name:  # what a node may create hangs on the name in the body
             obj = self._decode(exchange, target, kind, await exchange.body())
@@ -174,7 +176,7 @@ class Resources:
     async def _create(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
         form = self._form(exchange, _ONE)
         body = await exchange.body()
-        ctx = exchange.context(dry_run=params.dry_run(exchange.query, "CreateOptions"))
+        ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "CreateOptions"))
         obj = self._decode(exchange, target, kind, body)
         stored = await self._commits.run(
             self._registry.create(ctx, kind, target.namespace, obj, name=target.name, subresource=target.subresource)
@@ -189,7 +191,7 @@ class Resources:
     async def _update(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
         form = self._form(exchange, _ONE)
         body = await exchange.body()
-        ctx = exchange.context(dry_run=params.dry_run(exchange.query, "UpdateOptions"))
+        ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "UpdateOptions"))
         obj = self._decode(exchange, target, kind, body)
         stored = await self._commits.run(
             self._registry.update(ctx, kind, target.namespace, target.name, obj, subresource=target.subresource)
@@ -203,7 +205,7 @@ class Resources:
             raise UnsupportedMediaType("415: Unsupported Media Type")
         body = await exchange.body()
         applying = patch_type == APPLY_TYPE
-        ctx = exchange.context(dry_run=params.dry_run(exchange.query, "PatchOptions"), apply=applying)
+        ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "PatchOptions"), apply=applying)
         forced = "force" in exchange.query
         if applying:
             stored, created = await self._commits.run(
@@ -260,6 +262,7 @@ class Resources:
         return options
 
     def _decode(self, exchange: Exchange, target: Target, kind: Kind, body: bytes) -> Any:
+        params.check_validation(exchange.query, "CreateOptions" if target.verb == "create" else "UpdateOptions")
         cls = subresources.body_class(kind, target.subresource)
         validation = exchange.query.get("fieldValidation", "")
         return bodies.decode(body, exchange.content_type, cls, validation, exchange.warnings)

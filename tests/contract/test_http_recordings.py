@@ -1,0 +1,263 @@
+"""The front answers as a real API server did: the recordings of discovery, of what HTTP itself can refuse, of tables and watches.
+
+What the registry answers is compared by tests/unit/registry/test_recordings.py; here it is paths, methods, media types, query
+parameters, bodies that do not decode, and the shapes of answers. A difference that is meant is listed with its reason; one that
+is listed and no longer there fails too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from wherry.api.context import Env
+from wherry.testing import recordings
+from wherry.testing.https import Answer, Caller, https
+
+pytestmark = pytest.mark.skipif(
+    not recordings.GOLDEN.is_dir() and not os.environ.get("CI"),
+    reason="no recordings of an API server beside the checkout",
+)
+
+Recorded = dict[str, Any]
+
+# validation.jsonl: the requests that HTTP's own part of the work decides.
+DECIDED_HERE = (
+    419, *range(492, 497), *range(498, 501), 503, 504, 506, *range(510, 517), 540, 541, 547, *range(556, 574),
+    *range(577, 580), *range(581, 584), *range(585, 599), *range(606, 623),
+)  # fmt: skip
+EXCEPTIONS: dict[str, dict[int, str]] = {
+    "validation": {558: "an empty set of values is refused"},
+    "discovery": {},
+    "auth": {},
+    "tables": {},
+    "watch": {},
+}
+# What is wrong with a body, and with a few values, is said in words of our own and not in those of Go's parsers.
+OWN_WORDS = (510, 511, 573, 614, 615, 616, 618, 619, 620)
+
+
+def recorded(file: str) -> list[tuple[int, Recorded]]:
+    if not recordings.GOLDEN.is_dir():
+        return []
+    lines = (recordings.GOLDEN / f"{file}.jsonl").read_text().splitlines()
+    return [(number, json.loads(line)) for number, line in enumerate(lines, 1)]
+
+
+@pytest.fixture
+async def admin() -> AsyncIterator[Caller]:
+    async with https(Env()) as front, front.caller() as caller:
+        for body in (
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "golden"}},
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "golden-q"}},
+        ):
+            assert (await caller.ask("POST", "/api/v1/namespaces", body)).status == 201
+        yield caller
+
+
+async def ask(caller: Caller, found: Recorded, **headers: str) -> Answer:
+    request = found["request"]
+    body = request.get("body")
+    if found["name"].startswith("too large body"):
+        body = "x" * (4 << 20)
+    content_type = request.get("contentType") or ""
+    return await caller.ask(
+        request["method"],
+        request["path"],
+        body,
+        content_type=content_type,
+        Accept=request.get("accept") or "*/*",
+        **headers,
+    )
+
+
+def difference(expected: Recorded, answer: Answer, *, words: bool = True) -> str:
+    """By meaning: the status code, and of an error its reason, message, causes and whether there are details."""
+    if answer.status != expected["status"]:
+        return f"status {answer.status} instead of {expected['status']}: {answer.text[:200]}"
+    kind, wanted_kind = (text.partition(";")[0] for text in (answer.headers["Content-Type"], expected["contentType"]))
+    if kind != wanted_kind:
+        return f"{kind} instead of {wanted_kind}"
+    wanted = expected.get("body")
+    if expected["status"] < 400 or not isinstance(wanted, dict):
+        return ""
+    got = answer.json
+    keys = ["kind", "apiVersion", "status", "reason", "code"] + (["message", "details"] if words else [])
+    if "current: " in str(wanted.get("message")):
+        keys.remove("message")
+    return "; ".join(
+        f"{key}: {got.get(key)} instead of {wanted.get(key)}" for key in keys if got.get(key) != wanted.get(key)
+    )
+
+
+def verdict(file: str, found: dict[int, str]) -> None:
+    known = EXCEPTIONS[file]
+    wrong = [f"{number}: {text}" for number, text in found.items() if text and number not in known]
+    wrong += [
+        f"{number}: listed as an exception ({known[number]}), and yet as recorded"
+        for number in known
+        if number in found and not found[number]
+    ]
+    assert found, f"nothing of {file} was asked"
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_refusals(admin: Caller) -> None:
+    pod = {"metadata": {"name": "upd"}, "spec": {"containers": [{"name": "c", "image": "a"}]}}
+    await admin.ask("POST", "/api/v1/namespaces/golden/serviceaccounts", {"metadata": {"name": "default"}})
+    assert (await admin.ask("POST", "/api/v1/namespaces/golden/pods", pod)).status == 201
+    await admin.ask("POST", "/api/v1/namespaces/golden/configmaps", {"metadata": {"name": "page0"}})
+    found = {}
+    for number, record in recorded("validation"):
+        if number in DECIDED_HERE:
+            answer = await ask(admin, record)
+            found[number] = difference(record["response"], answer, words=number not in OWN_WORDS)
+    verdict("validation", found)
+
+
+def _names(resources: list[Recorded]) -> dict[str, Recorded]:
+    return {str(item.get("name") or item.get("resource")): item for item in resources}
+
+
+async def test_discovery(admin: Caller) -> None:
+    """What is served is described as there; kinds that are served nowhere yet are left out."""
+    wrong = []
+    for _, record in recorded("discovery"):
+        if "response" not in record or not isinstance(record["response"].get("body"), dict):
+            continue
+        expected = record["response"]["body"]
+        kind = expected.get("kind")
+        if kind not in ("APIResourceList", "APIGroup", "APIGroupList", "APIVersions", "APIGroupDiscoveryList"):
+            continue
+        answer = await ask(admin, record)
+        if answer.status == 404:
+            continue
+        got = answer.json
+        wrong += [f"{record['name']}: {text}" for text in _document_differences(kind, expected, got)]
+        assert answer.headers["Content-Type"] == record["response"]["contentType"]
+    assert not wrong, "\n".join(wrong)
+
+
+def _document_differences(kind: str, expected: Recorded, got: Recorded) -> list[str]:
+    if kind == "APIResourceList":
+        wanted, found = _names(expected["resources"]), _names(got["resources"])
+        return [
+            f"{name}: {found[name]} instead of {wanted.get(name)}" for name in found if found[name] != wanted.get(name)
+        ]
+    if kind == "APIGroupList":
+        names = [group["name"] for group in got["groups"]]
+        order = [group["name"] for group in expected["groups"] if group["name"] in names]
+        return [] if names[: len(order)] == order else [f"groups {names} instead of {order}"]
+    if kind == "APIGroupDiscoveryList":
+        groups = {group["metadata"].get("name", ""): group for group in expected["items"]}
+        out = []
+        for group in got["items"]:
+            name = group["metadata"].get("name", "")
+            for version in group["versions"]:
+                there = next(
+                    (
+                        each
+                        for each in groups.get(name, {}).get("versions", ())
+                        if each["version"] == version["version"]
+                    ),
+                    None,
+                )
+                if there is None:
+                    continue
+                wanted = _names(there["resources"])
+                for resource in version["resources"]:
+                    served = {each["subresource"] for each in resource.get("subresources", ())}
+                    one = dict(wanted[resource["resource"]])
+                    below = [each for each in one.pop("subresources", ()) if each["subresource"] in served]
+                    if {**one, **({"subresources": below} if below else {})} != resource:
+                        out.append(f"{resource} instead of {one}")
+        return out
+    wanted = {key: value for key, value in expected.items() if key != "serverAddressByClientCIDRs"}
+    return [f"{key}: {got.get(key)} instead of {value}" for key, value in wanted.items() if got.get(key) != value]
+
+
+async def test_who_may_ask(admin: Caller) -> None:
+    """Refusals of others than the administrator, word by word."""
+    await admin.ask("POST", "/api/v1/namespaces/golden/configmaps", {"metadata": {"name": "page0"}})
+    found = {}
+    for number, record in recorded("auth"):
+        caller = record.get("caller") or ""
+        response = record.get("response") or {}
+        if response.get("status") != 403 or not caller.startswith("impersonated user alice"):
+            continue
+        answer = await ask(admin, record, Impersonate_User="alice")
+        found[number] = difference(response, answer)
+    verdict("auth", found)
+
+
+async def test_columns(admin: Caller) -> None:
+    found = {}
+    for number, record in recorded("tables"):
+        expected = record["response"]
+        if not record["name"].startswith("table /") or expected["status"] != 200:
+            continue
+        answer = await ask(admin, record)
+        if answer.status == 404:
+            continue  # not served
+        wanted, got = expected["body"]["columnDefinitions"], answer.json["columnDefinitions"]
+        for columns in (wanted, got):
+            for column in columns:
+                column.pop("description")
+        found[number] = "" if wanted == got else f"{record['name']}: {got} instead of {wanted}"
+    verdict("tables", found)
+
+
+async def test_watches(admin: Caller) -> None:
+    """The changes of the file, and then each watch from before them: types, names and shapes of the events, in order."""
+    path = "/api/v1/namespaces/golden/configmaps"
+    for number in range(3):
+        await admin.ask("POST", path, {"metadata": {"name": f"page{number}", "labels": {"page": "y"}}})
+    start = (await admin.ask("GET", path)).json["metadata"]["resourceVersion"]
+    found = {}
+    watches = []
+    for number, record in recorded("watch"):
+        request = record["request"]
+        if "/configmaps" not in request["path"] or number in (21, 23, 24, 25, 26, 27):
+            continue  # the history, or the future, of another cluster
+        if "events" not in record:
+            answer = await ask(admin, record)
+            found[number] = difference(record["response"], answer)
+        else:
+            path = re.sub(r"timeoutSeconds=\d+", "timeoutSeconds=1", request["path"])
+            request["path"] = path.replace("resourceVersion=597", f"resourceVersion={start}")
+            watches.append((number, record))
+    answers = await asyncio.gather(*(ask(admin, record) for _, record in watches))
+    for (number, record), answer in zip(watches, answers, strict=True):
+        got = [_shape(json.loads(line)) for line in answer.text.splitlines()]
+        wanted = [_shape(event) for event in record["events"]]
+        # When bookmarks come is each server's own affair, but for the one that ends the initial events.
+        ours, theirs = ([event for event in events if event[0] != "BOOKMARK"] for events in (got, wanted))
+        initial = "sendInitialEvents=true" in record["request"]["path"]
+        same = ours == theirs and (not initial or got[len(ours)] == wanted[len(theirs)])
+        found[number] = "" if same else f"{record['name']}: {got} instead of {wanted}"
+    verdict("watch", found)
+
+
+def _shape(event: Recorded) -> tuple[Any, ...]:
+    obj = event["object"]
+    meta = obj["metadata"]
+    if obj["kind"] == "Table":
+        row = obj["rows"][0]
+        meta = row["object"]["metadata"]
+        columns = None if obj["columnDefinitions"] is None else [column["name"] for column in obj["columnDefinitions"]]
+        return event["type"], "Table", columns, row["cells"][:-1], meta.get("name"), meta.get("annotations")
+    return (
+        event["type"],
+        obj["kind"],
+        obj["apiVersion"],
+        meta.get("name"),
+        meta.get("labels"),
+        obj.get("data"),
+        meta.get("annotations"),
+    )
