@@ -73,13 +73,14 @@ def versions(*always: list[str]) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def kubectl(request: pytest.FixtureRequest, cluster: KubectlCluster) -> Kubectl:
-    """In a namespace of this test's own."""
+def kubectl(request: pytest.FixtureRequest, cluster: KubectlCluster) -> Iterator[Kubectl]:
+    """In a namespace of this test's own, which goes with it: a node takes 110 pods."""
     version = str(request.param)
     name = re.sub(r"[^a-z0-9]+", "-", f"{request.node.originalname}-{version}".removeprefix("test_"))[-60:].strip("-")
     found = cluster.kubectl(BINARIES[version], name)
     found("create", "namespace", name)
-    return found
+    yield found
+    found("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture
