@@ -16,7 +16,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,11 @@ def parser() -> argparse.ArgumentParser:
     add("--network", default="wherry", help="name of the pod network; nodes of one machine need different ones")
     add("--cluster-cidr", default="", help="addresses of all pods; traffic among them is not masqueraded")
     add(
-        "--simultaneous-starts", type=int, default=8, metavar="N", help="sandboxes and containers (default %(default)s)"
+        "--simultaneous-starts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sandboxes and containers; default: two per CPU of the node, from 4 to 16",
     )
     add("--log-level", default=os.environ.get("WHERRY_LOG", "info"), choices=("debug", "info", "warning", "error"))
     return result
@@ -183,17 +187,28 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
                 cluster_cidr=arguments.cluster_cidr,
             )
         )  # fmt: skip
+    capacity = pairs([arguments.capacity], "--capacity")
     return AgentOptions(
         node_name=name,
         root=None if hollow else arguments.data_dir,
         ips=(arguments.node_ip or own_address(arguments.server),),
         labels=pairs(arguments.labels, "--labels"),
         taints=taints(arguments.taints),
-        capacity=pairs([arguments.capacity], "--capacity"),
+        capacity=capacity,
         cgroup_parent=arguments.cgroup_parent,
-        simultaneous_starts=arguments.simultaneous_starts,
+        simultaneous_starts=arguments.simultaneous_starts or _starts(capacity),
         network=network,
+        traffic=network is not None,
     )
+
+
+def _starts(capacity: Mapping[str, str]) -> int:
+    """Starting is CPU work: with two per CPU containerd did 30 pods soonest. At least four, so that a few that hang do not
+    keep the node from starting others."""
+    from wherry.api import quantity
+
+    cpus = quantity.milli(capacity["cpu"]) / 1000 if "cpu" in capacity else len(os.sched_getaffinity(0))
+    return min(max(int(2 * cpus), 4), 16)
 
 
 async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runtime, list[asyncio.Task[None]]]:

@@ -1,0 +1,26 @@
+"""What `wherry agent` makes of its flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wherry.cli import agent
+
+
+@pytest.mark.parametrize(
+    ("flags", "starts"),
+    [
+        (["--capacity", "cpu=500m"], 4),
+        (["--capacity", "cpu=3"], 6),
+        (["--capacity", "cpu=64"], 16),
+        (["--capacity", "cpu=64", "--simultaneous-starts", "1"], 1),
+    ],
+    ids=["half a CPU", "three", "many", "as told"],
+)
+def test_simultaneous_starts_follow_the_cpus(tmp_path: Path, flags: list[str], starts: int) -> None:
+    arguments = agent.parser().parse_args(
+        ["--server", "127.0.0.1:1", "--data-dir", str(tmp_path), "--run-dir", str(tmp_path), *flags]
+    )
+    assert agent._options(arguments, "n1").simultaneous_starts == starts
