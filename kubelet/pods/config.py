@@ -126,6 +126,8 @@ def container_config(
     }
     if container.lifecycle.HasField("pre_stop"):
         annotations[m.PRE_STOP] = base64.b64encode(container.lifecycle.pre_stop.SerializeToString()).decode()
+    if container.lifecycle.stop_signal:
+        annotations[m.STOP_SIGNAL] = container.lifecycle.stop_signal
     all_mounts = list(mounts)
     if termination_file:
         annotations[m.TERMINATION_MESSAGE] = termination_file
@@ -150,7 +152,6 @@ def container_config(
         tty=container.tty,
         resources=container_resources(pod, container, node.memory_bytes),
         security=container_security(pod, container, image),
-        stop_signal=container.lifecycle.stop_signal if container.lifecycle.HasField("stop_signal") else "",
     )
 
 

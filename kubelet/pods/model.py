@@ -18,6 +18,7 @@ SPEC_HASH = "wherry.dev/container-hash"
 RESTART_BACKOFF = "wherry.dev/restart-backoff-seconds"  # how long to wait once this one has exited
 GRACE_PERIOD = "wherry.dev/grace-period-seconds"
 PRE_STOP = "wherry.dev/pre-stop"  # the hook, base64 of the message: orphans are stopped without their pod object
+STOP_SIGNAL = "wherry.dev/stop-signal"
 TERMINATION_MESSAGE = "wherry.dev/termination-message-host-path"
 TERMINATION_POLICY = "wherry.dev/termination-message-policy"
 

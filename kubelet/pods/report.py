@@ -156,6 +156,8 @@ class Reporter:
         entry = core_v1_pb2.ContainerStatus(name=container.name, image=container.image)
         entry.restart_count = newest.attempt if newest is not None else self.restart_count(container.name, role)
         entry.started = False
+        if newest is not None and (chosen := newest.annotations.get(m.STOP_SIGNAL)):
+            entry.stop_signal = chosen
         if newest is not None:
             entry.image = newest.image or container.image
             entry.image_id = newest.image_id

@@ -532,7 +532,10 @@ class PodWorker:
                 self._emit("Warning", "FailedPreStopHook", f"PreStopHook failed: {problem}", path)
         left_s = max(action.deadline - env.now(), min(MINIMUM_STOP_S, given_s))
         try:
-            await services.runtime.stop_container(action.container_id, left_s)
+            # From when it was made: it is gone from the spec of an orphan, and an adopted one keeps what it began with.
+            status = self._containers.get(action.container_id)
+            chosen = status.annotations.get(m.STOP_SIGNAL, "") if status is not None else ""
+            await services.runtime.stop_container(action.container_id, left_s, chosen)
         finally:
             self._dirty[action.container_id] = None
 

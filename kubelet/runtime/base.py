@@ -142,7 +142,6 @@ class ContainerConfig:
     tty: bool = False
     resources: Resources = Resources()
     security: SecurityContext = SecurityContext()
-    stop_signal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +264,8 @@ class Runtime(Protocol):
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str: ...
     async def start_container(self, container_id: str) -> None: ...
-    async def stop_container(self, container_id: str, timeout_s: float) -> None:
-        """Stop signal, then SIGKILL after timeout_s. Returns when it has exited."""
+    async def stop_container(self, container_id: str, timeout_s: float, stop_signal: str = "") -> None:
+        """Stop signal ("": the image's, else SIGTERM), then SIGKILL after timeout_s. Returns when it has exited."""
         ...
 
     async def remove_container(self, container_id: str) -> None: ...

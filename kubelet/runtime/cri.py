@@ -141,11 +141,37 @@ class CriRuntime:
         request = pb.StartContainerRequest(container_id=container_id)
         await _call(self._runtime.StartContainer(request, timeout=SANDBOX_TIMEOUT_S), reason="RunContainerError")
 
-    async def stop_container(self, container_id: str, timeout_s: float) -> None:
+    async def stop_container(self, container_id: str, timeout_s: float, stop_signal: str = "") -> None:
+        if stop_signal and timeout_s > 0:
+            from kubelet.runtime import signals
+
+            number = signals.number_of(stop_signal)
+            pid = await self._pid(container_id)
+            if pid and number:
+                began = asyncio.get_running_loop().time()
+
+                async def still() -> bool:
+                    return await self._pid(container_id) == pid
+
+                ended = await signals.ends_by(pid, number, timeout_s, still)
+                # Ended or out of time: what is left is for StopContainer to wait for, without a signal of its own.
+                timeout_s -= asyncio.get_running_loop().time() - began
+                timeout_s = max(timeout_s, 1.0) if ended else 0.0
         request = pb.StopContainerRequest(container_id=container_id, timeout=math.ceil(timeout_s))
         await _gone_is_fine(
             self._runtime.StopContainer(request, timeout=timeout_s + SANDBOX_TIMEOUT_S), reason="KillContainerError"
         )
+
+    async def _pid(self, container_id: str) -> int:
+        """Of the container's first process; 0 when it does not run or the runtime does not say."""
+        request = pb.ContainerStatusRequest(container_id=container_id, verbose=True)
+        try:
+            answer = await _call(self._runtime.ContainerStatus(request, timeout=CALL_TIMEOUT_S))
+        except RuntimeNotFound:
+            return 0
+        if answer.status.state != pb.CONTAINER_RUNNING:
+            return 0
+        return int(_info(answer.info).get("pid") or 0)
 
     async def remove_container(self, container_id: str) -> None:
         request = pb.RemoveContainerRequest(container_id=container_id)

@@ -226,7 +226,7 @@ class HollowRuntime:
             code = int(behaviour.get("exit-code", "0"))
             container.timer = loop.call_later(float(behaviour["exit-after"]), self._exit, container, code)
 
-    async def stop_container(self, container_id: str, timeout_s: float) -> None:
+    async def stop_container(self, container_id: str, timeout_s: float, stop_signal: str = "") -> None:
         container = self._containers.get(container_id)
         if container is None or container.status.state is ContainerState.EXITED:
             return

@@ -103,6 +103,23 @@ async def test_stop_signal_first_then_kill(runtime: CriRuntime, pods: Any) -> No
     assert (await runtime.container_status(deaf)).exit_code == 128 + signal.SIGKILL
 
 
+async def test_a_chosen_stop_signal_takes_the_place_of_the_images(runtime: CriRuntime, pods: Any) -> None:
+    sandbox = await pods.sandbox()
+    traps = "trap 'exit 7' USR1; trap 'exit 8' TERM; echo up; while :; do sleep 0.1; done"
+    obedient, deaf, unknown = [await pods.container(sandbox, traps) for _ in range(3)]
+    for container in (obedient, deaf, unknown):
+
+        async def is_up(container: str = container) -> bool:
+            return " up" in await log_of(runtime, container)
+
+        await eventually(is_up)
+    await runtime.stop_container(obedient, 20, "SIGUSR1")
+    await runtime.stop_container(deaf, 1, "SIGWINCH")
+    await runtime.stop_container(unknown, 20, "SIGNONSENSE")
+    codes = [(await runtime.container_status(container)).exit_code for container in (obedient, deaf, unknown)]
+    assert codes == [7, 128 + signal.SIGKILL, 8]
+
+
 async def test_exec_sync_gives_both_outputs_and_the_exit_code(runtime: CriRuntime, pods: Any) -> None:
     container = await pods.container(await pods.sandbox(), "sleep 1000")
     result = await runtime.exec_sync(container, ["sh", "-c", "echo out; echo err >&2; exit 3"], 10)
