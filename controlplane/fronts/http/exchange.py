@@ -6,6 +6,7 @@ Made by `handler` for each request; `resources` and the others answer through it
 from __future__ import annotations
 
 import asyncio
+import gzip
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -137,6 +138,12 @@ class Exchange:
         if (self.pretty and form.encoding == media.JSON) or form.encoding == media.YAML:
             body = encoding.finish(body, form, pretty=self.pretty)
         return await self.reply_long(body, form.content_type)
+
+    def reply_packed(self, packed: bytes, content_type: str, *, headers: Mapping[str, str]) -> web.Response:
+        """Of a body that is kept compressed."""
+        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            return self.reply(packed, content_type, headers={**headers, "Content-Encoding": "gzip"})
+        return self.reply(gzip.decompress(packed), content_type, headers=headers)
 
     async def reply_long(
         self, body: bytes, content_type: str, *, headers: Mapping[str, str] | None = None

@@ -126,9 +126,9 @@ class Handler:
         if "proto-openapi.spec.v2" in wanted:
             # Asked for with an @, which is no letter of a media type: Go's clients want it back without.
             kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-            return await exchange.reply_long(self._openapi.v2_wire(kinds), kind, headers={"Vary": "Accept"})
+            return exchange.reply_packed(self._openapi.v2_wire(kinds), kind, headers={"Vary": "Accept"})
         media.negotiate(wanted, offered=(media.JSON,))
-        return await exchange.reply_long(self._openapi.v2_json(kinds), media.JSON, headers={"Vary": "Accept"})
+        return exchange.reply_packed(self._openapi.v2_json(kinds), media.JSON, headers={"Vary": "Accept"})
 
     async def _openapi_v3(self, exchange: Exchange, path: str) -> web.StreamResponse:
         kinds = self._registry.served()
@@ -144,7 +144,7 @@ class Handler:
             headers["Cache-Control"] = "public, immutable"
         if exchange.request.headers.get("If-None-Match") == f'"{digest}"':
             return exchange.reply(b"", status=304, headers=headers)
-        return await exchange.reply_long(document, media.JSON, headers=headers)
+        return exchange.reply_packed(document, media.JSON, headers=headers)
 
     async def _root(self, exchange: Exchange) -> web.StreamResponse:
         catalogue = self._catalogue()

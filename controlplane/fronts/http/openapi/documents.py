@@ -1,13 +1,14 @@
 """The documents themselves, and the index of those of v3. Called by `handler`.
 
-Each is made when it is first asked for, and kept as bytes for as long as the same kinds are served. The hash in the index changes
-with the kinds and their schema, so that a client may keep a document under it for ever.
+Each is made when it is first asked for, and kept compressed for as long as the same kinds are served. The hash in the index
+changes with the kinds and their schema, so that a client may keep a document under it for ever.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import wherry
@@ -19,6 +20,7 @@ from wherry.api import schema
 from wherry.api.kinds import Kind
 
 _TITLE = "Wherry: the Kubernetes API"
+Encode = Callable[[dict[str, Any]], bytes]
 _V2_REFS, _V3_REFS = "#/definitions/", "#/components/schemas/"
 
 
@@ -44,19 +46,24 @@ class Documents:
         return digest.hexdigest().upper()
 
     def v3(self, kinds: Sequence[Kind], path: str) -> tuple[bytes, str] | None:
-        """The document of one group version (`apis/apps/v1`) and its hash; None when there is no such."""
+        """The document of one group version (`apis/apps/v1`), compressed, and its hash; None when there is no such."""
         group = self._groups(kinds).get(path)
         if group is None:
             return None
-        return self._cached(kinds, path, lambda: encoding.dump(self._document(group, v3=True))), self.hash_of(group)
+        return self._cached(kinds, path, lambda: self._json(group, v3=True)), self.hash_of(group)
 
     def v2_json(self, kinds: Sequence[Kind]) -> bytes:
-        return self._cached(kinds, "v2.json", lambda: encoding.dump(self._document(kinds, v3=False)))
+        """Compressed, as the others are."""
+        return self._cached(kinds, "v2.json", lambda: self._json(kinds, v3=False))
 
     def v2_wire(self, kinds: Sequence[Kind]) -> bytes:
-        from controlplane.fronts.http.openapi.wire import document
+        from controlplane.fronts.http.openapi import wire
 
-        return self._cached(kinds, "v2.pb", lambda: document(self._document(kinds, v3=False)))
+        def make() -> bytes:
+            paths, definitions = self._parts(kinds, wire.path_item, wire.definition, v3=False)
+            return wire.document(_head("swagger", "2.0"), paths, definitions)
+
+        return self._cached(kinds, "v2.pb", make)
 
     def _groups(self, kinds: Sequence[Kind]) -> dict[str, list[Kind]]:
         found: dict[str, list[Kind]] = {}
@@ -64,21 +71,37 @@ class Documents:
             found.setdefault(f"apis/{kind.api_version}" if kind.group else f"api/{kind.version}", []).append(kind)
         return found
 
-    def _cached(self, kinds: Sequence[Kind], name: str, make: Any) -> bytes:
+    def _cached(self, kinds: Sequence[Kind], name: str, make: Callable[[], bytes]) -> bytes:
         if self._of != tuple(kinds):
             self._of, self._cache = tuple(kinds), {}
         found = self._cache.get(name)
         if found is None:
-            found = self._cache[name] = make()
+            found = self._cache[name] = gzip.compress(make(), mtime=0)
         return found
 
-    def _document(self, kinds: Sequence[Kind], *, v3: bool) -> dict[str, Any]:
-        definitions = Definitions(_V3_REFS if v3 else _V2_REFS, v3=v3)
+    def _json(self, kinds: Sequence[Kind], *, v3: bool) -> bytes:
+        paths, definitions = self._parts(kinds, encoding.dump, encoding.dump, v3=v3)
+        head = encoding.dump(_head("openapi", "3.0.0") if v3 else _head("swagger", "2.0"))
+        found = _object(definitions)
+        tail = b',"components":{"schemas":' + found + b"}}" if v3 else b',"definitions":' + found + b"}"
+        return head[:-1] + b',"paths":' + _object(paths) + tail
+
+    def _parts(
+        self, kinds: Sequence[Kind], path_item: Encode, definition: Encode, *, v3: bool
+    ) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Paths and definitions, each encoded, sorted by name."""
+        definitions = Definitions(_V3_REFS if v3 else _V2_REFS, definition, v3=v3)
         writer = Writer(definitions, v3=v3)
-        paths = {path: item for kind in kinds for path, item in writer.paths(kind, self._verbs(kind)) if item}
+        paths = {
+            path: path_item(item) for kind in kinds for path, item in writer.paths(kind, self._verbs(kind)) if item
+        }
         definitions.add(schema.descriptor_of(kind.message) for kind in kinds)
-        head = {"info": {"title": _TITLE, "version": KUBERNETES_VERSION}, "paths": dict(sorted(paths.items()))}
-        found = dict(sorted(definitions.found.items()))
-        if v3:
-            return {"openapi": "3.0.0", **head, "components": {"schemas": found}}
-        return {"swagger": "2.0", **head, "definitions": found}
+        return dict(sorted(paths.items())), dict(sorted(definitions.found.items()))
+
+
+def _head(name: str, version: str) -> dict[str, Any]:
+    return {name: version, "info": {"title": _TITLE, "version": KUBERNETES_VERSION}}
+
+
+def _object(members: dict[str, bytes]) -> bytes:
+    return b"{" + b",".join(encoding.dump(name) + b":" + value for name, value in members.items()) + b"}"

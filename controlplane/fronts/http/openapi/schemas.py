@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -69,12 +69,17 @@ def name_of(descriptor: Descriptor) -> str:
 
 
 class Definitions:
-    """Collects what the roots refer to. `refs` is what stands before a definition's name: that of v2 or of v3."""
+    """Collects what the roots refer to. `refs` is what stands before a definition's name: that of v2 or of v3.
 
-    def __init__(self, refs: str, *, v3: bool) -> None:
+    Each definition is encoded as soon as it is made: all of them at once as dicts would be many megabytes for a moment, and a
+    process does not give those back.
+    """
+
+    def __init__(self, refs: str, encode: Callable[[Schema], bytes], *, v3: bool) -> None:
         self._refs = refs
+        self._encode = encode
         self._v3 = v3
-        self.found: dict[str, Schema] = {}
+        self.found: dict[str, bytes] = {}
 
     def add(self, roots: Iterable[Descriptor]) -> None:
         waiting = list(roots)
@@ -82,7 +87,7 @@ class Definitions:
             descriptor = waiting.pop()
             name = name_of(descriptor)
             if name not in self.found:
-                self.found[name] = self._definition(descriptor, waiting)
+                self.found[name] = self._encode(self._definition(descriptor, waiting))
 
     def ref(self, descriptor: Descriptor) -> Schema:
         return {"$ref": self._refs + name_of(descriptor)}

@@ -44,14 +44,15 @@ def _extensions(field: int, value: dict[str, Any]) -> Iterator[bytes]:
             yield _bytes(field, _named(name, _text(2, json.dumps(value[name]))))  # JSON is YAML
 
 
-def document(value: dict[str, Any]) -> bytes:
-    info = _text(1, value["info"]["title"]) + _text(2, value["info"]["version"])
-    paths = b"".join(_bytes(2, _named(path, _path_item(item))) for path, item in value["paths"].items())
-    definitions = b"".join(_bytes(1, _named(name, _schema(found))) for name, found in value["definitions"].items())
-    return _text(1, value["swagger"]) + _bytes(2, info) + _bytes(8, paths) + _bytes(9, definitions)
+def document(head: dict[str, Any], paths: dict[str, bytes], definitions: dict[str, bytes]) -> bytes:
+    """Of parts that `path_item` and `definition` have encoded."""
+    info = _text(1, head["info"]["title"]) + _text(2, head["info"]["version"])
+    all_paths = b"".join(_bytes(2, _named(path, item)) for path, item in paths.items())
+    all_definitions = b"".join(_bytes(1, _named(name, found)) for name, found in definitions.items())
+    return _text(1, head["swagger"]) + _bytes(2, info) + _bytes(8, all_paths) + _bytes(9, all_definitions)
 
 
-def _path_item(item: dict[str, Any]) -> bytes:
+def path_item(item: dict[str, Any]) -> bytes:
     parts = [_bytes(number, _operation(item[method])) for method, number in _METHODS.items() if method in item]
     parts += [_bytes(9, _parameters_item(parameter)) for parameter in item.get("parameters", ())]
     return b"".join(parts)
@@ -70,13 +71,15 @@ def _operation(value: dict[str, Any]) -> bytes:
 def _response(value: dict[str, Any]) -> bytes:
     inner = _text(1, value["description"])
     if "schema" in value:
-        inner += _bytes(2, _bytes(1, _schema(value["schema"])))
+        inner += _bytes(2, _bytes(1, definition(value["schema"])))
     return _bytes(1, inner)  # ResponseValue.response
 
 
 def _parameters_item(value: dict[str, Any]) -> bytes:
     if value["in"] == "body":
-        body = _text(2, "body") + _text(3, "body") + _flag(4, value["required"]) + _bytes(5, _schema(value["schema"]))
+        body = (
+            _text(2, "body") + _text(3, "body") + _flag(4, value["required"]) + _bytes(5, definition(value["schema"]))
+        )
         return _bytes(1, _bytes(1, body))
     head = _flag(1, value.get("required", False)) + _text(2, value["in"]) + _text(4, value["name"])
     if value["in"] == "path":  # its numbers have no gap for allowEmptyValue
@@ -86,17 +89,17 @@ def _parameters_item(value: dict[str, Any]) -> bytes:
     return _bytes(1, _bytes(2, inner))
 
 
-def _schema(value: dict[str, Any]) -> bytes:
+def definition(value: dict[str, Any]) -> bytes:
     parts = [_text(1, value.get("$ref", "")), _text(2, value.get("format", ""))]
     parts += [_text(19, name) for name in value.get("required", ())]
     if "additionalProperties" in value:
-        parts.append(_bytes(21, _bytes(1, _schema(value["additionalProperties"]))))
+        parts.append(_bytes(21, _bytes(1, definition(value["additionalProperties"]))))
     if "type" in value:
         parts.append(_bytes(22, _text(1, value["type"])))
     if "items" in value:
-        parts.append(_bytes(23, _bytes(1, _schema(value["items"]))))
+        parts.append(_bytes(23, _bytes(1, definition(value["items"]))))
     if "properties" in value:
-        named = (_bytes(1, _named(name, _schema(found))) for name, found in value["properties"].items())
+        named = (_bytes(1, _named(name, definition(found))) for name, found in value["properties"].items())
         parts.append(_bytes(25, b"".join(named)))
     parts += _extensions(31, value)
     return b"".join(parts)
