@@ -1,6 +1,7 @@
 """The command line for real: a `wherry server` without nodes, and what a person types and reads."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wherry.testing.server import Server
+from wherry.testing.server import MAIN, Server
 
 Wherry = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -287,3 +288,71 @@ def test_errors_in_kubectls_words(server: Server) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(server: Server, shell: str) -> None:
     assert "wherry" in ok(server.run("--show-completion", shell))
+
+
+def test_flags_as_kubectls_users_write_them(ns: Wherry, server: Server) -> None:
+    ok(ns("apply", "-f", "-", stdin=WEB))
+    place = ok(ns("get", "deploy", "web", "-o", "jsonpath={.metadata.namespace}"))
+    for words in (
+        ["-n", place, "get", "deploy", "-oname"],
+        ["get", "deploy", "-n", place, "-oname", "--watch=false"],
+        ["get", "deploy", "-n", place, "-o=name", "--kubeconfig", str(server.config)],
+        ["-n", "kube-system", "get", "deploy", f"--namespace={place}", "-o", "name", "--ignore-not-found=true"],
+    ):
+        assert ok(server.run(*words)) == "deployment.apps/web\n", words
+    assert ok(ns("delete", "deploy", "web", "--wait=false", "--dry-run=server")).endswith("(server dry run)\n")
+    assert ok(ns("apply", "--dry-run", "-f", "-", stdin=WEB)) == "deployment.apps/web unchanged (dry run)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["label", "deploy/web", "a=b"], "labeled", id="label"),
+        pytest.param(["annotate", "deploy/web", "a=b"], "annotated", id="annotate"),
+        pytest.param(["scale", "deploy/web", "--replicas=9"], "scaled", id="scale"),
+    ],
+)
+@pytest.mark.parametrize(("dry_run", "mark"), [("client", " (dry run)"), ("server", " (server dry run)")])
+def test_small_changes_have_dry_runs(ns: Wherry, words: list[str], said: str, dry_run: str, mark: str) -> None:
+    ok(ns("apply", "-f", "-", stdin=WEB))
+    before = ok(
+        ns("get", "deploy", "web", "-o", "jsonpath={.metadata.generation}{.metadata.labels}{.metadata.annotations}")
+    )
+    assert ok(ns(*words, f"--dry-run={dry_run}")) == f"deployment.apps/web {said}{mark}\n"
+    after = ok(
+        ns("get", "deploy", "web", "-o", "jsonpath={.metadata.generation}{.metadata.labels}{.metadata.annotations}")
+    )
+    assert before.replace('"deployment.kubernetes.io/revision":"1",', "") == after.replace(
+        '"deployment.kubernetes.io/revision":"1",', ""
+    )
+
+
+def test_wrong_usage_is_one_line_and_a_hint(server: Server) -> None:
+    for words, message in ((["get", "pods", "--foo"], "--foo"), (["gett"], "gett"), (["apply", "-f"], "-f")):
+        result = server.run(*words)
+        assert result.returncode == 2
+        assert result.stderr.startswith("error: ")
+        assert message in result.stderr.splitlines()[0]
+        assert "--help" in result.stderr.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        pytest.param("wherry get config", "configmaps", id="kinds"),
+        pytest.param("wherry get po,dep", "po,deployments", id="kinds-of-a-list"),
+        pytest.param("wherry get ns kube-s", "kube-system", id="names"),
+        pytest.param("wherry get ns/kube-s", "ns/kube-system", id="names-behind-a-slash"),
+        pytest.param("wherry get cm -n kube-p", "kube-public", id="namespaces"),
+        pytest.param("wherry get cm -n kube-system kube-r", "kube-root-ca.crt", id="names-in-a-namespace"),
+        pytest.param("wherry get pods --all-n", "--all-namespaces", id="flags"),
+        pytest.param("wherry rollout und", "undo", id="words"),
+    ],
+)
+def test_the_shell_completes(server: Server, line: str, wanted: str) -> None:
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_WHERRY_COMPLETE": "complete_bash"}
+    result = subprocess.run(
+        [*MAIN], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "WHERRY_CONFIG": str(server.config), **asked},
+    )  # fmt: skip
+    assert wanted in result.stdout.split()

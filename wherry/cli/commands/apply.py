@@ -19,7 +19,17 @@ from wherry.api.errors import APIError, Conflict, NotFound
 from wherry.cli import output as printing
 from wherry.cli.commands.get import list_all
 from wherry.cli.manifests import Item, read_manifests
-from wherry.cli.options import DryRun, FieldManager, Filename, Namespace, Output, Recursive, Selector
+from wherry.cli.options import (
+    DRY_RUN_MARKS,
+    DryRun,
+    FieldManager,
+    Filename,
+    Namespace,
+    Output,
+    Recursive,
+    Selector,
+    check_dry_run,
+)
 from wherry.cli.resources import Catalogue, Target, UsageError, full_name, message_class
 from wherry.cli.session import Session, describe_error, run, try_get, warn
 from wherry.client.base import DeleteOptions, Selection
@@ -27,7 +37,6 @@ from wherry.client.base import DeleteOptions, Selection
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 STRATEGIC = "application/strategic-merge-patch+json"
 RETRIES = 5
-DRY_RUN = {"none": "", "client": " (dry run)", "server": " (server dry run)"}
 
 
 class ApplyResult:
@@ -143,8 +152,7 @@ def apply(
     async def work(session: Session) -> int:
         if not filename:
             raise UsageError("must specify one of -f FILE, -f DIRECTORY, -f URL or -f -")
-        if dry_run not in DRY_RUN:
-            raise UsageError(f'invalid dry-run value ({dry_run}). Must be "none", "server", or "client".')
+        check_dry_run(dry_run)
         if prune and not selector:
             raise UsageError("--prune needs -l: it deletes what has this label and is not in the manifests")
         if server_side and dry_run == "client":
@@ -178,7 +186,7 @@ def apply(
                 continue
             results.append(result)
             if not output:
-                print(f"{full_name(target.resource)}/{target.name} {result.word}{DRY_RUN[dry_run]}", flush=True)
+                print(f"{full_name(target.resource)}/{target.name} {result.word}{DRY_RUN_MARKS[dry_run]}", flush=True)
             elif output == "name":
                 print(f"{full_name(target.resource)}/{target.name}", flush=True)
         if output and output != "name" and results:
@@ -224,7 +232,7 @@ async def _prune(
                         uid=metadata.uid, dry_run=dry_run == "server", propagation_policy="Background"
                     )
                     await session.client.delete(message_class(resource), metadata.name, metadata.namespace, options)
-                print(f"{full_name(resource)}/{metadata.name} pruned{DRY_RUN[dry_run]}", flush=True)
+                print(f"{full_name(resource)}/{metadata.name} pruned{DRY_RUN_MARKS[dry_run]}", flush=True)
     return 0
 
 

@@ -16,8 +16,19 @@ from wherry.api.errors import APIError, NotFound
 from wherry.cli import jsonpath
 from wherry.cli.commands.get import list_all
 from wherry.cli.commands.streams import seconds_of
+from wherry.cli.completion import complete_words
 from wherry.cli.manifests import read_manifests
-from wherry.cli.options import AllNamespaces, FieldSelector, Filename, Namespace, Recursive, Selector, Timeout
+from wherry.cli.options import (
+    AllNamespaces,
+    DryRun,
+    FieldSelector,
+    Filename,
+    Namespace,
+    Recursive,
+    Selector,
+    Timeout,
+    check_dry_run,
+)
 from wherry.cli.resources import Target, UsageError, full_name, message_class
 from wherry.cli.session import Session, describe_error, run
 from wherry.client.base import DeleteOptions, Selection
@@ -59,7 +70,9 @@ async def find_objects(
     return found
 
 
-def parse_changes(words: Sequence[str], what: str) -> tuple[list[str], dict[str, str | None]]:
+def parse_changes(
+    words: Sequence[str], what: str, *, may_be_none: bool = False
+) -> tuple[list[str], dict[str, str | None]]:
     """Splits `pods web a=b c-` into the names and the changes (None removes)."""
     names = list(words)
     changes: dict[str, str | None] = {}
@@ -73,7 +86,7 @@ def parse_changes(words: Sequence[str], what: str) -> tuple[list[str], dict[str,
         else:
             break
         names.pop()
-    if not changes:
+    if not changes and not may_be_none:
         raise UsageError(f"at least one {what} update is required: KEY=VALUE to set, KEY- to remove")
     return names, changes
 
@@ -82,7 +95,10 @@ def _metadata_command(field: str, what: str) -> Callable[..., None]:
     past = {"labels": "labeled", "annotations": "annotated"}[field]
 
     def command(
-        words: Annotated[list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME KEY=VALUE... KEY-...")],
+        words: Annotated[
+            list[str],
+            typer.Argument(metavar="TYPE NAME | TYPE/NAME KEY=VALUE... KEY-...", autocompletion=complete_words),
+        ],
         filename: Filename = [],  # noqa: B006
         recursive: Recursive = False,
         namespace: Namespace = "",
@@ -90,11 +106,12 @@ def _metadata_command(field: str, what: str) -> Callable[..., None]:
         selector: Selector = "",
         everything: Annotated[bool, typer.Option("--all", help="Every object of the type.")] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Also change a value that is there.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the server check, and change nothing.")] = False,
-        show: Annotated[bool, typer.Option("--list", help="Show them afterwards.")] = False,
+        dry_run: DryRun = "none",
+        show: Annotated[bool, typer.Option("--list", help="Show them, after the changes if there are any.")] = False,
     ) -> None:
         async def work(session: Session) -> int:
-            names, changes = parse_changes(words, what)
+            mark = check_dry_run(dry_run)
+            names, changes = parse_changes(words, what, may_be_none=show)
             found = await find_objects(
                 session, names, filename, recursive=recursive, namespace=namespace, all_namespaces=all_namespaces,
                 selector=selector, everything=everything,
@@ -111,15 +128,18 @@ def _metadata_command(field: str, what: str) -> Callable[..., None]:
                 missing = [key for key, value in changes.items() if value is None and key not in there]
                 for key in missing:
                     print(f'{what} "{key}" not found.', file=sys.stderr)
-                if wanted:
+                if wanted and dry_run != "client":
                     patch = {"metadata": {field: wanted, "resourceVersion": current.metadata.resource_version}}
                     current = await session.client.patch(
-                        cls, target.name, place, patch, dry_run=dry_run, field_manager=f"wherry-{what}"
+                        cls, target.name, place, patch, dry_run=dry_run == "server", field_manager=f"wherry-{what}"
                     )
                 removed = all(value is None for value in wanted.values())
                 done = {"labels": "unlabeled"}.get(field, past) if wanted and removed else past
-                print(f"{label} {done if wanted else 'not ' + past}{' (server dry run)' if dry_run else ''}")
+                if changes:
+                    print(f"{label} {done if wanted else 'not ' + past}{mark}")
                 if show:
+                    if not changes:
+                        print(f"Listing {field} for {label}:")
                     for key, value in sorted(getattr(current.metadata, field).items()):
                         print(f"  {key}={value}")
             return 0
@@ -135,7 +155,9 @@ annotate = _metadata_command("annotations", "annotation")
 
 
 def delete(
-    words: Annotated[list[str], typer.Argument(metavar="TYPE NAME... | TYPE/NAME...")] = [],  # noqa: B006
+    words: Annotated[
+        list[str], typer.Argument(metavar="TYPE NAME... | TYPE/NAME...", autocompletion=complete_words)
+    ] = [],  # noqa: B006
     filename: Filename = [],  # noqa: B006
     recursive: Recursive = False,
     namespace: Namespace = "",
@@ -151,13 +173,14 @@ def delete(
     now: Annotated[bool, typer.Option("--now", help="The same as --grace-period=1.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until they are gone.")] = True,
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Nothing there is no error.")] = False,
-    dry_run: Annotated[str, typer.Option("--dry-run", help="none, client or server.")] = "none",
+    dry_run: DryRun = "none",
     output: Annotated[str, typer.Option("--output", "-o", help='"name" for short lines.')] = "",
     timeout: Timeout = "0",
 ) -> None:
     """Delete objects."""
 
     async def work(session: Session) -> int:
+        mark = check_dry_run(dry_run)
         policies = {"background": "Background", "foreground": "Foreground", "orphan": "Orphan"}
         if cascade not in policies:
             raise UsageError(f'invalid cascade value ({cascade}): must be "background", "foreground", or "orphan"')
@@ -203,7 +226,6 @@ def delete(
                 continue
             how = " force deleted" if force and grace == 0 else " deleted"
             where = f" from {place} namespace" if place else ""
-            mark = {"client": " (dry run)", "server": " (server dry run)"}.get(dry_run, "")
             print(f'{full_name(target.resource)} "{target.name}"{how}{where}{mark}', flush=True)
         if wait and going and dry_run == "none" and not (force and grace == 0):
             limit = seconds_of(timeout, "--timeout") or None
@@ -271,7 +293,9 @@ def condition_met(wanted: str) -> tuple[str, Callable[[dict[str, Any]], bool]]:
 
 
 def wait(
-    words: Annotated[list[str], typer.Argument(metavar="TYPE NAME... | TYPE/NAME...")] = [],  # noqa: B006
+    words: Annotated[
+        list[str], typer.Argument(metavar="TYPE NAME... | TYPE/NAME...", autocompletion=complete_words)
+    ] = [],  # noqa: B006
     for_: Annotated[
         str, typer.Option("--for", help="condition=Ready, jsonpath='{.status.phase}'=Running, delete, create")
     ] = "",

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from wherry.api import codec, labels, quantity, resources, yamlout
 from wherry.api.times import age, from_time
 from wherry.cli.commands.get import event_row, event_time, list_all
+from wherry.cli.completion import complete_words
 from wherry.cli.options import AllNamespaces, Namespace, Selector
 from wherry.cli.output import layout
 from wherry.cli.resources import Target, message_class
@@ -52,7 +53,12 @@ class Page:
 
 
 def describe(
-    words: Annotated[list[str], typer.Argument(metavar="TYPE[/NAME] [NAME...]", help="pod/web, deploy web, nodes")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TYPE[/NAME] [NAME...]", help="pod/web, deploy web, nodes", autocompletion=complete_words
+        ),
+    ],
     namespace: Namespace = "",
     all_namespaces: AllNamespaces = False,
     selector: Selector = "",

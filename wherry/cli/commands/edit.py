@@ -15,6 +15,7 @@ from wherry.api import codec, strategic_diff, yamlout
 from wherry.api.errors import APIError
 from wherry.cli import output as printing
 from wherry.cli.commands.apply import STRATEGIC
+from wherry.cli.completion import complete_words
 from wherry.cli.options import Namespace
 from wherry.cli.resources import UsageError, full_name, message_class
 from wherry.cli.session import Session, describe_error, run
@@ -27,7 +28,7 @@ HEAD = (
 
 
 def edit(
-    words: Annotated[list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME")],
+    words: Annotated[list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME", autocompletion=complete_words)],
     namespace: Namespace = "",
 ) -> None:
     """Change an object in your editor ($KUBE_EDITOR, $EDITOR or vi)."""

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from wherry.api import codec
 from wherry.api.errors import APIError, Expired
 from wherry.cli import output as printing
+from wherry.cli.completion import complete_words
 from wherry.cli.manifests import read_manifests
 from wherry.cli.options import AllNamespaces, FieldSelector, Filename, Namespace, Output, Recursive, Selector
 from wherry.cli.output import TablePrinter, check_format, is_table, layout
@@ -43,7 +44,10 @@ async def list_all(client: ClientAPI, cls: type[Any], selection: Selection) -> t
 
 def get(
     words: Annotated[
-        list[str], typer.Argument(metavar="TYPE[/NAME] [NAME...]", help="pods, deploy/web, pods,svc, all")
+        list[str],
+        typer.Argument(
+            metavar="TYPE[/NAME] [NAME...]", help="pods, deploy/web, pods,svc, all", autocompletion=complete_words
+        ),
     ] = [],  # noqa: B006
     filename: Filename = [],  # noqa: B006
     recursive: Recursive = False,
@@ -372,7 +376,9 @@ def api_resources(
 
 
 def explain(
-    path: Annotated[str, typer.Argument(metavar="TYPE[.FIELD...]", help="pods.spec.containers")],
+    path: Annotated[
+        str, typer.Argument(metavar="TYPE[.FIELD...]", help="pods.spec.containers", autocompletion=complete_words)
+    ],
     recursive: Annotated[bool, typer.Option("--recursive", help="Every field below.")] = False,
     api_version: Annotated[str, typer.Option("--api-version", help="Group and version: apps/v1")] = "",
 ) -> None:

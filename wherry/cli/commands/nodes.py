@@ -11,7 +11,8 @@ import typer
 from wherry.api.errors import NotFound, TooManyRequests
 from wherry.cli.commands.get import list_all
 from wherry.cli.commands.streams import seconds_of
-from wherry.cli.options import Selector, Timeout
+from wherry.cli.completion import complete_words
+from wherry.cli.options import DryRun, Selector, Timeout, check_dry_run
 from wherry.cli.resources import UsageError
 from wherry.cli.session import Session, run
 from wherry.client.base import DeleteOptions, Selection
@@ -19,7 +20,7 @@ from wherry.pb import core_v1_pb2
 
 MIRROR = "kubernetes.io/config.mirror"
 
-NodeNames = Annotated[list[str], typer.Argument(metavar="NODE...")]
+NodeNames = Annotated[list[str], typer.Argument(metavar="NODE...", autocompletion=complete_words)]
 
 
 async def _nodes(session: Session, names: list[str], selector: str) -> list[core_v1_pb2.Node]:
@@ -32,32 +33,38 @@ async def _nodes(session: Session, names: list[str], selector: str) -> list[core
     return [await session.client.get(core_v1_pb2.Node, name) for name in names]
 
 
-async def _set_schedulable(session: Session, node: core_v1_pb2.Node, *, schedulable: bool) -> None:
+async def _set_schedulable(
+    session: Session, node: core_v1_pb2.Node, *, schedulable: bool, dry_run: str = "none"
+) -> None:
+    mark = check_dry_run(dry_run)
     word = "uncordoned" if schedulable else "cordoned"
     if node.spec.unschedulable != schedulable:
-        print(f"node/{node.metadata.name} already {word}")
+        print(f"node/{node.metadata.name} already {word}{mark}")
         return
     patch = {"spec": {"unschedulable": None if schedulable else True}}
-    await session.client.patch(core_v1_pb2.Node, node.metadata.name, "", patch, field_manager="wherry-cordon")
-    print(f"node/{node.metadata.name} {word}")
+    if dry_run != "client":
+        await session.client.patch(
+            core_v1_pb2.Node, node.metadata.name, "", patch, dry_run=dry_run == "server", field_manager="wherry-cordon"
+        )
+    print(f"node/{node.metadata.name} {word}{mark}")
 
 
-def cordon(nodes: NodeNames = [], selector: Selector = "") -> None:  # noqa: B006
+def cordon(nodes: NodeNames = [], selector: Selector = "", dry_run: DryRun = "none") -> None:  # noqa: B006
     """Let no new pods come to a node."""
 
     async def work(session: Session) -> None:
         for node in await _nodes(session, nodes, selector):
-            await _set_schedulable(session, node, schedulable=False)
+            await _set_schedulable(session, node, schedulable=False, dry_run=dry_run)
 
     run(work)
 
 
-def uncordon(nodes: NodeNames = [], selector: Selector = "") -> None:  # noqa: B006
+def uncordon(nodes: NodeNames = [], selector: Selector = "", dry_run: DryRun = "none") -> None:  # noqa: B006
     """Let pods come to a node again."""
 
     async def work(session: Session) -> None:
         for node in await _nodes(session, nodes, selector):
-            await _set_schedulable(session, node, schedulable=True)
+            await _set_schedulable(session, node, schedulable=True, dry_run=dry_run)
 
     run(work)
 
@@ -100,17 +107,17 @@ def drain(
         int, typer.Option("--grace-period", help="Seconds for each pod; -1 is the pod's own.")
     ] = -1,
     disable_eviction: Annotated[bool, typer.Option("--disable-eviction", help="Delete instead of evicting.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: DryRun = "none",
     timeout: Timeout = "0",
 ) -> None:
     """Empty a node: cordon it and evict its pods."""
 
     async def work(session: Session) -> int:
+        mark = check_dry_run(dry_run)
         code = 0
         for node in await _nodes(session, nodes, selector):
             name = node.metadata.name
-            if not dry_run:
-                await _set_schedulable(session, node, schedulable=False)
+            await _set_schedulable(session, node, schedulable=False, dry_run=dry_run)
             pods, _ = await list_all(
                 session.client, core_v1_pb2.Pod, Selection("", pod_selector, f"spec.nodeName={name}")
             )
@@ -132,9 +139,10 @@ def drain(
                 continue
             if staying:
                 print(f"Warning: ignoring DaemonSet-managed Pods: {', '.join(staying)}", file=sys.stderr)
-            if dry_run:
+            if mark:
                 for pod in going:
-                    print(f"pod/{pod.metadata.name} would be evicted")
+                    print(f"evicting pod {pod.metadata.namespace}/{pod.metadata.name}{mark}")
+                print(f"node/{name} drained{mark}")
                 continue
             options = DeleteOptions(grace_period_s=grace_period if grace_period >= 0 else None)
             limit = seconds_of(timeout, "--timeout") or None

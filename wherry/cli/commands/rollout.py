@@ -15,8 +15,9 @@ from wherry.api.times import to_time
 from wherry.cli import output as printing
 from wherry.cli.commands.get import list_all
 from wherry.cli.commands.streams import seconds_of
+from wherry.cli.completion import complete_words
 from wherry.cli.manifests import read_manifests
-from wherry.cli.options import Filename, Namespace, Output, Timeout
+from wherry.cli.options import DryRun, Filename, Namespace, Output, Timeout, check_dry_run
 from wherry.cli.resources import Target, UsageError, full_name, message_class
 from wherry.cli.session import Session, run
 from wherry.client.base import Selection
@@ -28,7 +29,9 @@ RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 
 app = typer.Typer(help="Follow, undo, pause and restart rollouts.", no_args_is_help=True)
 
-Words = Annotated[list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME", help="deployment/web")]
+Words = Annotated[
+    list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME", help="deployment/web", autocompletion=complete_words)
+]
 
 
 async def _deployment(session: Session, words: list[str], namespace: str) -> tuple[Target, apps_v1_pb2.Deployment]:
@@ -174,11 +177,12 @@ def undo(
     words: Words,
     namespace: Namespace = "",
     to_revision: Annotated[int, typer.Option("--to-revision", help="Which one; 0 is the one before the last.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would come back.")] = False,
+    dry_run: DryRun = "none",
 ) -> None:
     """Go back to an earlier revision."""
 
     async def work(session: Session) -> int:
+        mark = check_dry_run(dry_run)
         for _ in range(5):
             target, deployment = await _deployment(session, words, session.namespace(namespace))
             label = f"{full_name(target.resource)}/{target.name}"
@@ -200,7 +204,7 @@ def undo(
             if template == deployment.spec.template:
                 print(f"{label} skipped rollback (current template already matches revision {number})")
                 return 0
-            if dry_run:
+            if dry_run == "client":
                 print("Pod Template:")
                 text = yamlout.dump(codec.to_dict(template))
                 print("".join(f"  {line}\n" for line in text.splitlines()), end="")
@@ -210,10 +214,10 @@ def undo(
             if cause:
                 deployment.metadata.annotations[CHANGE_CAUSE] = cause
             try:
-                await session.client.update(deployment, field_manager="wherry-rollout")
+                await session.client.update(deployment, dry_run=dry_run == "server", field_manager="wherry-rollout")
             except Conflict:
                 continue
-            print(f"{label} rolled back")
+            print(f"{label} rolled back{mark}")
             return 0
         raise UsageError("the deployment kept changing; try again")
 
@@ -274,16 +278,18 @@ def restart(words: Words, namespace: Namespace = "") -> None:
 
 
 def scale(
-    words: Annotated[list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME...")] = [],  # noqa: B006
+    words: Annotated[list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME...", autocompletion=complete_words)] = [],  # noqa: B006
     replicas: Annotated[int, typer.Option("--replicas", help="How many.")] = -1,
     filename: Filename = [],  # noqa: B006
     namespace: Namespace = "",
     current_replicas: Annotated[int, typer.Option("--current-replicas", help="Only if it has so many now.")] = -1,
     resource_version: Annotated[str, typer.Option("--resource-version", help="Only at this version.")] = "",
+    dry_run: DryRun = "none",
 ) -> None:
     """Set the number of replicas."""
 
     async def work(session: Session) -> int:
+        mark = check_dry_run(dry_run)
         if replicas < 0:
             raise UsageError(f"--replicas={replicas}: the number of replicas is required, 0 or more")
         catalogue = await session.catalogue()
@@ -312,10 +318,13 @@ def scale(
             if resource_version or current_replicas >= 0:
                 patch["metadata"] = {"resourceVersion": current.metadata.resource_version}
             try:
-                await session.client.patch(cls, target.name, scope, patch, field_manager="wherry-scale")
+                if dry_run != "client":
+                    await session.client.patch(
+                        cls, target.name, scope, patch, dry_run=dry_run == "server", field_manager="wherry-scale"
+                    )
             except NotFound as error:
                 raise UsageError(str(error)) from error
-            print(f"{full_name(target.resource)}/{target.name} scaled")
+            print(f"{full_name(target.resource)}/{target.name} scaled{mark}")
         return 0
 
     run(work)

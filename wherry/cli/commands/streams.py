@@ -16,6 +16,7 @@ from wherry.api import labels
 from wherry.api.errors import APIError
 from wherry.api.times import parse_duration, parse_rfc3339
 from wherry.cli.commands.get import list_all
+from wherry.cli.completion import complete_words
 from wherry.cli.options import Container, Namespace, Selector
 from wherry.cli.resources import UsageError
 from wherry.cli.session import Session, describe_error, run
@@ -71,7 +72,9 @@ def container_names(pod: core_v1_pb2.Pod) -> list[str]:
 
 
 def logs(
-    words: Annotated[list[str], typer.Argument(metavar="[POD | TYPE/NAME] [CONTAINER]")] = [],  # noqa: B006
+    words: Annotated[
+        list[str], typer.Argument(metavar="[POD | TYPE/NAME] [CONTAINER]", autocompletion=complete_words)
+    ] = [],  # noqa: B006
     namespace: Namespace = "",
     selector: Selector = "",
     container: Container = "",
@@ -172,7 +175,7 @@ def seconds_of(text: str, flag: str) -> float:
 
 def exec_(
     context: typer.Context,
-    pod: Annotated[str, typer.Argument(metavar="POD | TYPE/NAME")],
+    pod: Annotated[str, typer.Argument(metavar="POD | TYPE/NAME", autocompletion=complete_words)],
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARGS...]")],
     namespace: Namespace = "",
     container: Container = "",
@@ -194,7 +197,7 @@ def exec_(
 
 
 def attach(
-    pod: Annotated[str, typer.Argument(metavar="POD | TYPE/NAME")],
+    pod: Annotated[str, typer.Argument(metavar="POD | TYPE/NAME", autocompletion=complete_words)],
     namespace: Namespace = "",
     container: Container = "",
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Pass standard input on.")] = False,
@@ -367,7 +370,7 @@ def parse_ports(words: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def port_forward(
-    target: Annotated[str, typer.Argument(metavar="POD | TYPE/NAME")],
+    target: Annotated[str, typer.Argument(metavar="POD | TYPE/NAME", autocompletion=complete_words)],
     ports: Annotated[list[str], typer.Argument(metavar="[LOCAL:]REMOTE...")],
     namespace: Namespace = "",
     address: Annotated[
