@@ -253,3 +253,25 @@ async def test_a_bad_request_is_refused_in_words(
 async def test_unknown_fields_are_warned_of(admin: Caller) -> None:
     answer = await admin.ask("POST", CONFIG_MAPS, {**config_map("a"), "nope": {}})
     assert (answer.status, answer.warnings) == (201, ['299 - "unknown field \\"nope\\""'])
+
+
+async def test_openapi_documents_agree_with_each_other(admin: Caller) -> None:
+    index = (await admin.ask("GET", "/openapi/v3")).json["paths"]
+    v3 = await admin.ask("GET", index["apis/apps/v1"]["serverRelativeURL"])
+    assert v3.headers["Cache-Control"] == "public, immutable"
+    again = await admin.ask("GET", "/openapi/v3/apis/apps/v1", If_None_Match=v3.headers["ETag"])
+    assert (again.status, again.content) == (304, b"")
+    containers = v3.json["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"]
+    assert containers["x-kubernetes-patch-merge-key"] == "name"
+    assert containers["x-kubernetes-list-map-keys"] == ["name"]
+    patch = v3.json["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"]
+    assert {"dryRun", "fieldValidation", "force"} <= {parameter["name"] for parameter in patch["parameters"]}
+    v2 = (await admin.ask("GET", "/openapi/v2")).json
+    assert set(v3.json["components"]["schemas"]) <= set(v2["definitions"])
+    for name, found in v2["definitions"].items():
+        for reference in json.dumps(found).split('"#/definitions/')[1:]:
+            assert reference.partition('"')[0] in v2["definitions"], name
+    wire = await admin.ask("GET", "/openapi/v2", Accept="application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+    assert wire.headers["Content-Type"] == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+    assert b"io.k8s.api.core.v1.PodSpec" in wire.content
+    assert (await admin.ask("GET", "/openapi/v3/apis/nope/v1")).status == 404

@@ -126,16 +126,16 @@ class Handler:
         if "proto-openapi.spec.v2" in wanted:
             # Asked for with an @, which is no letter of a media type: Go's clients want it back without.
             kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-            return exchange.reply_packed(self._openapi.v2_wire(kinds), kind, headers={"Vary": "Accept"})
+            return exchange.reply_packed(await self._openapi.v2_wire(kinds), kind, headers={"Vary": "Accept"})
         media.negotiate(wanted, offered=(media.JSON,))
-        return exchange.reply_packed(self._openapi.v2_json(kinds), media.JSON, headers={"Vary": "Accept"})
+        return exchange.reply_packed(await self._openapi.v2_json(kinds), media.JSON, headers={"Vary": "Accept"})
 
     async def _openapi_v3(self, exchange: Exchange, path: str) -> web.StreamResponse:
         kinds = self._registry.served()
         if not path:
             return exchange.json(self._openapi.index(kinds))
         media.negotiate(exchange.accept, offered=(media.JSON,))
-        found = self._openapi.v3(kinds, path)
+        found = await self._openapi.v3(kinds, path)
         if found is None:
             return exchange.page_not_found()
         document, digest = found

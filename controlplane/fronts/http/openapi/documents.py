@@ -6,6 +6,7 @@ changes with the kinds and their schema, so that a client may keep a document un
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 from collections.abc import Callable, Sequence
@@ -29,11 +30,13 @@ class Documents:
         self._verbs = verbs
         self._of: tuple[Kind, ...] = ()
         self._cache: dict[str, bytes] = {}
+        self._hashes: dict[str, str] = {}
+        self._making = asyncio.Lock()
 
     def index(self, kinds: Sequence[Kind]) -> dict[str, Any]:
         paths = {}
         for path, group in self._groups(kinds).items():
-            paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={self.hash_of(group)}"}
+            paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={self._hash(kinds, path, group)}"}
         return {"paths": paths}
 
     def hash_of(self, kinds: Sequence[Kind]) -> str:
@@ -45,25 +48,26 @@ class Documents:
             digest.update(schema.descriptor_of(found.message).file.serialized_pb)
         return digest.hexdigest().upper()
 
-    def v3(self, kinds: Sequence[Kind], path: str) -> tuple[bytes, str] | None:
+    async def v3(self, kinds: Sequence[Kind], path: str) -> tuple[bytes, str] | None:
         """The document of one group version (`apis/apps/v1`), compressed, and its hash; None when there is no such."""
         group = self._groups(kinds).get(path)
         if group is None:
             return None
-        return self._cached(kinds, path, lambda: self._json(group, v3=True)), self.hash_of(group)
+        document = await self._cached(kinds, path, lambda: self._json(group, v3=True))
+        return document, self._hash(kinds, path, group)
 
-    def v2_json(self, kinds: Sequence[Kind]) -> bytes:
+    async def v2_json(self, kinds: Sequence[Kind]) -> bytes:
         """Compressed, as the others are."""
-        return self._cached(kinds, "v2.json", lambda: self._json(kinds, v3=False))
+        return await self._cached(kinds, "v2.json", lambda: self._json(kinds, v3=False))
 
-    def v2_wire(self, kinds: Sequence[Kind]) -> bytes:
+    async def v2_wire(self, kinds: Sequence[Kind]) -> bytes:
         from controlplane.fronts.http.openapi import wire
 
         def make() -> bytes:
             paths, definitions = self._parts(kinds, wire.path_item, wire.definition, v3=False)
             return wire.document(_head("swagger", "2.0"), paths, definitions)
 
-        return self._cached(kinds, "v2.pb", make)
+        return await self._cached(kinds, "v2.pb", make)
 
     def _groups(self, kinds: Sequence[Kind]) -> dict[str, list[Kind]]:
         found: dict[str, list[Kind]] = {}
@@ -71,13 +75,25 @@ class Documents:
             found.setdefault(f"apis/{kind.api_version}" if kind.group else f"api/{kind.version}", []).append(kind)
         return found
 
-    def _cached(self, kinds: Sequence[Kind], name: str, make: Callable[[], bytes]) -> bytes:
+    def _forget_others(self, kinds: Sequence[Kind]) -> None:
         if self._of != tuple(kinds):
-            self._of, self._cache = tuple(kinds), {}
-        found = self._cache.get(name)
-        if found is None:
-            found = self._cache[name] = gzip.compress(make(), mtime=0)
-        return found
+            self._of, self._cache, self._hashes = tuple(kinds), {}, {}
+
+    def _hash(self, kinds: Sequence[Kind], path: str, group: Sequence[Kind]) -> str:
+        self._forget_others(kinds)
+        if path not in self._hashes:
+            self._hashes[path] = self.hash_of(group)
+        return self._hashes[path]
+
+    async def _cached(self, kinds: Sequence[Kind], name: str, make: Callable[[], bytes]) -> bytes:
+        """One at a time, and in a thread: a document takes a quarter of a second, which the loop does not have."""
+        async with self._making:
+            self._forget_others(kinds)
+            cache = self._cache
+            found = cache.get(name)
+            if found is None:
+                found = cache[name] = await asyncio.to_thread(lambda: gzip.compress(make(), mtime=0))
+            return found
 
     def _json(self, kinds: Sequence[Kind], *, v3: bool) -> bytes:
         paths, definitions = self._parts(kinds, encoding.dump, encoding.dump, v3=v3)
