@@ -13,7 +13,7 @@ import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kubelet import admission
 from kubelet.cgroups import PodCgroups
@@ -51,6 +51,9 @@ from wherry.client.client import Client
 from wherry.client.events import EventRecorder
 from wherry.pb import core_v1_pb2, nodelink_pb2
 
+if TYPE_CHECKING:
+    from kubelet.network.traffic import NodeTraffic
+
 log = logging.getLogger(__name__)
 
 EVENT_RETRY_S = 1.0
@@ -86,6 +89,7 @@ class AgentOptions:
     simultaneous_pulls: int = 4
     relist_s: float = 10.0
     network: NetworkSetup | None = None
+    traffic: bool = False  # route Services and answer names, in the network namespace that the agent runs in
 
 
 class Agent:
@@ -135,6 +139,12 @@ class Agent:
         self._unsaved: dict[str, None] = {}
         self._pod_cidr = ""
         self._network_task: asyncio.Task[None] | None = None
+        self.traffic: NodeTraffic | None = None
+        if options.traffic and root is not None:
+            from kubelet.network.traffic import ZONE, NodeTraffic
+
+            zone = options.labels.get(ZONE, "")
+            self.traffic = NodeTraffic(self.client, env, options.node_name, root, zone=zone)
         self._report_now = asyncio.Event()
         self._relist_now = asyncio.Event()
         self._group: TaskGroup | None = None
@@ -147,6 +157,8 @@ class Agent:
     async def _adopt_when_ready(self) -> None:
         async with TaskGroup() as self._group:
             self._group.create_task(self.recorder.run(), name="events")
+            if self.traffic is not None:
+                self._group.create_task(self.traffic.run(), name="traffic")
             # Without its own past the agent knows nothing; until the runtime answers, nothing is decided.
             await self._adopt()
             self._group.create_task(self._follow_runtime(), name="runtime-events")
@@ -426,13 +438,21 @@ class Agent:
         self._report_now.set()
 
     def on_settings(self, settings: nodelink_pb2.Settings) -> None:
-        self.settings.cluster_dns = settings.cluster_dns
         self.settings.cluster_domain = settings.cluster_domain or self.settings.cluster_domain
+        if self.traffic is not None:
+            self._configure_traffic(self.traffic, settings)
+        if self.traffic is not None or self.options.root is None:
+            self.settings.cluster_dns = settings.cluster_dns  # elsewhere nobody would answer at it
         if settings.pod_cidr and settings.pod_cidr != self._pod_cidr and self.options.network is not None:
             self._pod_cidr = settings.pod_cidr
             if self._network_task is not None:
                 self._network_task.cancel()
             self._network_task = self._spawn(self._configure_network(self.options.network, settings.pod_cidr))
+
+    def _configure_traffic(self, traffic: NodeTraffic, settings: nodelink_pb2.Settings) -> None:
+        from kubelet.network.traffic import TrafficSettings
+
+        traffic.configure(TrafficSettings(settings.pod_cidr, settings.cluster_dns, self.settings.cluster_domain))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._group is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubelet.network import NetworkError, cni, links, masquerade
+from kubelet.network.services.ruleset import TABLE as SERVICES_TABLE
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 # Without a cluster CIDR of its own the network is taken to be this wide around the node's share of it.
@@ -79,6 +80,7 @@ class NodeNetwork:
         options = self.options
         links.sync_routes({})
         masquerade.delete(options.table)
+        masquerade.delete(SERVICES_TABLE)
         if options.bridge in links.names():
             links.ip("link", "del", options.bridge)
         for directory in (options.conf_dir, options.conf_dir / cni.HOST_PORTS_DIR):

@@ -1,0 +1,139 @@
+"""The sockets of the name server, and what is said to whom. Run by `kubelet.network.traffic`."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Sequence
+
+from kubelet.network.dns import wire
+from kubelet.network.dns.records import NotSynced, Record, Zone
+from kubelet.network.dns.upstream import Upstream
+from wherry.api.context import Env
+
+PORT = 53
+TTL_S = 5  # an endpoint that is gone is asked for no longer than this
+MAX_CONNECTIONS = 100
+IDLE_S = 10.0
+MAX_TASKS = 1000
+
+
+class NameServer:
+    """`serve` until cancelled."""
+
+    def __init__(self, env: Env, zone: Zone, upstream: Upstream) -> None:
+        self._env = env
+        self._zone = zone
+        self._upstream = upstream
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._connections = 0
+        self.address = ("", 0)  # once it serves
+
+    async def serve(self, address: str, port: int = PORT) -> None:
+        """Raises OSError when the address can't be had."""
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._on_connection, address, port)
+        port = server.sockets[0].getsockname()[1]
+        transport = None
+        try:
+            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=(address, port))
+            self.address = (address, port)
+            await loop.create_future()
+        finally:
+            if transport is not None:
+                transport.close()
+            server.close()
+            for task in list(self._tasks):
+                task.cancel()
+
+    # -- answers
+
+    def answer(self, data: bytes, *, tcp: bool) -> bytes | wire.Query:
+        """What can be said at once (nothing, for what is no question); or the question that others must be asked."""
+        try:
+            query = wire.parse_query(data)
+        except wire.Malformed:
+            return wire.failure(data, wire.FORMERR)
+        if query.opcode:
+            return wire.response(query, wire.NOTIMP, authoritative=False)
+        try:
+            found = self._zone.find(query.name, wire.NAMES.get(query.kind, ""))
+        except NotSynced:
+            return wire.response(query, wire.SERVFAIL)
+        if found is None:
+            return self._upstream.cached(query) or query
+        limit = 0 if tcp else query.size
+        if not found.answers:
+            rcode = wire.NOERROR if found.exists else wire.NXDOMAIN
+            return wire.response(query, rcode, authority=[self._soa()], ttl_s=TTL_S, max_size=limit)
+        answers = self._shuffled(found.answers)
+        return wire.response(query, wire.NOERROR, answers, additional=found.additional, ttl_s=TTL_S, max_size=limit)
+
+    def _shuffled(self, answers: Sequence[Record]) -> list[Record]:
+        """Many clients take the first."""
+        mixed = list(answers)
+        self._env.rng.shuffle(mixed)
+        return mixed
+
+    def _soa(self) -> Record:
+        domain = self._zone.domain
+        numbers = f"{int(self._env.now())} 7200 1800 86400 {TTL_S}"
+        return Record(domain, "SOA", f"ns.dns.{domain}. hostmaster.{domain}. {numbers}")
+
+    # -- datagrams
+
+    def on_datagram(self, data: bytes, sender: tuple[str, int], transport: asyncio.DatagramTransport) -> None:
+        said = self.answer(data, tcp=False)
+        if isinstance(said, bytes):
+            if said:
+                transport.sendto(said, sender)
+        elif len(self._tasks) < MAX_TASKS:
+            task = asyncio.get_running_loop().create_task(self._ask(said, data, sender, transport))
+            self._tasks[task] = None
+            task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+
+    async def _ask(
+        self, query: wire.Query, data: bytes, sender: tuple[str, int], transport: asyncio.DatagramTransport
+    ) -> None:
+        said = await self._upstream.ask(query, data, tcp=False)
+        if not transport.is_closing():
+            transport.sendto(said, sender)
+
+    # -- connections
+
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            while self._connections <= MAX_CONNECTIONS:
+                async with asyncio.timeout(IDLE_S):
+                    (length,) = struct.unpack("!H", await reader.readexactly(2))
+                    data = await reader.readexactly(length)
+                    said = self.answer(data, tcp=True)
+                    if not isinstance(said, bytes):
+                        said = await self._upstream.ask(said, data, tcp=True)
+                    if not said:
+                        return
+                    writer.write(struct.pack("!H", len(said)) + said)
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._connections -= 1
+            writer.close()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, server: NameServer) -> None:
+        self._server = server
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if self._transport is not None:
+            self._server.on_datagram(data, addr, self._transport)

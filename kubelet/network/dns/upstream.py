@@ -1,0 +1,134 @@
+"""All names that are not the cluster's: asked of the host's resolvers, each answer remembered for a short while. Called by
+`server`. An answer that has run out is given once more when no resolver answers."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kubelet.network.dns import wire
+from wherry.api.context import Env
+
+TIMEOUT_S = 2.0  # per server; a pod's resolver gives up after 5 s
+MAX_CACHED = 1000
+MAX_CACHED_BYTES = 4096
+MAX_KEPT_S = 30
+STALE_S = 3600.0
+MAX_IN_FLIGHT = 256
+_PORT = 53
+
+
+@dataclass(slots=True)
+class _Cached:
+    data: bytes
+    places: list[tuple[int, int]]
+    stored: float
+    until: float
+
+
+class Upstream:
+    """`servers` is asked at each question, since a laptop changes networks."""
+
+    def __init__(self, env: Env, servers: Callable[[], Sequence[str]], *, port: int = _PORT) -> None:
+        self._env = env
+        self._servers = servers
+        self._port = port
+        self._cache: dict[tuple[str, int, int, bool], _Cached] = {}
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+    def cached(self, query: wire.Query) -> bytes | None:
+        """An answer that is still good."""
+        found = self._cache.get(_key(query))
+        now = asyncio.get_running_loop().time()
+        return _aged(found, query, now) if found is not None and now < found.until else None
+
+    async def ask(self, query: wire.Query, data: bytes, *, tcp: bool) -> bytes:
+        """The answer, or a SERVFAIL."""
+        if self._slots.locked():
+            return wire.response(query, wire.SERVFAIL, authoritative=False)
+        async with self._slots:
+            for server in self._servers():
+                sent = wire.with_id(data, self._env.rng.getrandbits(16))
+                try:
+                    async with asyncio.timeout(TIMEOUT_S):
+                        answer = await (_over_tcp if tcp else _over_udp)(server, self._port, sent, query)
+                except (OSError, TimeoutError, wire.Malformed):
+                    continue
+                if wire.rcode_of(answer) in (wire.NOERROR, wire.NXDOMAIN):
+                    self._keep(query, answer)
+                    return wire.with_id(answer, query.id)
+        found = self._cache.get(_key(query))
+        now = asyncio.get_running_loop().time()
+        if found is not None and now < found.stored + STALE_S:
+            return _aged(found, query, now)
+        return wire.response(query, wire.SERVFAIL, authoritative=False)
+
+    def _keep(self, query: wire.Query, answer: bytes) -> None:
+        if wire.is_truncated(answer) or len(answer) > MAX_CACHED_BYTES:
+            return
+        try:
+            places = wire.lifetimes(answer)
+        except wire.Malformed:
+            return
+        lifetime = min((seconds for _, seconds in places), default=0)
+        if lifetime <= 0:
+            return
+        now = asyncio.get_running_loop().time()
+        self._cache.pop(_key(query), None)
+        while len(self._cache) >= MAX_CACHED:
+            del self._cache[next(iter(self._cache))]
+        self._cache[_key(query)] = _Cached(answer, places, now, now + min(lifetime, MAX_KEPT_S))
+
+
+def _key(query: wire.Query) -> tuple[str, int, int, bool]:
+    return query.name, query.kind, query.cls, query.edns
+
+
+def _aged(found: _Cached, query: wire.Query, now: float) -> bytes:
+    data = bytearray(wire.with_id(found.data, query.id))
+    data[12 : 12 + len(query.question)] = query.question
+    age = int(now - found.stored)
+    for place, seconds in found.places:
+        struct.pack_into("!I", data, place, max(seconds - age, 1))
+    return bytes(data)
+
+
+class _Once(asyncio.DatagramProtocol):
+    def __init__(self, sent: bytes, query: wire.Query, answer: asyncio.Future[bytes]) -> None:
+        self._sent, self._query, self._answer = sent, query, answer
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if not self._answer.done() and wire.answers_to(data, self._sent, self._query):
+            self._answer.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(exc)
+
+
+async def _over_udp(server: str, port: int, sent: bytes, query: wire.Query) -> bytes:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+    transport, _ = await loop.create_datagram_endpoint(lambda: _Once(sent, query, answer), remote_addr=(server, port))
+    try:
+        transport.sendto(sent)
+        return await answer
+    finally:
+        transport.close()
+
+
+async def _over_tcp(server: str, port: int, sent: bytes, query: wire.Query) -> bytes:
+    reader, writer = await asyncio.open_connection(server, port)
+    try:
+        writer.write(struct.pack("!H", len(sent)) + sent)
+        (length,) = struct.unpack("!H", await reader.readexactly(2))
+        data = await reader.readexactly(length)
+    except asyncio.IncompleteReadError as error:
+        raise wire.Malformed("the connection ended early") from error
+    finally:
+        writer.close()
+    if not wire.answers_to(data, sent, query):
+        raise wire.Malformed("the answer to another question")
+    return data

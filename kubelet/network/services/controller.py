@@ -1,0 +1,155 @@
+"""Keeps the node's table level with Services and EndpointSlices. Run by `kubelet.network.traffic`.
+
+Nothing is written before both informers have synced, so a restarted agent leaves the last one's table at work until it knows
+better, and then writes only what differs. Without the control plane the table stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from kubelet.network import NetworkError
+from kubelet.network.services import plan as planning
+from kubelet.network.services.plan import Part, Place
+from kubelet.network.services.ruleset import Ruleset
+from wherry.api import meta
+from wherry.client.informer import SharedInformers
+from wherry.pb import core_v1_pb2, discovery_v1_pb2
+
+log = logging.getLogger(__name__)
+
+SERVICE_NAME = "kubernetes.io/service-name"
+SERVICE_INDEX = "service"
+RETRY_S = 2.0
+CHECK_S = 30.0
+# Changes that come within this are one transaction; nft takes a few milliseconds each.
+GATHER_S = 0.01
+BATCH = 200  # Services planned between two looks at the loop
+
+
+def by_service(found: discovery_v1_pb2.EndpointSlice) -> tuple[str, ...]:
+    """Index function."""
+    name = found.metadata.labels.get(SERVICE_NAME, "")
+    return (meta.key_of(found.metadata.namespace, name),) if name else ()
+
+
+class Kernel(Protocol):
+    """`kubelet.network.services.kernel.Nftables` is one."""
+
+    def prepare(self) -> bool: ...
+    def has(self, state: str) -> bool: ...
+    def apply(self, transaction: str) -> None: ...
+    def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None: ...
+
+
+class ServiceController:
+    """Invariant: `_dirty` names every Service that changed since its part was planned."""
+
+    def __init__(self, informers: SharedInformers, kernel: Kernel, place: Place) -> None:
+        self._kernel = kernel
+        self._place = place
+        self._services = informers.informer(core_v1_pb2.Service)
+        self._slices = informers.informer(discovery_v1_pb2.EndpointSlice, indexers={SERVICE_INDEX: by_service})
+        self._dirty: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._active = True
+        self._ruleset = Ruleset()
+        self._services.add_handler(self._on_service)
+        self._slices.add_handler(self._on_slice)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            await self._run()
+        finally:
+            self._active = False  # the informers may live on
+
+    async def _run(self) -> None:
+        await self._services.wait_synced()
+        await self._slices.wait_synced()
+        visible = await asyncio.to_thread(self._kernel.prepare)
+        self._ruleset = Ruleset(bridged_pods="" if visible else self._place.pod_cidr)
+        self._dirty = dict.fromkeys(self._services.keys())
+        self._ruleset.change(await self._plan())
+        await self._write_whole()
+        while True:
+            try:
+                async with asyncio.timeout(CHECK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._write_whole()  # if somebody has flushed it
+                continue
+            await asyncio.sleep(GATHER_S)
+            await self._write_changes()
+
+    def _on_service(self, old: Any, new: Any) -> None:
+        self._touch(meta.key(new if new is not None else old))
+
+    def _on_slice(self, old: Any, new: Any) -> None:
+        for found in (old, new):
+            if found is not None:
+                for key in by_service(found):
+                    self._touch(key)
+
+    def _touch(self, key: str) -> None:
+        if self._active:
+            self._dirty[key] = None
+            self._wake.set()
+
+    async def _plan(self) -> dict[str, Part | None]:
+        changes: dict[str, Part | None] = {}
+        self._wake.clear()
+        dirty, self._dirty = self._dirty, {}
+        for number, key in enumerate(dirty):
+            service = self._services.by_key(key)
+            changes[key] = None
+            if service is not None:
+                changes[key] = planning.plan(service, self._slices.by_index(SERVICE_INDEX, key), self._place)
+            if number % BATCH == BATCH - 1:
+                await asyncio.sleep(0)
+        return changes
+
+    async def _write_changes(self) -> None:
+        changes = await self._plan()
+        before = {key: self._ruleset.parts.get(key) for key in changes}
+        transaction = self._ruleset.change(changes)
+        if not transaction:
+            return
+        try:
+            await asyncio.to_thread(self._kernel.apply, transaction)
+        except NetworkError as error:
+            log.warning("services: a change could not be made, writing all of them anew: %s", error)
+            await self._write_whole()
+        stale = list(stale_udp(before, changes))
+        if stale:
+            try:
+                await asyncio.to_thread(self._kernel.forget_udp, stale)
+            except NetworkError as error:
+                log.warning("services: %s", error)
+
+    async def _write_whole(self) -> None:
+        """Unless the kernel has it so already."""
+        while True:
+            try:
+                if not await asyncio.to_thread(self._kernel.has, self._ruleset.state):
+                    await asyncio.to_thread(self._kernel.apply, self._ruleset.whole())
+                return
+            except (NetworkError, OSError) as error:
+                log.error("services cannot be routed: %s; again in %g s", error, RETRY_S)
+            await asyncio.sleep(RETRY_S)
+            self._ruleset.change(await self._plan())
+
+
+def stale_udp(before: Mapping[str, Part | None], after: Mapping[str, Part | None]) -> Iterable[tuple[str, int, str]]:
+    """(address, port, endpoint) whose remembered flows would go on to where nobody is. TCP connections end by themselves."""
+    for key in sorted(before):
+        old, new = before[key] or Part(), after[key] or Part()
+        for (address, port), targets in sorted(old.udp.items()):
+            for gone in sorted(targets - new.udp.get((address, port), frozenset())):
+                yield address, port, gone
+        for (address, port), targets in sorted(new.udp.items()):
+            if targets and not old.udp.get((address, port)):
+                yield address, port, ""

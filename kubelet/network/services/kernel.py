@@ -1,0 +1,65 @@
+"""The table in the kernel, by way of nft and conntrack. Blocking; called by `controller` in a thread."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from kubelet.network import NetworkError, masquerade
+from kubelet.network.services.ruleset import TABLE
+from kubelet.runtime.processes import find_binary
+
+BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_TIMEOUT_S = 20.0
+_FLUSH_BATCH = 64
+
+
+class Nftables:
+    def __init__(self, table: str = TABLE) -> None:
+        self.table = table
+
+    def prepare(self) -> bool:
+        """Lets netfilter see packets that stay on the bridge; False when the kernel can't."""
+        if not BRIDGE_FILTER.exists() and shutil.which("modprobe"):
+            subprocess.run(["modprobe", "br_netfilter"], capture_output=True, timeout=_TIMEOUT_S, check=False)
+        try:
+            BRIDGE_FILTER.write_text("1\n")
+        except OSError:
+            return False
+        return True
+
+    def has(self, state: str) -> bool:
+        done = subprocess.run(
+            [find_binary("nft"), "list", "chain", "ip", self.table, state],
+            capture_output=True, timeout=_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        return done.returncode == 0
+
+    def apply(self, transaction: str) -> None:
+        """Raises NetworkError."""
+        masquerade.apply(transaction)
+
+    def remove(self) -> bool:
+        return masquerade.delete(self.table)
+
+    def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None:
+        """Of datagrams that came to the address ("": any) and port: what is remembered of their way to the endpoint, or ("")
+        of their having gone nowhere. Without the conntrack tool it is forgotten when it times out."""
+        tool = shutil.which("conntrack")
+        if tool is None:
+            return
+        for address, port, endpoint in list(flows)[:_FLUSH_BATCH]:
+            selection = ["--orig-port-dst", str(port)]
+            if address:
+                selection += ["--orig-dst", address]
+            if endpoint:
+                selection += ["--dst-nat", endpoint]
+            try:
+                # It also fails when there was nothing to delete.
+                subprocess.run(
+                    [tool, "-D", "-p", "udp", *selection], capture_output=True, timeout=_TIMEOUT_S, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise NetworkError(f"conntrack: {error}") from error

@@ -1,0 +1,125 @@
+"""What pods of this node reach by name and by Service: the services' table and the name server, over shared informers.
+
+Run by `kubelet.agent`, which hands on the control plane's settings. The last settings are kept in a file, so that a restarted
+agent answers before it has reached the control plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from kubelet.network import NetworkError, links
+from kubelet.network.dns import records
+from kubelet.network.dns.records import Zone
+from kubelet.network.dns.server import NameServer
+from kubelet.network.dns.upstream import Upstream
+from kubelet.network.services.controller import SERVICE_INDEX, ServiceController, by_service
+from kubelet.network.services.kernel import Nftables
+from kubelet.network.services.plan import Place
+from kubelet.node import host_dns
+from wherry.api.context import Env
+from wherry.api.tasks import TaskGroup
+from wherry.client.base import ClientAPI
+from wherry.client.informer import SharedInformers
+from wherry.pb import core_v1_pb2, discovery_v1_pb2
+
+log = logging.getLogger(__name__)
+
+ZONE = "topology.kubernetes.io/zone"
+RETRY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficSettings:
+    pod_cidr: str = ""
+    cluster_dns: str = ""
+    cluster_domain: str = "cluster.local"
+
+
+class NodeTraffic:
+    """`run` until cancelled; the table and the name server's address stay, and the next agent takes them up."""
+
+    def __init__(self, client: ClientAPI, env: Env, node_name: str, root: Path, *, zone: str = "") -> None:
+        self._env = env
+        self._node_name = node_name
+        self._zone = zone
+        self._file = root / "traffic.json"
+        self._informers = SharedInformers(client, env)
+        self._services = self._informers.informer(
+            core_v1_pb2.Service, indexers={records.ADDRESS_INDEX: records.service_addresses}
+        )
+        self._slices = self._informers.informer(
+            discovery_v1_pb2.EndpointSlice,
+            indexers={SERVICE_INDEX: by_service, records.ADDRESS_INDEX: records.slice_addresses},
+        )
+        self._settings = _load(self._file)
+        self._changed = asyncio.Event()
+
+    def configure(self, settings: TrafficSettings) -> None:
+        if settings == self._settings:
+            return
+        self._settings = settings
+        self._changed.set()
+        try:
+            temporary = self._file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(asdict(settings)))
+            temporary.replace(self._file)
+        except OSError as error:
+            log.warning("%s: %s", self._file, error)
+
+    async def run(self) -> None:
+        async with TaskGroup() as group:
+            group.create_task(self._informers.run(), name="traffic-informers")
+            while True:
+                self._changed.clear()
+                work = group.create_task(self._work(self._settings), name="traffic")
+                await self._changed.wait()
+                work.cancel()
+                await asyncio.wait((work,))
+
+    async def _work(self, settings: TrafficSettings) -> None:
+        async with TaskGroup() as group:
+            if settings.pod_cidr:
+                group.create_task(self._route(settings), name="services")
+            if settings.cluster_dns:
+                group.create_task(self._answer(settings), name="names")
+
+    async def _route(self, settings: TrafficSettings) -> None:
+        place = Place(self._node_name, settings.pod_cidr, self._zone)
+        while True:
+            try:
+                await ServiceController(self._informers, Nftables(), place).run()
+            except Exception:
+                # A defect here must not end the pods' tasks beside it.
+                log.exception("services: starting over in %g s", RETRY_S)
+            await asyncio.sleep(RETRY_S)
+
+    async def _answer(self, settings: TrafficSettings) -> None:
+        zone = Zone(settings.cluster_domain, self._services, self._slices)
+        upstream = Upstream(self._env, partial(resolvers, settings.cluster_dns))
+        while True:
+            try:
+                await asyncio.to_thread(links.ip, "address", "replace", f"{settings.cluster_dns}/32", "dev", "lo")
+                await NameServer(self._env, zone, upstream).serve(settings.cluster_dns)
+            except (NetworkError, OSError) as error:
+                log.error("cluster DNS cannot be served at %s: %s", settings.cluster_dns, error)
+            except Exception:
+                log.exception("cluster DNS: starting over in %g s", RETRY_S)
+            await asyncio.sleep(RETRY_S)
+
+
+def resolvers(but: str) -> list[str]:
+    """The host's, at most three, as its own programs use them."""
+    return [server for server in host_dns().servers if server != but][:3]
+
+
+def _load(file: Path) -> TrafficSettings:
+    try:
+        return TrafficSettings(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return TrafficSettings()

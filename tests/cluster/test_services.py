@@ -1,0 +1,135 @@
+"""Services on a real cluster of two nodes: by cluster address from every node, by node port from the host, to themselves; with
+affinity, over UDP, without endpoints; when pods and agents come and go.
+"""
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from wherry.testing.local import LocalCluster, deployment, is_ready, trace, until
+from wherry.testing.require import require_containerd, require_root
+
+pytestmark = pytest.mark.timeout(300)
+
+SERVE = (
+    "mkdir /tmp/w; hostname > /tmp/w/index.html; "
+    "(while true; do echo | nc -u -l -p 5353 -e hostname; done) & exec httpd -f -p 8080 -h /tmp/w"
+)
+
+
+def service(
+    name: str, app: str = "web", *, port: int = 80, target: int = 8080, protocol: str = "TCP", spec: str = ""
+) -> str:
+    return (
+        f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  selector: {{app: {app}}}\n"
+        f"  ports: [{{name: p, port: {port}, targetPort: {target}, protocol: {protocol}}}]\n{'  ' + spec if spec else ''}\n---\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    require_root()
+    require_containerd()
+    made = LocalCluster(prefix="v")
+    try:
+        made.up()
+        made.apply(
+            deployment("web", 4, SERVE, extra="readinessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1}")
+        )
+        made.apply(deployment("client", 1))
+        made.apply(
+            service("web")
+            + service("sticky", spec="sessionAffinity: ClientIP")
+            + service("port", spec="type: NodePort")
+            + service("empty", app="nobody")
+            + service("loadbalancer", port=8123, spec="type: LoadBalancer")
+        )
+        until(lambda: len([pod for pod in made.pods("app in (web,client)") if is_ready(pod)]) == 5)
+        yield made
+    finally:
+        made.down()
+    left = {what: [line for line in lines if made.name in line] for what, lines in trace().items()}
+    assert not any(left.values()), f"left behind: {left}"
+
+
+def names(cluster: LocalCluster, app: str) -> list[str]:
+    return [pod["metadata"]["name"] for pod in cluster.pods(f"app={app}") if is_ready(pod)]
+
+
+def address(cluster: LocalCluster, name: str) -> str:
+    found: str = cluster.json("service", name)["spec"]["clusterIP"]
+    return found
+
+
+def fetch(cluster: LocalCluster, pod: str, host: str, times: int = 1) -> list[str]:
+    """The bodies of pages, which are the names of the pods that served them."""
+    # The demo image's wget is linked statically and falls over its resolver, even with an address.
+    get = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {host} 80 | tail -n 1"
+    told = cluster.ok("exec", pod, "--", "sh", "-c", f"for i in $(seq {times}); do {get} || echo FAILED; done")
+    return told.split() or [""]
+
+
+def test_connections_are_spread_over_the_pods_of_all_nodes(cluster: LocalCluster) -> None:
+    (client,) = names(cluster, "client")
+    backends = names(cluster, "web")
+    nodes = {pod["spec"]["nodeName"] for pod in cluster.pods("app=web")}
+    assert len(nodes) == 2
+    until(lambda: fetch(cluster, client, address(cluster, "web"))[0] in backends)
+    counts = Counter(fetch(cluster, client, address(cluster, "web"), 80))
+    assert counts.keys() == set(backends)
+    assert min(counts.values()) >= 5
+
+
+def test_a_pod_reaches_itself_through_its_service(cluster: LocalCluster) -> None:
+    for pod in names(cluster, "web"):
+        assert set(fetch(cluster, pod, address(cluster, "web"), 12)) <= set(names(cluster, "web"))
+
+
+def test_a_client_with_affinity_stays_with_its_pod(cluster: LocalCluster) -> None:
+    (client,) = names(cluster, "client")
+    until(lambda: fetch(cluster, client, address(cluster, "sticky"))[0] in names(cluster, "web"))
+    assert len(set(fetch(cluster, client, address(cluster, "sticky"), 20))) == 1
+
+
+def test_node_ports_answer_on_every_node_from_the_host(cluster: LocalCluster) -> None:
+    port = cluster.json("service", "port")["spec"]["ports"][0]["nodePort"]
+    backends = set(names(cluster, "web"))
+    for node in cluster.description.nodes:
+        command = ["curl", "-s", "-m", "3", f"http://{node.address}:{port}/"]
+        found = {subprocess.run(command, capture_output=True, text=True).stdout.strip() for _ in range(20)}
+        assert found <= backends
+        assert len(found) > 1
+
+
+def test_a_service_without_endpoints_refuses_at_once(cluster: LocalCluster) -> None:
+    (client,) = names(cluster, "client")
+    told = cluster.wherry("exec", client, "--", "nc", "-w", "20", address(cluster, "empty"), "80")
+    assert told.returncode != 0
+    assert "refused" in told.stderr
+
+
+def test_services_work_while_an_agent_is_gone_and_when_it_is_back(cluster: LocalCluster) -> None:
+    (client,) = names(cluster, "client")
+    node = cluster.description.node(1)
+    old = cluster.agent_pid(1)
+    subprocess.run(["kill", "-9", str(old)], check=True)
+    port = cluster.json("service", "port")["spec"]["ports"][0]["nodePort"]
+    command = ["curl", "-s", "-m", "3", f"http://{node.address}:{port}/"]
+    told = [subprocess.run(command, capture_output=True, text=True).stdout for _ in range(10)]
+    assert all(told)
+    cluster.up()
+    assert cluster.agent_pid(1) != old
+    cluster.apply(service("later"))
+    until(lambda: fetch(cluster, client, address(cluster, "later"))[0])
+
+
+def test_the_table_follows_pods_that_come_and_go(cluster: LocalCluster) -> None:
+    (client,) = names(cluster, "client")
+    cluster.ok("scale", "deployment", "web", "--replicas", "1")
+    until(lambda: len(cluster.pods("app=web")) == 1)
+    (left,) = names(cluster, "web")
+    until(lambda: set(fetch(cluster, client, address(cluster, "web"), 10)) == {left})
+    cluster.ok("scale", "deployment", "web", "--replicas", "4")
+    until(lambda: len(set(fetch(cluster, client, address(cluster, "web"), 30))) == 4)
