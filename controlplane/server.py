@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from controlplane.admission.chain import Options as AdmissionOptions
 from controlplane.auth.authorizer import Authorizer
 from controlplane.auth.deciders import API_SERVER, CONTROLLER_MANAGER, SCHEDULER, Components, Everyone, Masters
+from controlplane.auth.defaults import ensure as ensure_defaults
 from controlplane.auth.nodes import Nodes
+from controlplane.auth.rbac import RBAC, Escalation
 from controlplane.bootstrap import ensure_cluster_id
 from controlplane.fronts.commit import Commits
 from controlplane.fronts.health import HealthServicer
@@ -34,7 +36,7 @@ from controlplane.store.base import Store, StoreError
 from controlplane.store.maintenance import Compactor
 from wherry.api import kinds
 from wherry.api.context import Env
-from wherry.api.errors import NotFound
+from wherry.api.errors import APIError, NotFound, ServiceUnavailable
 from wherry.api.tasks import TaskGroup
 from wherry.client.client import Client
 from wherry.client.local import LocalTransport
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from wherry.client.leader import LeaderElector
 
 log = logging.getLogger(__name__)
+
+_DEFAULTS_RETRY_S = 1.0
+_DEFAULTS_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,11 @@ class ControlPlane:
         admission = AdmissionOptions(toleration_s=self.options.default_toleration_s)
         registry_options = RegistryOptions(admission=admission, consistent_reads=self.options.elect)
         self.registry = Registry(store, env, registry_options)
-        self.authorizer = Authorizer([Masters(), Components(), Everyone(), Nodes(self._pods_of, self._requester_of)])
+        self._defaults_made = asyncio.Event()
+        rbac = RBAC(self.registry, self._await_defaults)
+        nodes = Nodes(self._pods_of, self._requester_of)
+        self.authorizer = Authorizer([Masters(), Components(), Everyone(), nodes, rbac])
+        self.registry.admit_also(Escalation(rbac, self.authorizer))
         self._scheduling = SchedulingServicer(self.authorizer)
         self._task: asyncio.Task[None] | None = None
         self._transports: list[LocalTransport] = []
@@ -158,6 +167,7 @@ class ControlPlane:
     async def _run(self, monitor: Monitor) -> None:
         async with TaskGroup() as group:
             group.create_task(monitor.run(), name="nodelink")
+            group.create_task(self._make_defaults(), name="defaults")
             group.create_task(Compactor(self._store).run(), name="compactor")
             if self.ca is not None:
                 from controlplane.auth.csr import Signer
@@ -201,6 +211,26 @@ class ControlPlane:
                     await scheduler.run()
                 finally:
                     self._scheduling.explainer = None
+
+    async def _make_defaults(self) -> None:
+        """Default roles and priorities: after readiness, since they take longer than all the rest of a start."""
+        while True:
+            try:
+                await ensure_defaults(self.registry, self._store)
+                break
+            except (APIError, StoreError) as error:
+                log.warning("the default roles are not made yet: %s", error)
+                await asyncio.sleep(_DEFAULTS_RETRY_S)
+        self._defaults_made.set()
+
+    async def _await_defaults(self) -> None:
+        """For RBAC, which would refuse what a default role allows."""
+        if self._defaults_made.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._defaults_made.wait(), _DEFAULTS_TIMEOUT_S)
+        except TimeoutError as error:
+            raise ServiceUnavailable("the default roles are not made yet", retry_after_s=1) from error
 
     async def _pods_of(self, node: str) -> list[core_v1_pb2.Pod]:
         """For the node authoriser."""

@@ -44,6 +44,10 @@ class Lookup(Protocol):
         """The object, or None when there is none (or its kind is not served)."""
         ...
 
+    async def all(self, api_version: str, kind: str) -> list[Any]:
+        """All objects of a kind without namespaces, by name."""
+        ...
+
 
 class Plugin(Protocol):
     async def mutate(self, request: Request, lookup: Lookup) -> None:

@@ -41,6 +41,10 @@ class Chain:
             node_taints.NodeTaints(),
         )
 
+    def add(self, plugin: Plugin) -> None:
+        """Runs after the present ones."""
+        self._plugins = (*self._plugins, plugin)
+
     async def mutate(self, request: Request) -> None:
         for plugin in self._plugins:
             await plugin.mutate(request, self._lookup)

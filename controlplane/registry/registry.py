@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from controlplane.admission.base import Plugin
 from controlplane.admission.chain import Chain
 from controlplane.admission.chain import Options as AdmissionOptions
 from controlplane.registry import deletion, kinds, managers, patches, violations
@@ -29,6 +30,7 @@ from controlplane.registry.patches import Patcher
 from controlplane.registry.pods import PodOperations, binding_request
 from controlplane.registry.reads import Reader
 from controlplane.registry.scale import Scaler
+from controlplane.registry.seed import seed
 from controlplane.registry.state import Served, State
 from controlplane.registry.tables.render import render
 from controlplane.registry.writes import Writer
@@ -70,7 +72,7 @@ class Registry:
         self._pods = self._served("", "pods")
         self._services = self._served("", "services")
         self._services.companions = ServiceAllocator(store, env, options.ranges)
-        chain = Chain(self._state, options.admission)
+        self._chain = chain = Chain(self._state, options.admission)
         self._reader = Reader(self._state)
         self._writer = Writer(self._state, chain)
         self._patcher = Patcher(self._state, self._writer)
@@ -90,6 +92,14 @@ class Registry:
                     await self._writer.create(RequestContext(ADMIN), served, "", namespace)
                 except AlreadyExists:
                     pass  # another replica starts too
+
+    async def seed(self, objects: Sequence[Message]) -> None:
+        """Objects that every cluster has: each is made unless there is one of its name."""
+        await seed(self._state, objects)
+
+    def admit_also(self, plugin: Plugin) -> None:
+        """One more admission plugin, after the others: for what needs to know more than the registry does."""
+        self._chain.add(plugin)
 
     async def close(self) -> None:
         """Ends all watches."""

@@ -220,6 +220,14 @@ class State:
         entry = await self.current(served, key_of(served.kind, namespace, name))
         return None if entry is None else shared_message(served.kind, entry.value, entry.memo)
 
+    async def all(self, api_version: str, kind: str) -> list[Any]:
+        """For admission: as `find`, all objects of a kind of which there are few."""
+        served = self.by_name(api_version, kind)
+        if served is None:
+            return []
+        cache = await self.fresh(served)
+        return [shared_message(served.kind, entry.value, entry.memo) for entry in cache.list(served.prefix)]
+
     # writes
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
