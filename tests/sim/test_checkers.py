@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.controllers.replicaset.controller import ReplicaSetController
 from controlplane.controllers.replicaset.expectations import Expectations
 from controlplane.store.base import Event, KeyValue
 from wherry.api.context import Env
@@ -151,3 +152,26 @@ async def test_one_that_does_not_is_not(env: Env) -> None:
         await cluster.wait_until(lambda: not cluster.is_complete("default/web"))
         await cluster.converge()
         await cluster.wait_until(lambda: len(cluster.pods()) == 5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_creations_whose_answer_is_lost_are_not_repeated_blindly(
+    env: Env, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settling takes long here, so that the cache moves on meanwhile: a decision on what it showed before would be wrong."""
+    settle = ReplicaSetController._settle_doubt
+
+    async def settle_slowly(self: ReplicaSetController, key: str, namespace: str) -> None:
+        await settle(self, key, namespace)
+        await asyncio.sleep(1)
+
+    monkeypatch.setattr(ReplicaSetController, "_settle_doubt", settle_slowly)
+    async with sim_cluster(env) as cluster:
+        cluster.lag.watch_s = 0.1
+        cluster.faults.after = 0.5
+        await cluster.apply(deployment("web", replicas=1))
+        for replicas in (4, 8, 3, 9):
+            await cluster.scale("default/web", replicas)
+            await asyncio.sleep(8)
+        cluster.faults.after = 0.0
+        await cluster.converge()

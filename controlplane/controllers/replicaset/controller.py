@@ -68,17 +68,19 @@ class ReplicaSetController:
     # -- one step
 
     async def reconcile(self, key: str) -> float | None:
+        if self._expectations.in_doubt(key):
+            await self._settle_doubt(key, meta.split_key(key)[0])
         rs = self._sets.by_key(key)
         if rs is None:
             self._expectations.forget(key)
             return None
-        pods = await shell.claim(self._client, rs, rs.spec.selector, shell.candidates(self._pods, rs))
         decided = planning.Plan()
         error: APIError | None = None
-        if self._expectations.in_doubt(key):
-            await self._settle_doubt(key, rs.metadata.namespace)
+        # No await between these two: what is decided on must be the very cache that was found to be up to date.
         self._expectations.observe(self._pods.resource_version)
         up_to_date = self._expectations.satisfied(key, self._is_present(rs.metadata.namespace))
+        found = shell.candidates(self._pods, rs)
+        pods = await shell.claim(self._client, rs, rs.spec.selector, found)
         if up_to_date:
             decided = planning.plan(rs, pods, self._siblings(rs, pods), self._kit.env.now())
             error = await self._carry_out(key, rs, decided)
