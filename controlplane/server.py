@@ -18,6 +18,7 @@ from controlplane.auth.deciders import API_SERVER, CONTROLLER_MANAGER, SCHEDULER
 from controlplane.auth.defaults import ensure as ensure_defaults
 from controlplane.auth.nodes import Nodes
 from controlplane.auth.rbac import RBAC, Escalation
+from controlplane.auth.reviews import Reviews
 from controlplane.bootstrap import ensure_cluster_id
 from controlplane.fronts.commit import Commits
 from controlplane.fronts.health import HealthServicer
@@ -88,6 +89,7 @@ class ControlPlane:
         nodes = Nodes(self._pods_of, self._requester_of)
         self.authorizer = Authorizer([Masters(), Components(), Everyone(), nodes, rbac])
         self.registry.admit_also(Escalation(rbac, self.authorizer))
+        self.registry.answer_with(Reviews(self.authorizer, rbac).answer)
         self._scheduling = SchedulingServicer(self.authorizer)
         self._task: asyncio.Task[None] | None = None
         self._transports: list[LocalTransport] = []

@@ -4,7 +4,7 @@ contract; `writes`, `reads`, `patches`, `pods` and `scale` do the work, `kinds` 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,10 @@ EVENT_TTL_S = 3600
 # Subresources served by an update of the object itself; the others have an implementation of their own.
 _UPDATED = {"status", "finalize", "approval", "ephemeralcontainers"}
 
+# The verbs of a kind that is a question.
+_ASKED = ("create",)
+Answer = Callable[[RequestContext, str, Any], Awaitable[Message]]
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -72,6 +76,7 @@ class Registry:
         self._pods = self._served("", "pods")
         self._services = self._served("", "services")
         self._services.companions = ServiceAllocator(store, env, options.ranges)
+        self._answer: Answer | None = None
         self._chain = chain = Chain(self._state, options.admission)
         self._reader = Reader(self._state)
         self._writer = Writer(self._state, chain)
@@ -101,6 +106,10 @@ class Registry:
         """One more admission plugin, after the others: for what needs to know more than the registry does."""
         self._chain.add(plugin)
 
+    def answer_with(self, answer: Answer) -> None:
+        """Who answers the kinds that are questions: they can be created, and are not stored."""
+        self._answer = answer
+
     async def close(self) -> None:
         """Ends all watches."""
         await self._state.close()
@@ -117,7 +126,7 @@ class Registry:
 
     def verbs(self, kind: Kind) -> Sequence[str]:
         """For discovery."""
-        return self._of(kind).strategy.verbs
+        return self._of(kind, "create").strategy.verbs
 
     def kind(self, group: str, version: str, resource: str) -> Kind:
         served = self._state.by_resource(group, resource)
@@ -128,10 +137,12 @@ class Registry:
     def _served(self, group: str, plural: str) -> Served:
         return self._state.served[group, plural]
 
-    def _of(self, kind: Kind) -> Served:
+    def _of(self, kind: Kind, verb: str = "") -> Served:
         served = self._state.by_resource(kind.group, kind.plural)
         if served is None:
             raise _unknown_resource()
+        if served.strategy.verbs == _ASKED and verb != "create":
+            raise MethodNotAllowed("the server does not allow this method on the requested resource")
         return served
 
     # reads
@@ -154,7 +165,7 @@ class Registry:
         return self._reader.watch(self._of(kind), options)
 
     def table(self, kind: Kind, items: Sequence[Stored]) -> resources_pb2.Table:
-        return render(self._of(kind).strategy, items, self._env.now())
+        return render(self._of(kind, "create").strategy, items, self._env.now())
 
     # writes
 
@@ -162,7 +173,7 @@ class Registry:
         self, ctx: RequestContext, kind: Kind, namespace: str, obj: Message, *, name: str = "", subresource: str = ""
     ) -> Stored:
         self._check(ctx, "CreateOptions")
-        served = self._of(kind)
+        served = self._of(kind, "create")
         if kind.plural == "pods" and subresource == "binding":
             return await self._bind_one(ctx, namespace, name, obj)
         if kind.plural == "pods" and subresource == "eviction":
@@ -170,6 +181,8 @@ class Registry:
         if subresource:
             raise _unknown_resource()
         self._expect(kind.message, obj)
+        if served.strategy.verbs == _ASKED:
+            return await self._answered(ctx, kind, namespace, obj)
         if isinstance(obj, _certificate_request()):
             obj = _signed_by(ctx, obj)
         return await self._writer.create(ctx, served, namespace, obj)
@@ -270,6 +283,12 @@ class Registry:
         before = await self._reader.get(self._pods, namespace, name)
         await self._pod_operations.evict(ctx, eviction)
         return before
+
+    async def _answered(self, ctx: RequestContext, kind: Kind, namespace: str, obj: Message) -> Stored:
+        if self._answer is None:
+            raise _unknown_resource()
+        answer = await self._answer(ctx, namespace, obj)
+        return Stored(kind, answer.SerializeToString(deterministic=True), 0, {})
 
     # checks
 

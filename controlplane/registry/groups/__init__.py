@@ -23,6 +23,8 @@ MODULES: Mapping[str, str] = {
     "scheduling.k8s.io": "scheduling",
     "node.k8s.io": "node",
     "storage.k8s.io": "storage",
+    "authentication.k8s.io": "authentication",
+    "authorization.k8s.io": "authorization",
     "admissionregistration.k8s.io": "admissionregistration",
 }
 

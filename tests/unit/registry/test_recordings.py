@@ -40,6 +40,7 @@ EXCEPTIONS: dict[str, dict[int, str]] = {
         26: DRY_RUN_TEXT,
         27: DRY_RUN_TEXT,
         **dict.fromkeys((60, 61, 62, 63, 69), "protection finalizers come with the controller that takes them off"),
+        124: "questions are answered by controlplane.auth; see tests/unit/auth/test_reviews.py",
         66: "the status of a CSINode is newer than the recorded server",
     },
     "validation": {

@@ -1,0 +1,12 @@
+"""authentication.k8s.io/v1: who am I. `controlplane.auth.reviews` answers; nothing is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from controlplane.registry.state import Served
+from controlplane.registry.strategies.declared import entry
+
+
+def kinds() -> Iterator[Served]:
+    yield entry("authentication.k8s.io/v1", "SelfSubjectReview", verbs=("create",))
