@@ -121,6 +121,9 @@ class Reporter:
                 status.ephemeral_container_statuses.append(entry)
         phase = phase_after(self.before.phase, self._phase(ended, over, initialised))
         status.phase = phase.value
+        if phase is Phase.FAILED and not self.latest:
+            # Refused, or over before anything began: there is no state of a container to tell of.
+            del status.init_container_statuses[:], status.container_statuses[:]
         if ended is not None:
             status.reason, status.message = ended
         elif self.before.reason and phase.terminal:

@@ -70,6 +70,9 @@ class Sessions:
                 pass
         except APIError as error:
             log.info("session %s of %s/%s ended: %s", session_id, start.namespace, start.name, error.message)
+        except Exception:
+            # Whatever one client's session runs into, the node and its pods go on.
+            log.exception("session %s of %s/%s failed", session_id, start.namespace, start.name)
         finally:
             await stream.cancel()
 
@@ -239,10 +242,19 @@ async def _pump_port(stream: BidiStream, lock: asyncio.Lock, number: int, channe
             await _send(stream, lock, channel=number, data=data)
         await _send(stream, lock, channel=number, channel_closed=True)
     except RuntimeFailure as error:
-        await _send(stream, lock, channel=number, channel_error=error.message)
+        await _tell(stream, lock, number, error.message)
+    except APIError as error:
+        log.debug("port-forward: %s", error.message)  # the client is gone: the session's own reader sees it too
     finally:
         channels.pop(number, None)
         await channel.close()
+
+
+async def _tell(stream: BidiStream, lock: asyncio.Lock, number: int, problem: str) -> None:
+    try:
+        await _send(stream, lock, channel=number, channel_error=problem)
+    except APIError as error:
+        log.debug("port-forward: %s", error.message)
 
 
 async def _to_port(channel: ByteStream, frame: pods_pb2.StreamFrame) -> None:

@@ -418,6 +418,25 @@ async def test_port_forward_keeps_connections_apart(world: World) -> None:
     await world.until(lambda: any(frame.WhichOneof("frame") == "result" for frame in stream.sent))
 
 
+async def test_a_broken_session_leaves_the_agent_and_other_sessions_alone(world: World) -> None:
+    """A client that goes away while the pod still sends."""
+    world.control.put(pod("a"))
+    await world.until(lambda: world.control.phase("a") == "Running")
+    open_session(world, "1", kind=pods_pb2.StreamStart.PORT_FORWARD)
+    await world.until(lambda: "1" in world.control.sessions)
+    stream = world.control.sessions["1"]
+    stream.say(pods_pb2.StreamFrame(channel=1, start_port=80))
+    stream.say(pods_pb2.StreamFrame(channel=1, data=b"x"))
+    await world.until(lambda: any(frame.data for frame in stream.sent))
+    stream.broken = True
+    stream.say(pods_pb2.StreamFrame(channel=1, data=b"y"))
+    await asyncio.sleep(10)
+    assert world.task is not None
+    assert not world.task.done(), "the agent must live on"
+    world.control.put(pod("b"))
+    await world.until(lambda: world.control.phase("b") == "Running")
+
+
 async def test_a_client_that_leaves_ends_the_following_of_a_log(world: World) -> None:
     world.control.put(pod("a"))
     await world.until(lambda: world.control.phase("a") == "Running")
@@ -453,6 +472,7 @@ async def test_a_pod_that_does_not_fit_fails_and_leaves_the_others_alone(world: 
     await world.until(lambda: world.control.phase("b") == "Failed" and world.control.phase("c") == "Running")
     refused = world.control.statuses["b"]
     assert refused.reason == "OutOfcpu"
+    assert not refused.container_statuses
     assert refused.message.endswith("resource: cpu, requested: 600, used: 1500, capacity: 2000")
     assert world.control.phase("a") == "Running"
     assert len(await world.ids()) == 2
