@@ -88,7 +88,8 @@ class Catalogue:
             out["shortNames"] = list(kind.short_names)
         if kind.categories:
             out["categories"] = list(kind.categories)
-        out["storageVersionHash"] = _storage_hash(kind)
+        if "get" in out["verbs"]:  # a review is answered, not stored
+            out["storageVersionHash"] = _storage_hash(kind)
         return out
 
     # aggregated
