@@ -265,10 +265,9 @@ def test_nodes_cordon_and_drain(server: Server) -> None:
 
 def test_events_api_resources_explain_version(server: Server) -> None:
     assert "deployments" in ok(server.run("api-resources"))
-    assert ok(server.run("api-resources", "-o", "name", "--api-group", "apps")).split() == [
-        "deployments.apps",
-        "replicasets.apps",
-    ]
+    of_apps = ok(server.run("api-resources", "-o", "name", "--api-group", "apps")).split()
+    assert {"deployments.apps", "replicasets.apps"} <= set(of_apps)
+    assert all(name.endswith(".apps") for name in of_apps)
     assert "containers" in ok(server.run("explain", "pod.spec"))
     assert "imge" in server.run("explain", "pod.spec.containers.imge").stderr
     assert ok(server.run("--version")).startswith("wherry ")
@@ -287,7 +286,7 @@ def test_errors_in_kubectls_words(server: Server) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(server: Server, shell: str) -> None:
-    assert "wherry" in ok(server.run("--show-completion", shell))
+    assert "_WHERRY_COMPLETE" in ok(server.run("completion", shell))
 
 
 def test_flags_as_kubectls_users_write_them(ns: Wherry, server: Server) -> None:
@@ -312,7 +311,13 @@ def test_flags_as_kubectls_users_write_them(ns: Wherry, server: Server) -> None:
         pytest.param(["scale", "deploy/web", "--replicas=9"], "scaled", id="scale"),
     ],
 )
-@pytest.mark.parametrize(("dry_run", "mark"), [("client", " (dry run)"), ("server", " (server dry run)")])
+@pytest.mark.parametrize(
+    ("dry_run", "mark"),
+    [
+        pytest.param("client", " (dry run)", id="client"),
+        pytest.param("server", " (server dry run)", id="server"),
+    ],
+)
 def test_small_changes_have_dry_runs(ns: Wherry, words: list[str], said: str, dry_run: str, mark: str) -> None:
     ok(ns("apply", "-f", "-", stdin=WEB))
     before = ok(

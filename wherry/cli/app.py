@@ -10,6 +10,7 @@ import typer
 
 import wherry
 from wherry.cli.commands import apply, change, describe, edit, get, kubeconfig, nodes, rollout, store, streams
+from wherry.cli.completion import completion
 from wherry.cli.options import Config, ContextName, Namespace, Server
 from wherry.cli.session import GLOBALS
 from wherry.cli.spelling import Command
@@ -81,6 +82,7 @@ def _build() -> None:
     )
     _add_group(CLUSTER, "token", store.token)
     _add(CLUSTER, store.backup, store.restore, kubeconfig.kubeconfig)
+    _add(CLUSTER, completion)
 
     _add(OBJECTS, apply.apply, apply.diff, get.get, describe.describe, change.delete, edit.edit)
     _add(OBJECTS, change.label, name="label")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from wherry.cli.resources import Catalogue, message_class
-from wherry.cli.session import GLOBALS, open_client
+from wherry.cli.resources import Catalogue, UsageError, message_class
+from wherry.cli.session import GLOBALS, guarded, open_client
 from wherry.client.base import ClientAPI, Selection
 
 TIMEOUT_S = 2.0
@@ -21,6 +21,22 @@ LIMIT = 500
 # Commands whose first word is a pod's name when it holds no slash.
 POD_COMMANDS = ("logs", "exec", "attach", "port-forward")
 NODE_COMMANDS = ("cordon", "uncordon", "drain")
+
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def completion(shell: Annotated[str, typer.Argument(metavar="bash | zsh | fish")]) -> None:
+    """Print the script that makes a shell complete: source <(wherry completion bash)"""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # used there, not exported
+
+    def work() -> int:
+        if shell not in SHELLS:
+            raise UsageError(f'"{shell}": wanted {", ".join(SHELLS)}')
+        print(get_completion_script(prog_name="wherry", complete_var="_WHERRY_COMPLETE", shell=shell))
+        return 0
+
+    guarded(work)
 
 
 def beginning_with(words: Sequence[str], incomplete: str) -> list[str]:

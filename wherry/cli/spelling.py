@@ -47,6 +47,8 @@ def respelled(words: Sequence[str], switches: Mapping[str, str], valued: Sequenc
                 result.append(name)
             elif switches[name]:
                 result.append(switches[name])
+        elif equals and len(name) == 2 and name in valued:
+            result.extend((name, value))  # -o=yaml: the parser would take the equals sign for a part of the value
         elif word in OPTIONAL_VALUES and word in valued:
             meant, allowed = OPTIONAL_VALUES[word]
             follows = words[index + 1] if index + 1 < len(words) else ""

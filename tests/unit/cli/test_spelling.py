@@ -25,6 +25,7 @@ VALUED = ["--dry-run", "--cascade", "-o", "-n"]
         pytest.param(
             ["a", "--", "--watch=false", "--dry-run"], ["a", "--", "--watch=false", "--dry-run"], id="after--"
         ),
+        pytest.param(["-o=yaml", "-oname"], ["-o", "yaml", "-oname"], id="short-and-equals"),
         pytest.param(["a=b", "c-"], ["a=b", "c-"], id="arguments-stay"),
     ],
 )
