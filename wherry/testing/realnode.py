@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from wherry.cli.cluster import cgroups, hosts, images
 from wherry.testing.eventually import eventually
 
 CGROUP = f"test{os.getpid()}"
+_MADE = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def running_node(tmp: Path) -> Iterator[RealNode]:
     """For as long as the block runs; the machine's forwarding is restored."""
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     before = forwarding.read_text()
-    node = make_node(tmp, Path("/run") / f"wt-{os.getpid()}", f"{os.getpid()}")
+    # Two of them may live in one test process.
+    tag = f"{os.getpid()}{chr(ord('a') + next(_MADE) % 26)}"
+    node = make_node(tmp, Path("/run") / f"wt-{tag}", tag)
     try:
         asyncio.run(raise_node(node))
         yield node
