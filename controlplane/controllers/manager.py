@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from controlplane.controllers.deployment.controller import DeploymentController
 from controlplane.controllers.endpointslice.controller import EndpointSliceController
 from controlplane.controllers.garbagecollector.controller import GarbageCollector
+from controlplane.controllers.loadbalancer.controller import LoadBalancerController
 from controlplane.controllers.namespace.controller import NamespaceController
 from controlplane.controllers.nodelifecycle.controller import NodeLifecycleController
 from controlplane.controllers.podgc.controller import PodCollector
@@ -64,6 +65,7 @@ async def run(
         DeploymentController(kit),
         ReplicaSetController(kit),
         EndpointSliceController(kit),
+        LoadBalancerController(kit),
         PodCollector(kit, terminated_threshold=options.terminated_pod_threshold),
         GarbageCollector(kit, shared=WATCHED_WHOLE),
     ]

@@ -3,7 +3,7 @@ what leaves the cluster, forwarding, and routes to the other nodes' pods.
 
 Step of the data path: beneath the runtime. The agent calls it when the control plane names the node's pod CIDR; `wherry up` and
 `wherry down` call it for the local nodes. It reads and writes kernel state and CNI's files, and knows nothing of pods or of
-the API. Services and cluster DNS do not belong here.
+the API. Services are `services`, cluster DNS is `dns`; `traffic` runs both, and these two alone read the API.
 """
 
 

@@ -16,6 +16,7 @@ IP_TIMEOUT_S = 20.0
 NETNS_DIR = Path("/run/netns")
 # Marks the routes that are ours (see /etc/iproute2/rt_protos; 7x is nobody's).
 ROUTE_PROTOCOL = "77"
+_HELD = "lo:wherry"
 
 
 def ip(*arguments: str, netns: str = "") -> str:
@@ -68,6 +69,16 @@ def sync_routes(wanted: Mapping[str, str], *, netns: str = "") -> bool:
         if present.get(destination) != gateway:
             ip("route", "replace", destination, "via", gateway, "proto", ROUTE_PROTOCOL, netns=netns)
     return True
+
+
+def hold_address(address: str) -> None:
+    """Makes the address this node's own, on the loopback link (not every kernel has dummy links)."""
+    ip("address", "replace", f"{address}/32", "dev", "lo", "label", _HELD)
+
+
+def drop_addresses() -> None:
+    """Those of `hold_address`."""
+    ip("address", "flush", "dev", "lo", "label", _HELD)
 
 
 def namespaces() -> list[str]:

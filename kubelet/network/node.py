@@ -81,6 +81,7 @@ class NodeNetwork:
         links.sync_routes({})
         masquerade.delete(options.table)
         masquerade.delete(SERVICES_TABLE)
+        links.drop_addresses()
         if options.bridge in links.names():
             links.ip("link", "del", options.bridge)
         for directory in (options.conf_dir, options.conf_dir / cni.HOST_PORTS_DIR):

@@ -104,7 +104,7 @@ class NodeTraffic:
         upstream = Upstream(self._env, partial(resolvers, settings.cluster_dns))
         while True:
             try:
-                await asyncio.to_thread(links.ip, "address", "replace", f"{settings.cluster_dns}/32", "dev", "lo")
+                await asyncio.to_thread(links.hold_address, settings.cluster_dns)
                 await NameServer(self._env, zone, upstream).serve(settings.cluster_dns)
             except (NetworkError, OSError) as error:
                 log.error("cluster DNS cannot be served at %s: %s", settings.cluster_dns, error)

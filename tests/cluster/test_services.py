@@ -110,6 +110,21 @@ def test_a_service_without_endpoints_refuses_at_once(cluster: LocalCluster) -> N
     assert "refused" in told.stderr
 
 
+def test_names_are_found_from_pods(cluster: LocalCluster) -> None:
+    (client,) = names(cluster, "client")
+    wanted = address(cluster, "web")
+
+    def look_up(name: str) -> str:
+        return cluster.wherry("exec", client, "--", "nslookup", name).stdout
+
+    until(lambda: f"Address: {wanted}" in look_up("web.default.svc.cluster.local"))
+    assert f"Address: {wanted}" in look_up("web")
+    assert "NXDOMAIN" in look_up("nope.default.svc.cluster.local")
+    resolver = cluster.ok("exec", client, "--", "cat", "/etc/resolv.conf").splitlines()
+    assert resolver[0].startswith("search default.svc.cluster.local svc.cluster.local cluster.local")
+    assert resolver[1:] == ["nameserver 10.96.0.10", "options ndots:5"]
+
+
 def test_services_work_while_an_agent_is_gone_and_when_it_is_back(cluster: LocalCluster) -> None:
     (client,) = names(cluster, "client")
     node = cluster.description.node(1)

@@ -59,7 +59,11 @@ def parser() -> argparse.ArgumentParser:
         help="how long pods stay on a node that is not ready or unreachable (default %(default)s; Kubernetes: 300)",
     )  # fmt: skip
     result.add_argument("--cluster-cidr", default="10.244.0.0/16", help="addresses of pods (default %(default)s)")
-    result.add_argument("--cluster-dns", default="", help="name server of pods; default: that of their node")
+    result.add_argument(
+        "--cluster-dns",
+        default="10.96.0.10",
+        help="where every node answers its pods' DNS questions (default %(default)s); \"\": they ask the node's resolvers",
+    )
     result.add_argument("--cluster-domain", default="cluster.local")
     result.add_argument("--no-scheduler", action="store_true")
     result.add_argument("--no-controllers", action="store_true")

@@ -23,7 +23,8 @@ def _namespace(obj: Any) -> tuple[str, ...]:
     return (obj.metadata.namespace,)
 
 
-def _service(found: discovery_v1_pb2.EndpointSlice) -> tuple[str, ...]:
+def service_of(found: discovery_v1_pb2.EndpointSlice) -> tuple[str, ...]:
+    """Index function."""
     name = found.metadata.labels.get(planning.SERVICE_NAME, "")
     return (meta.key_of(found.metadata.namespace, name),) if name else ()
 
@@ -41,7 +42,7 @@ class EndpointSliceController:
         self._slices = kit.informers.informer(
             discovery_v1_pb2.EndpointSlice,
             selection=Selection(label_selector=f"{planning.MANAGED_BY}={planning.CONTROLLER}"),
-            indexers={SERVICE_INDEX: _service},
+            indexers={SERVICE_INDEX: service_of},
         )
         self._endpoints = kit.informers.informer(
             core_v1_pb2.Endpoints, selection=Selection(label_selector=f"{legacy.MANAGED_BY}={legacy.CONTROLLER}")
@@ -63,7 +64,7 @@ class EndpointSliceController:
         self._runner.enqueue(meta.key(new if new is not None else old))
 
     def _on_slice(self, old: Any, new: Any) -> None:
-        for key in _service(new if new is not None else old):
+        for key in service_of(new if new is not None else old):
             self._runner.enqueue(key)
 
     def _on_pod(self, old: Any, new: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Sequence
+from typing import cast
 
 from kubelet.network.dns import wire
 from kubelet.network.dns.records import NotSynced, Record, Zone
@@ -27,6 +28,7 @@ class NameServer:
         self._upstream = upstream
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._connections = 0
+        self.serving = asyncio.Event()
         self.address = ("", 0)  # once it serves
 
     async def serve(self, address: str, port: int = PORT) -> None:
@@ -38,6 +40,7 @@ class NameServer:
         try:
             transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=(address, port))
             self.address = (address, port)
+            self.serving.set()
             await loop.create_future()
         finally:
             if transport is not None:
@@ -131,8 +134,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's has another base
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self._transport is not None:

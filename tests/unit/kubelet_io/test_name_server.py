@@ -1,0 +1,120 @@
+"""The name server over real sockets, with another behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import dns.asyncquery
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+
+from kubelet.network.dns.records import Answer, NotSynced, Record
+from kubelet.network.dns.server import NameServer
+from kubelet.network.dns.upstream import Upstream
+from wherry.api.context import Env
+
+
+class Names:
+    """In place of the cluster's."""
+
+    domain = "cluster.local"
+
+    def __init__(self) -> None:
+        self.known = True
+
+    def find(self, name: str, kind: str) -> Answer | None:
+        if not name.endswith("cluster.local"):
+            return None
+        if not self.known:
+            raise NotSynced
+        if name != "many.cluster.local":
+            return Answer(exists=False)
+        return Answer(answers=tuple(Record(name, "A", f"10.0.0.{number}") for number in range(100)))
+
+
+class Elsewhere(asyncio.DatagramProtocol):
+    """The host's resolver: one address for every name, and a count of the questions."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.silent = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.asked += 1
+        if self.silent:
+            return
+        query = dns.message.from_wire(data)
+        answer = dns.message.make_response(query)
+        answer.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", "192.0.2.1"))
+        self.transport.sendto(answer.to_wire(), addr)
+
+
+class Setup:
+    def __init__(self, server: NameServer, names: Names, elsewhere: Elsewhere) -> None:
+        self.server, self.names, self.elsewhere = server, names, elsewhere
+
+    async def udp(self, name: str) -> dns.message.Message:
+        host, port = self.server.address
+        return await dns.asyncquery.udp(dns.message.make_query(name, "A"), host, port=port, timeout=10)
+
+    async def tcp(self, name: str) -> dns.message.Message:
+        host, port = self.server.address
+        return await dns.asyncquery.tcp(dns.message.make_query(name, "A"), host, port=port, timeout=10)
+
+
+@pytest.fixture
+async def setup() -> AsyncIterator[Setup]:
+    loop = asyncio.get_running_loop()
+    transport, elsewhere = await loop.create_datagram_endpoint(Elsewhere, local_addr=("127.0.0.1", 0))
+    names: Any = Names()
+    env = Env()
+    server = NameServer(env, names, Upstream(env, lambda: ["127.0.0.1"], port=transport.get_extra_info("sockname")[1]))
+    task = loop.create_task(server.serve("127.0.0.1", 0))
+    async with asyncio.timeout(10):
+        await server.serving.wait()
+    yield Setup(server, names, elsewhere)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    transport.close()
+
+
+async def test_a_large_answer_is_cut_short_and_whole_over_tcp(setup: Setup) -> None:
+    short = await setup.udp("many.cluster.local")
+    assert short.flags & dns.flags.TC
+    whole = await setup.tcp("many.cluster.local")
+    assert len(whole.answer[0]) == 100
+    assert not whole.flags & dns.flags.TC
+
+
+async def test_an_unknown_name_comes_with_the_zone(setup: Setup) -> None:
+    found = await setup.udp("nope.cluster.local")
+    assert found.rcode() == dns.rcode.NXDOMAIN
+    assert found.authority[0].name.to_text() == "cluster.local."
+
+
+async def test_other_names_are_asked_elsewhere_once(setup: Setup) -> None:
+    for _ in range(3):
+        found = await setup.udp("example.com")
+        assert found.answer[0][0].address == "192.0.2.1"
+    assert setup.elsewhere.asked == 1
+
+
+async def test_what_is_remembered_is_used_when_nobody_answers(setup: Setup) -> None:
+    await setup.udp("example.com")
+    setup.elsewhere.silent = True
+    assert (await setup.udp("example.com")).answer
+    assert (await setup.udp("example.org")).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_before_the_cluster_is_known_its_names_fail_and_others_do_not(setup: Setup) -> None:
+    setup.names.known = False
+    assert (await setup.udp("many.cluster.local")).rcode() == dns.rcode.SERVFAIL
+    assert (await setup.udp("example.com")).answer
