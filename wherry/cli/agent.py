@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--join-server", default="", metavar="HOST:PORT", help="where to join; default: the port above that of --server"
     )
-    add("--token", default="", help="join token (first start only); it may come as @FILE")
+    add("--token", default="", help="what `wherry token create` printed (first start only); it may come as @FILE")
     add("--ca", "--ca-file", dest="ca", type=Path, metavar="FILE", help="the cluster's CA certificate")
     add("--ca-hash", default="", metavar="sha256:HEX", help="hash of the CA's public key, in place of --ca")
     add("--node-name", default="", help="default: the host's name")

@@ -50,10 +50,15 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result.add_argument("--advertise", default="", metavar="HOST[:PORT]", help="the address that clients and nodes use")
     result.add_argument("--san", action="append", default=[], metavar="NAME", help="a further name in the certificate")
-    result.add_argument("--store", default="", metavar="URL", help="sqlite:///PATH or etcd://HOST:PORT[,...]")
+    result.add_argument(
+        "--store",
+        default="",
+        metavar="URL",
+        help="sqlite:///PATH or etcd://HOST:PORT[,...]; default: state.db in --data-dir",
+    )
     result.add_argument("--store-ca", default="", metavar="FILE", help="CA of the etcd servers (mutual TLS)")
-    result.add_argument("--store-cert", default="", metavar="FILE")
-    result.add_argument("--store-key", default="", metavar="FILE")
+    result.add_argument("--store-cert", default="", metavar="FILE", help="our certificate for etcd")
+    result.add_argument("--store-key", default="", metavar="FILE", help="its key")
     result.add_argument(
         "--default-not-ready-toleration-seconds", type=int, default=10, metavar="N",
         help="how long pods stay on a node that is not ready or unreachable (default %(default)s; Kubernetes: 300)",
@@ -64,9 +69,9 @@ def parser() -> argparse.ArgumentParser:
         default="10.96.0.10",
         help="where every node answers its pods' DNS questions (default %(default)s); \"\": they ask the node's resolvers",
     )
-    result.add_argument("--cluster-domain", default="cluster.local")
-    result.add_argument("--no-scheduler", action="store_true")
-    result.add_argument("--no-controllers", action="store_true")
+    result.add_argument("--cluster-domain", default="cluster.local", help="DNS domain (default %(default)s)")
+    result.add_argument("--no-scheduler", action="store_true", help="serve only; another process schedules")
+    result.add_argument("--no-controllers", action="store_true", help="serve only; another process runs them")
     result.add_argument(
         "--replica", default="", metavar="NAME", help="of several on one etcd; default: the advertised address"
     )
@@ -75,8 +80,10 @@ def parser() -> argparse.ArgumentParser:
         "--ready-fd", default=None, type=int, help="gets a line, and is closed, when the server is ready"
     )
     result.add_argument("--metrics", default="", metavar="HOST:PORT", help="serves Prometheus metrics over plain HTTP")
-    result.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
-    result.add_argument("--log-format", default="text", choices=("text", "json"))
+    result.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default %(default)s"
+    )
+    result.add_argument("--log-format", default="text", choices=("text", "json"), help="default %(default)s")
     return result
 
 
