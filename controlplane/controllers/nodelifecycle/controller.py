@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.controllers import shell
+from controlplane.controllers import objects, shell
 from controlplane.controllers.nodelifecycle import plan as planning
 from controlplane.controllers.shell import Kit
 from wherry.api import meta
@@ -52,7 +52,9 @@ class NodeLifecycleController:
             return
         node = self._nodes.get(new.spec.node_name)
         if node is not None and (
-            planning.is_unreachable(node) or any(taint.effect == planning.NO_EXECUTE for taint in node.spec.taints)
+            planning.is_unreachable(node)
+            or planning.is_marked(new)
+            or any(taint.effect == planning.NO_EXECUTE for taint in node.spec.taints)
         ):
             self._runner.enqueue(node.metadata.name)
 
@@ -88,7 +90,8 @@ class NodeLifecycleController:
             await self._client.update_status(pod)
         except (NotFound, Conflict):
             return  # it changed or went; the event of that brings us back
-        self._recorder.event(pod, WARNING, "NodeNotReady", "Node is not ready")
+        if not objects.is_ready(pod):
+            self._recorder.event(pod, WARNING, "NodeNotReady", "Node is not ready")
 
     async def _evict(self, pod: core_v1_pb2.Pod) -> None:
         self._recorder.event(pod, NORMAL, "TaintManagerEviction", f"Marking for deletion Pod {meta.key(pod)}")

@@ -137,15 +137,29 @@ def tolerates(toleration: core_v1_pb2.Toleration, taint: core_v1_pb2.Taint) -> b
 
 def plan_marks(node: core_v1_pb2.Node, pods: Iterable[core_v1_pb2.Pod], now: float) -> list[core_v1_pb2.Pod]:
     """Pods of an unreachable node that still say they are ready, changed to say that they are not: nobody can know,
-    so they get no traffic. The agent, which owns their status, says otherwise when it is back."""
-    if not is_unreachable(node):
-        return []
+    so they get no traffic. The agent, which owns their status, says otherwise when it is back; should its word have come
+    before a mark that was late, the mark is taken off here."""
     changed = []
     for pod in pods:
-        if not objects.is_ready(pod):
-            continue
-        copy = core_v1_pb2.Pod()
-        copy.CopyFrom(pod)
-        meta.set_condition(copy.status.conditions, "Ready", "False", now=now)
-        changed.append(copy)
+        if is_unreachable(node) and objects.is_ready(pod):
+            changed.append(_with_ready(pod, "False", now))
+        elif is_ready(node) and is_marked(pod):
+            changed.append(_with_ready(pod, "True", now))
     return changed
+
+
+def is_marked(pod: core_v1_pb2.Pod) -> bool:
+    """Not ready though its containers are: no agent says that of a pod without readiness gates."""
+    return (
+        not objects.is_ready(pod)
+        and meta.is_true(pod.status.conditions, "ContainersReady")
+        and not pod.spec.readiness_gates
+        and objects.is_active(pod)
+    )
+
+
+def _with_ready(pod: core_v1_pb2.Pod, status: str, now: float) -> core_v1_pb2.Pod:
+    copy = core_v1_pb2.Pod()
+    copy.CopyFrom(pod)
+    meta.set_condition(copy.status.conditions, "Ready", status, now=now)
+    return copy

@@ -167,3 +167,16 @@ def test_ready_pods_of_an_unreachable_node_are_marked() -> None:
         NOW,
     )
     assert ready.status.conditions[0].status == "True"
+
+
+def test_a_mark_that_came_too_late_is_taken_off() -> None:
+    marked, unready = pod("a", {}), pod("b", {})
+    marked.status.conditions.add(type="Ready", status="False")
+    marked.status.conditions.add(type="ContainersReady", status="True")
+    unready.status.conditions.add(type="Ready", status="False")
+    unready.status.conditions.add(type="ContainersReady", status="False")
+    assert plan_marks(node({"Ready": "Unknown"}), [marked, unready], NOW) == []
+    (taken_off,) = plan_marks(node({"Ready": "True"}), [marked, unready], NOW)
+    assert (taken_off.metadata.name, taken_off.status.conditions[0].status) == ("a", "True")
+    marked.spec.readiness_gates.add(condition_type="example.com/gate")
+    assert plan_marks(node({"Ready": "True"}), [marked], NOW) == []
