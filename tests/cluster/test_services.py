@@ -2,7 +2,10 @@
 affinity, over UDP, without endpoints; when pods and agents come and go.
 """
 
+import socket
 import subprocess
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,10 +16,7 @@ from wherry.testing.require import require_containerd, require_root
 
 pytestmark = pytest.mark.timeout(300)
 
-SERVE = (
-    "mkdir /tmp/w; hostname > /tmp/w/index.html; "
-    "(while true; do echo | nc -u -l -p 5353 -e hostname; done) & exec httpd -f -p 8080 -h /tmp/w"
-)
+SERVE = "mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w"
 
 
 def service(
@@ -148,3 +148,65 @@ def test_the_table_follows_pods_that_come_and_go(cluster: LocalCluster) -> None:
     until(lambda: set(fetch(cluster, client, address(cluster, "web"), 10)) == {left})
     cluster.ok("scale", "deployment", "web", "--replicas", "4")
     until(lambda: len(set(fetch(cluster, client, address(cluster, "web"), 30))) == 4)
+
+
+def test_datagrams_find_their_way_to_endpoints_that_somebody_names(cluster: LocalCluster) -> None:
+    """A Service without a selector: the endpoint is this test, on the host."""
+    script = (
+        "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1); "
+        "s.connect((sys.argv[1], 53)); s.send(b'ping'); print(s.recv(99).decode())"
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+        here.bind((cluster.description.gateway, 0))
+        cluster.apply(
+            service("datagrams", port=53, protocol="UDP").replace("  selector: {app: web}\n", "")
+            + "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n"
+            + "metadata: {name: mine, labels: {kubernetes.io/service-name: datagrams}}\n"
+            + f"ports: [{{name: p, port: {here.getsockname()[1]}, protocol: UDP}}]\n"
+            + f"endpoints: [{{addresses: [{cluster.description.gateway}]}}]\n"
+        )
+
+        def echo() -> None:
+            while True:
+                try:
+                    data, sender = here.recvfrom(99)
+                except OSError:
+                    return
+                if data == b"end":
+                    return
+                here.sendto(b"you said " + data, sender)
+
+        thread = threading.Thread(target=echo)
+        thread.start()
+        try:
+            netns = ["ip", "netns", "exec", cluster.description.node(1).netns, sys.executable, "-c", script]
+            command = [*netns, address(cluster, "datagrams")]
+            until(lambda: subprocess.run(command, capture_output=True, text=True).stdout == "you said ping\n")
+        finally:
+            here.sendto(b"end", here.getsockname())
+            thread.join()
+
+
+def test_a_load_balancer_has_the_addresses_of_the_nodes(cluster: LocalCluster) -> None:
+    nodes = sorted(node.address for node in cluster.description.nodes)
+
+    def addresses() -> list[str]:
+        ingress = cluster.json("service", "loadbalancer")["status"]["loadBalancer"].get("ingress", [])
+        return sorted(item["ip"] for item in ingress)
+
+    until(lambda: addresses() == nodes)
+
+    def pages() -> list[str]:
+        command = ["curl", "-s", "-m", "3"]
+        urls = [f"http://{node}:8123/" for node in nodes]
+        return [subprocess.run([*command, url], capture_output=True, text=True).stdout.strip() for url in urls]
+
+    until(lambda: set(pages()) <= set(names(cluster, "web")))
+
+
+def test_pods_find_the_api(cluster: LocalCluster) -> None:
+    node = cluster.description.node(1)
+    command = ["ip", "netns", "exec", node.netns, "curl", "-sk", "-m", "5", "https://10.96.0.1/version"]
+    until(lambda: '"major"' in subprocess.run(command, capture_output=True, text=True).stdout)
+    (subset,) = cluster.json("endpoints", "kubernetes")["subsets"]
+    assert [item["ip"] for item in subset["addresses"]] == [cluster.description.gateway]

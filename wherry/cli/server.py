@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from controlplane.server import ControlPlane
     from controlplane.store.base import Store
     from wherry.api.context import Env
+    from wherry.api.tasks import TaskGroup
 
 log = logging.getLogger("wherry.server")
 
@@ -194,6 +195,7 @@ async def _listen(
                 from controlplane.fronts.http.start import serve
 
                 background.append(group.create_task(serve(plane, serving, kubernetes), name="http"))
+                background += _announce_to_pods(arguments, plane, group, advertised, kubernetes)
             gc.collect()
             gc.freeze()  # what start-up made lives for ever: the collector need not look at it again and again
             _announce(arguments, join_host_port(host, bound), join_address, admin_config)
@@ -206,6 +208,23 @@ async def _listen(
         await asyncio.gather(server.stop(), joining.stop())
     log.info("stopped")
     return 0
+
+
+def _announce_to_pods(
+    arguments: argparse.Namespace, plane: ControlPlane, group: TaskGroup, advertised: str, listening: socket.socket
+) -> list[asyncio.Task[None]]:
+    """The Service `kubernetes`, where pods can reach us at all."""
+    from controlplane.apiservice import is_routable, keep
+    from controlplane.auth.deciders import API_SERVER
+    from wherry.client.client import Client
+
+    listens_on, port = listening.getsockname()[:2]
+    host = split_address(advertised, "--advertise")[0]
+    if not is_routable(host) or listens_on.startswith("127."):
+        return []
+    client = Client(plane.local_transport(API_SERVER), field_manager="wherry-server")
+    alone = (arguments.store or "sqlite:").startswith("sqlite:")
+    return [group.create_task(keep(client, host, port, alone=alone), name="kubernetes-service")]
 
 
 def _http_socket(text: str | None, host: str, grpc_port: int) -> socket.socket | None:
@@ -242,6 +261,16 @@ async def _open_store(arguments: argparse.Namespace, env: Env) -> Store:
     return await open_store(url, env, tls=tls)
 
 
+# By which pods know the API; the address is that of the Service `kubernetes`.
+API_NAMES = (
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+    "10.96.0.1",
+)
+
+
 def split_address(text: str, flag: str) -> tuple[str, int]:
     """Raises ValueError, naming the flag."""
     host, colon, port = text.rpartition(":")
@@ -276,7 +305,7 @@ def _own_address() -> str:
 
 
 def _names(extra: Sequence[str], host: str, advertised: str) -> list[str]:
-    names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), "kubernetes", "kubernetes.default.svc"]
+    names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), *API_NAMES]
     if host not in ("0.0.0.0", "::"):
         names.append(host)
     else:
