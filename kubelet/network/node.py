@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet.network import NetworkError, cni, links, masquerade
+from kubelet.network import NetworkError, cni, hostports, links, masquerade
 from kubelet.network.services.ruleset import TABLE as SERVICES_TABLE
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -81,6 +81,7 @@ class NodeNetwork:
         links.sync_routes({})
         masquerade.delete(options.table)
         masquerade.delete(SERVICES_TABLE)
+        hostports.remove_unused()
         links.drop_addresses()
         if options.bridge in links.names():
             links.ip("link", "del", options.bridge)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -118,7 +119,7 @@ def traces(*needles: str) -> dict[str, list[str]]:
         "mounts": sorted(line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
         "links": [line.split(":")[1] for line in lines("ip", "-o", "link")],
         "routes": [line.split(" linkdown")[0].strip() for line in lines("ip", "route")],
-        "rules": lines("nft", "list", "ruleset"),
+        "rules": [re.sub(r"counter packets \d+ bytes \d+", "", line) for line in lines("nft", "list", "ruleset")],
         "processes": [" ".join(args) for args in command_lines().values() if "containerd" in args[0]],
         "shim sockets": sorted(path.name for path in Path("/run/containerd/s").glob("*")),
         "cni": sorted(cached(path) for path in Path("/var/lib/cni").rglob("*") if path.is_file()),

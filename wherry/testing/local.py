@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -162,7 +163,7 @@ def trace() -> dict[str, list[str]]:
         "mounts": sorted(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()),
         "links": sorted(os.listdir("/sys/class/net")),
         "namespaces": sorted(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else [],
-        "nftables": lines("nft", "list", "ruleset"),
+        "nftables": [re.sub(r"counter packets \d+ bytes \d+", "", line) for line in lines("nft", "list", "ruleset")],
         "iptables": [line for line in lines("iptables-save") if not line.startswith(("#", ":"))],
         "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/wherry/*")),
         "folders": sorted(str(path) for root in ("/var/lib/wherry", "/run/wherry") for path in Path(root).glob("*")),
