@@ -7,6 +7,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 
+from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.processes import find_binary
 
 _DNAT = "CNI-HOSTPORT-DNAT"
@@ -33,7 +34,7 @@ def remove_unused() -> None:
     """Removes the chains when no pod has a host port any more; somebody else's pods may."""
     try:
         used = _iptables("-S", _DNAT)
-    except FileNotFoundError:
+    except RuntimeFailure:  # without iptables there was no portmap
         return
     if used.returncode or any(line.startswith("-A") for line in used.stdout.splitlines()):
         return
