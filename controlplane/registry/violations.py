@@ -50,10 +50,6 @@ def invalid(path: str, value: Any, detail: str) -> Cause:
     return Cause("FieldValueInvalid", f"Invalid value: {show(value)}: {detail}", path)
 
 
-def type_invalid(path: str, value: Any, detail: str) -> Cause:
-    return Cause("FieldValueTypeInvalid", f"Invalid value: {show(value)}: {detail}", path)
-
-
 def unsupported(path: str, value: Any, supported: Iterable[str]) -> Cause:
     names = ", ".join(quote(name) for name in supported)
     return Cause("FieldValueNotSupported", f"Unsupported value: {show(value)}: supported values: {names}", path)

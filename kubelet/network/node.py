@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +37,6 @@ class NodeNetwork:
     async def configure(self, pod_cidr: str) -> None:
         """Forwarding, masquerading, then CNI's file, which is what makes containerd report NetworkReady. Raises NetworkError."""
         await asyncio.to_thread(self._configure, pod_cidr)
-
-    async def sync_routes(self, wanted: Mapping[str, str]) -> bool:
-        """Routes to the other nodes' pods: CIDR -> address of the node."""
-        return await asyncio.to_thread(links.sync_routes, dict(wanted))
 
     async def release_leaked(self, sandbox_ids: set[str]) -> list[str]:
         """Frees the addresses of sandboxes that are not among the given ones. Only before new sandboxes are started."""

@@ -19,7 +19,6 @@ from google.protobuf.message import Message
 from kubelet.pods.model import NodeFacts
 from kubelet.runtime.base import DNSConfig, Mount, Resources, Runtime
 from wherry.api.context import Env
-from wherry.api.errors import NotFound
 from wherry.pb import core_v1_pb2
 
 M = TypeVar("M", bound=Message)
@@ -194,12 +193,6 @@ class PodServices:
     pulls: asyncio.Semaphore
 
 
-class NoObjects:
-    async def get(self, cls: type[M], namespace: str, name: str) -> M:
-        kind = cls.DESCRIPTOR.name.lower()
-        raise NotFound(f'{kind} "{name}" not found', kind=f"{kind}s", name=name)
-
-
 class NoVolumes:
     async def prepare(self, pod: core_v1_pb2.Pod) -> None: ...
 
@@ -234,7 +227,3 @@ class NoCgroups:
 
     def create(self, pod: core_v1_pb2.Pod, limits: Resources) -> None: ...
     def remove(self, pod: core_v1_pb2.Pod) -> None: ...
-
-
-class NoEvents:
-    def emit(self, pod: core_v1_pb2.Pod, type: str, reason: str, message: str, field_path: str = "") -> None: ...

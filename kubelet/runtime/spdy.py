@@ -73,10 +73,6 @@ def ping(payload: bytes) -> bytes:
     return _control(FrameType.PING, payload)
 
 
-def goaway() -> bytes:
-    return _control(FrameType.GOAWAY, struct.pack("!II", 0, 0))
-
-
 def _control(type_: FrameType, payload: bytes) -> bytes:
     return struct.pack("!HHI", 0x8000 | _VERSION, type_, len(payload)) + payload
 

@@ -43,9 +43,6 @@ class Controller(Generic[K]):
     def enqueue(self, key: K) -> None:
         self.queue.add(key)
 
-    def enqueue_after(self, key: K, delay_s: float) -> None:
-        self.queue.add_after(key, delay_s)
-
     async def run(self) -> None:
         """Until cancelled, or until the queue is shut down and empty. Start it when the informers have synced."""
         async with TaskGroup() as group:
