@@ -266,6 +266,10 @@ def listed_sandbox(item: pb.PodSandbox) -> base.SandboxStatus:
 
 
 def container_status(status: pb.ContainerStatus, sandbox_id: str) -> base.ContainerStatus:
+    finished = _seconds(status.finished_at)
+    # containerd notes the start when its own call returns, the end when the process ended: one that lived for less
+    # than a millisecond can end before it started. Nobody who reads a pod's status should have to know that.
+    started = min(_seconds(status.started_at), finished) if finished else _seconds(status.started_at)
     return base.ContainerStatus(
         id=status.id,
         sandbox_id=sandbox_id,
@@ -273,8 +277,8 @@ def container_status(status: pb.ContainerStatus, sandbox_id: str) -> base.Contai
         attempt=status.metadata.attempt,
         state=_STATES.get(status.state, base.ContainerState.UNKNOWN),
         created_at=_seconds(status.created_at),
-        started_at=_seconds(status.started_at),
-        finished_at=_seconds(status.finished_at),
+        started_at=started,
+        finished_at=finished,
         exit_code=status.exit_code,
         reason=status.reason,
         message=status.message,
