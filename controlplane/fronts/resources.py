@@ -140,14 +140,7 @@ class ResourcesServicer:
         return _object_response(ctx, stored)
 
     async def Patch(self, request: resources_pb2.PatchRequest, call: Call) -> resources_pb2.ObjectResponse:
-        ref = request.resource
-        await self._authorize(
-            call, "patch", ref, namespace=request.namespace, name=request.name, subresource=request.subresource
-        )
-        kind = self._kind(ref)
-        ctx = call.context(
-            field_manager=request.field_manager, dry_run=request.dry_run, field_validation=request.field_validation
-        )
+        ctx, kind = await self._patchable(request, call)
         stored = await self._commits.run(
             self._registry.patch(
                 ctx,
@@ -162,14 +155,7 @@ class ResourcesServicer:
         return _object_response(ctx, stored)
 
     async def Apply(self, request: resources_pb2.ApplyRequest, call: Call) -> resources_pb2.ObjectResponse:
-        ref = request.resource
-        await self._authorize(
-            call, "patch", ref, namespace=request.namespace, name=request.name, subresource=request.subresource
-        )
-        kind = self._kind(ref)
-        ctx = call.context(
-            field_manager=request.field_manager, dry_run=request.dry_run, field_validation=request.field_validation
-        )
+        ctx, kind = await self._patchable(request, call)
         stored, created = await self._commits.run(
             self._registry.apply(
                 ctx,
@@ -279,6 +265,18 @@ class ResourcesServicer:
         if kind is None or obj is None:
             raise BadRequest("resource: the request names no resource")
         return kind, obj
+
+    async def _patchable(
+        self, request: resources_pb2.PatchRequest | resources_pb2.ApplyRequest, call: Call
+    ) -> tuple[RequestContext, Kind]:
+        ref = request.resource
+        await self._authorize(
+            call, "patch", ref, namespace=request.namespace, name=request.name, subresource=request.subresource
+        )
+        ctx = call.context(
+            field_manager=request.field_manager, dry_run=request.dry_run, field_validation=request.field_validation
+        )
+        return ctx, self._kind(ref)
 
     def _kind(self, ref: resources_pb2.ResourceRef) -> Kind:
         return self._registry.kind(ref.group, ref.version, ref.resource)

@@ -233,7 +233,7 @@ class _Parser:
         token = self._peek()
         if token == ")":
             self._next()
-            return []
+            return [""]  # as Kubernetes reads it: one value, the empty one
         if not _identifier(token) and token != ",":
             raise BadSelector(f"found '{token}', expected: ',', ')' or identifier")
         values: list[str] = []
