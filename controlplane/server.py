@@ -1,8 +1,8 @@
 """The assembly of a control plane: registry, servicers, node link, scheduler and controllers over one store, without sockets.
 
 `wherry server` puts a gRPC server in front of it; the simulation calls its servicers in process. Everything it starts runs in one
-task group, in a fixed order, and ends with `stop`. Scheduler and controllers see it through clients of their own identities,
-exactly as if they ran elsewhere, and are imported only when they are wanted.
+task group, in a fixed order, is kept going whatever fails in it, and ends with `stop`. Scheduler and controllers see it through
+clients of their own identities, exactly as if they ran elsewhere, and are imported only when they are wanted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from controlplane.admission.chain import Options as AdmissionOptions
@@ -38,6 +39,7 @@ from controlplane.store.maintenance import Compactor
 from wherry.api import kinds
 from wherry.api.context import Env
 from wherry.api.errors import APIError, NotFound, ServiceUnavailable
+from wherry.api.supervise import keep_running
 from wherry.api.tasks import TaskGroup
 from wherry.client.client import Client
 from wherry.client.local import LocalTransport
@@ -168,26 +170,26 @@ class ControlPlane:
 
     async def _run(self, monitor: Monitor) -> None:
         async with TaskGroup() as group:
-            group.create_task(monitor.run(), name="nodelink")
-            group.create_task(self._make_defaults(), name="defaults")
-            group.create_task(Compactor(self._store).run(), name="compactor")
+            group.keep(monitor.run, name="nodelink")
+            group.keep(self._make_defaults, name="defaults")
+            group.keep(Compactor(self._store).run, name="compactor")
             if self.ca is not None:
                 from controlplane.auth.csr import Signer
                 from controlplane.auth.tokens import clean_tokens
 
                 client = self.local_client(API_SERVER, field_manager="wherry-server")
-                group.create_task(Signer(client, self.env, self.ca).run(), name="csr-signer")
-                group.create_task(clean_tokens(client, self.env), name="token-cleaner")
+                group.keep(Signer(client, self.env, self.ca).run, name="csr-signer")
+                group.keep(partial(clean_tokens, client, self.env), name="token-cleaner")
             if not (self.options.scheduler or self.options.controllers):
                 return
             if not self.options.elect:
-                group.create_task(self._lead(None), name="components")
+                group.keep(partial(self._lead, None), name="components")
                 return
             from wherry.client.leader import LeaderElector
 
             electing = self.local_client(CONTROLLER_MANAGER)
             elector = LeaderElector(electing, self.env, self.options.replica, name="wherry-control-plane")
-            group.create_task(elector.run(lambda: self._lead(elector)), name="leader-election")
+            group.keep(partial(elector.run, partial(self._lead, elector)), name="leader-election")
 
     async def _lead(self, lease: LeaderElector | None) -> None:
         """Runs scheduler and controllers until cancelled (or, with several replicas, until the Lease is lost)."""
@@ -201,7 +203,7 @@ class ControlPlane:
                 ca_pem = self.ca.certificate_pem if self.ca is not None else b""
                 # The scheduler reads from them too: the pods of a large cluster would fill the memory twice otherwise.
                 shared = SharedInformers(client, self.env)
-                group.create_task(shared.run(), name="informers")
+                group.keep(shared.run, name="informers")
                 group.create_task(manager.run(client, self.env, ca_pem=ca_pem, informers=shared), name="controllers")
             if self.options.scheduler:
                 from controlplane.scheduler.scheduler import Scheduler
@@ -210,7 +212,7 @@ class ControlPlane:
                 scheduler = Scheduler(client, self.env, lease=lease, informers=shared)
                 self._scheduling.explainer = scheduler
                 try:
-                    await scheduler.run()
+                    await keep_running("scheduler", scheduler.run)
                 finally:
                     self._scheduling.explainer = None
 

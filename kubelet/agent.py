@@ -45,6 +45,7 @@ from kubelet.streams.sessions import Sessions
 from kubelet.volumes.manager import VolumeManager
 from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, Conflict, NotFound
+from wherry.api.supervise import keep_running
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import Transport
 from wherry.client.client import Client
@@ -156,18 +157,18 @@ class Agent:
 
     async def _adopt_when_ready(self) -> None:
         async with TaskGroup() as self._group:
-            self._group.create_task(self.recorder.run(), name="events")
+            self._group.keep(self.recorder.run, name="events")
             if self.traffic is not None:
-                self._group.create_task(self.traffic.run(), name="traffic")
+                self._group.keep(self.traffic.run, name="traffic")
             # Without its own past the agent knows nothing; until the runtime answers, nothing is decided.
             await self._adopt()
-            self._group.create_task(self._follow_runtime(), name="runtime-events")
-            self._group.create_task(self._relist_loop(), name="relist")
-            self._group.create_task(self._watch_readiness(), name="readiness")
-            self._group.create_task(self._save_loop(), name="checkpoints")
-            self._group.create_task(self.link.run(), name="control-stream")
+            self._group.keep(self._follow_runtime, name="runtime-events")
+            self._group.keep(self._relist_loop, name="relist")
+            self._group.keep(self._watch_readiness, name="readiness")
+            self._group.keep(self._save_loop, name="checkpoints")
+            self._group.keep(self.link.run, name="control-stream")
             if self.options.root is not None:
-                self._group.create_task(self._housekeeping(self.options.root).run(), name="housekeeping")
+                self._group.keep(self._housekeeping(self.options.root).run, name="housekeeping")
 
     def _housekeeping(self, root: Path) -> Housekeeping:
         return Housekeeping(
@@ -188,13 +189,7 @@ class Agent:
 
     async def _adopt(self) -> None:
         """Takes up what the last agent left: checkpointed pods, with their sandboxes and containers."""
-        while True:
-            try:
-                sandboxes, containers = await self._list_own()
-                break
-            except RuntimeFailure as error:
-                log.warning("waiting for the runtime: %s", error.message)
-                await asyncio.sleep(EVENT_RETRY_S)
+        sandboxes, containers = await keep_running("adoption", self._list_patiently)
         await self._release_addresses(sandboxes)
         for pod in self.checkpoints.load():
             uid = pod.metadata.uid
@@ -208,6 +203,14 @@ class Agent:
             for uid, found in sandboxes.items()
             if uid not in self._workers
         }
+
+    async def _list_patiently(self) -> tuple[dict[str, list[SandboxStatus]], dict[str, list[ContainerStatus]]]:
+        while True:
+            try:
+                return await self._list_own()
+            except RuntimeFailure as error:
+                log.warning("waiting for the runtime: %s", error.message)
+                await asyncio.sleep(EVENT_RETRY_S)
 
     async def _release_addresses(self, sandboxes: Mapping[str, Sequence[SandboxStatus]]) -> None:
         """A runtime without any sandbox has lost them, if there were any: nobody else will ever give their addresses back."""
@@ -266,12 +269,7 @@ class Agent:
             self._done[uid] = None
 
     async def _fresh(self, uid: str, old: PodWorker) -> PodWorker:
-        while True:
-            try:
-                sandboxes, containers = await self._list_own()
-                break
-            except RuntimeFailure:
-                await asyncio.sleep(WORKER_RETRY_S)
+        sandboxes, containers = await keep_running("adoption", self._list_patiently)
         observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
         worker = PodWorker(self.services, old.pod, observed, adopted=True)
         worker.memory.removed = old.memory.removed
@@ -345,7 +343,8 @@ class Agent:
                         worker.touch(event.container_id)
             except RuntimeFailure as error:
                 log.warning("runtime events: %s", error.message)
-            self._relist_now.set()  # something may have happened meanwhile
+            finally:
+                self._relist_now.set()  # something may have happened meanwhile
             await asyncio.sleep(EVENT_RETRY_S)
 
     async def _relist_loop(self) -> None:

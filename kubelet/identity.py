@@ -208,9 +208,11 @@ class RenewingTransport:
     def __init__(self, make: Callable[[Identity], Transport], identity: Identity) -> None:
         self._make = make
         self._current = make(identity)
+        self.identity = identity
 
     async def replace(self, identity: Identity) -> None:
         old, self._current = self._current, self._make(identity)
+        self.identity = identity
         await old.close()
 
     async def unary(self, method: str, request: Message, *, timeout_s: float | None = None) -> Any:
@@ -226,11 +228,11 @@ class RenewingTransport:
         await self._current.close()
 
 
-async def keep_renewing(
-    env: Env, transport: RenewingTransport, store: IdentityStore, identity: Identity, node_name: str
-) -> None:
-    """Until cancelled. A failure is tried again every minute; the certificate lives on for weeks at that point."""
+async def keep_renewing(env: Env, transport: RenewingTransport, store: IdentityStore, node_name: str) -> None:
+    """The identity that `transport` shows, until cancelled. A failure is tried again every minute; the certificate lives
+    on for weeks at that point."""
     while True:
+        identity = transport.identity
         wait_s = identity.renew_at(env.rng.random()) - env.now()
         # The wall clock may jump: look again now and then.
         if wait_s > 0:

@@ -58,9 +58,9 @@ class Signer:
         """Until cancelled."""
         async with TaskGroup() as group:
             if self._shared is None:
-                group.create_task(self._informers.run(), name="csr-informers")
+                group.keep(self._informers.run, name="csr-informers")
             await self._requests.wait_synced()
-            group.create_task(self._controller.run(), name="csr-signer")
+            group.keep(self._controller.run, name="csr-signer")
 
     def _changed(self, old: Any, new: Any) -> None:
         if new is not None:

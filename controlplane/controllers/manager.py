@@ -71,7 +71,7 @@ async def run(
     ]
     async with TaskGroup() as group:
         if informers is None:
-            group.create_task(shared.run(), name="controllers-informers")
+            group.keep(shared.run, name="controllers-informers")
         await shared.wait_synced()
         for worker in workers:
-            group.create_task(worker.run(), name=type(worker).__name__)
+            group.keep(worker.run, name=type(worker).__name__)

@@ -93,8 +93,8 @@ class Monitor:
         """Until cancelled."""
         self._started_at = asyncio.get_running_loop().time()
         async with TaskGroup() as group:
-            group.create_task(self._follow_nodes(), name="nodelink-nodes")
-            group.create_task(self._tick(), name="nodelink-monitor")
+            group.keep(self._follow_nodes, name="nodelink-nodes")
+            group.keep(self._tick, name="nodelink-monitor")
 
     async def welcome(self, node: str) -> nodelink_pb2.Settings:
         """Raises NotFound when there is no Node of that name: the agent makes it and dials again."""

@@ -73,9 +73,9 @@ class Reporter:
     async def run(self) -> None:
         """Until cancelled."""
         async with TaskGroup() as group:
-            group.create_task(self._recorder.run(), name="scheduler-events")
+            group.keep(self._recorder.run, name="scheduler-events")
             for number in range(WORKERS):
-                group.create_task(self._work(), name=f"scheduler-conditions-{number}")
+                group.keep(self._work, name=f"scheduler-conditions-{number}")
 
     async def _work(self) -> None:
         while True:

@@ -97,14 +97,14 @@ class Scheduler:
         try:
             async with TaskGroup() as group:
                 if self._shared_informers is None:
-                    group.create_task(self._informers.run(), name="scheduler-informers")
+                    group.keep(self._informers.run, name="scheduler-informers")
                 self._nodes.add_handler(lambda old, new: self._note(changed, "Node", old, new))
                 self._pods.add_handler(lambda old, new: self._note(changed, "Pod", old, new))
                 await self._nodes.wait_synced()
                 await self._pods.wait_synced()
                 await self._take_changes()
                 self._ready = True
-                group.create_task(self._reporter.run(), name="scheduler-reporter")
+                group.keep(self._reporter.run, name="scheduler-reporter")
                 await self._loop(group)
         finally:
             self._running = self._ready = False

@@ -74,7 +74,7 @@ class NodeTraffic:
 
     async def run(self) -> None:
         async with TaskGroup() as group:
-            group.create_task(self._informers.run(), name="traffic-informers")
+            group.keep(self._informers.run, name="traffic-informers")
             while True:
                 self._changed.clear()
                 work = group.create_task(self._work(self._settings), name="traffic")

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
+
+from wherry.api.supervise import keep_running
 
 T = TypeVar("T")
 
@@ -56,6 +58,10 @@ class TaskGroup:
         self._tasks[task] = None
         task.add_done_callback(self._on_done)
         return task
+
+    def keep(self, work: Callable[[], Awaitable[T]], *, name: str) -> asyncio.Task[T]:
+        """Starts a child that no exception ends: it is logged, and `work` begins again after a back-off."""
+        return self.create_task(keep_running(name, work), name=name)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     from kubelet.agent import Agent
     from kubelet.identity import IdentityStore, RenewingTransport, keep_renewing
     from wherry.api.context import Env
+    from wherry.api.supervise import keep_running
 
     env = Env()
     stop = asyncio.Event()
@@ -147,7 +149,9 @@ async def _run(arguments: argparse.Namespace) -> None:
         tasks = [
             *tasks,
             loop.create_task(agent.run(), name="agent"),
-            loop.create_task(keep_renewing(env, transport, store, identity, name), name="certificate"),
+            loop.create_task(
+                keep_running("certificate", partial(keep_renewing, env, transport, store, name)), name="certificate"
+            ),
         ]
         waiting: list[asyncio.Task[Any]] = [*tasks, ending]
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -222,11 +226,14 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     if arguments.runtime_endpoint:
         return CriRuntime(arguments.runtime_endpoint), []
     from kubelet.runtime.containerd import HOST_PORTS_HANDLER, Containerd, ContainerdOptions, Layout
+    from wherry.api.supervise import keep_running
 
     _make_directory(arguments.run_dir)
     containerd = Containerd(ContainerdOptions(Layout(data=arguments.data_dir, run=arguments.run_dir)))
     await containerd.start()
-    supervisor = asyncio.get_running_loop().create_task(containerd.supervise(), name="containerd")
+    supervisor = asyncio.get_running_loop().create_task(
+        keep_running("containerd", containerd.supervise), name="containerd"
+    )
     return CriRuntime(containerd.endpoint, host_ports_handler=HOST_PORTS_HANDLER), [supervisor]
 
 

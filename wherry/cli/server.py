@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,9 +188,9 @@ async def _listen(
             ending = group.create_task(stopped.wait(), name="signals")
             failing = group.create_task(plane.wait(), name="control-plane-ends")
             background = [
-                group.create_task(serving.run(), name="serving-certificate"),
-                group.create_task(keep_admin_config(plane.ca, env, admin_config, advertised), name="admin-config"),
-                group.create_task(stalls.run(), name="stalls"),
+                group.keep(serving.run, name="serving-certificate"),
+                group.keep(partial(keep_admin_config, plane.ca, env, admin_config, advertised), name="admin-config"),
+                group.keep(stalls.run, name="stalls"),
             ]
             if kubernetes is not None:
                 from controlplane.fronts.http.start import serve
@@ -224,7 +225,7 @@ def _announce_to_pods(
         return []
     client = Client(plane.local_transport(API_SERVER), field_manager="wherry-server")
     alone = (arguments.store or "sqlite:").startswith("sqlite:")
-    return [group.create_task(keep(client, host, port, alone=alone), name="kubernetes-service")]
+    return [group.keep(partial(keep, client, host, port, alone=alone), name="kubernetes-service")]
 
 
 def _http_socket(text: str | None, host: str, grpc_port: int) -> socket.socket | None:

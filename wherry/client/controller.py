@@ -47,7 +47,7 @@ class Controller(Generic[K]):
         """Until cancelled, or until the queue is shut down and empty. Start it when the informers have synced."""
         async with TaskGroup() as group:
             for number in range(self._workers):
-                group.create_task(self._work(), name=f"{self.name}-{number}")
+                group.keep(self._work, name=f"{self.name}-{number}")
 
     async def _work(self) -> None:
         while True:

@@ -299,4 +299,4 @@ class SharedInformers:
             informer.check_invariants()
 
     def _start(self, group: TaskGroup, informer: Informer[Any]) -> None:
-        group.create_task(informer.run(), name=f"informer-{informer.kind}")
+        group.keep(informer.run, name=f"informer-{informer.kind}")

@@ -40,8 +40,8 @@ class DeploymentController:
 
     async def run(self) -> None:
         async with TaskGroup() as group:
-            group.create_task(self._recorder.run(), name="deployment-events")
-            group.create_task(self._runner.run(), name="deployment")
+            group.keep(self._recorder.run, name="deployment-events")
+            group.keep(self._runner.run, name="deployment")
 
     # -- what wakes a Deployment
 

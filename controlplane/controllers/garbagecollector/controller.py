@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from google.protobuf.message import Message
@@ -22,6 +23,7 @@ from controlplane.controllers.shell import Kit
 from wherry.api import kinds, meta
 from wherry.api.errors import APIError, NotFound
 from wherry.api.kinds import Kind
+from wherry.api.supervise import keep_running
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import ClientAPI, DeleteOptions
 from wherry.client.controller import Controller
@@ -49,18 +51,21 @@ class GarbageCollector:
 
     async def run(self) -> None:
         async with TaskGroup() as group:
-            await self._discover(group)
+            await keep_running("garbagecollector-discovery", partial(self._discover, group))
             for informer in list(self._informers.values()):
                 await informer.wait_synced()
-            group.create_task(self._runner.run(), name="garbagecollector")
-            while True:
-                await asyncio.sleep(DISCOVERY_PERIOD_S)
-                await self._discover(group)
+            group.keep(self._runner.run, name="garbagecollector")
+            group.keep(partial(self._discover_again, group), name="garbagecollector-discovery")
 
     def check_invariants(self) -> None:
         self._graph.check_invariants()
 
     # -- the graph
+
+    async def _discover_again(self, group: TaskGroup) -> None:
+        while True:
+            await asyncio.sleep(DISCOVERY_PERIOD_S)
+            await self._discover(group)
 
     async def _discover(self, group: TaskGroup) -> None:
         while True:
@@ -83,7 +88,7 @@ class GarbageCollector:
             informer: Informer[Any] = self._kit.informers.informer(kind.message)
         else:
             informer = Informer(self._bare, kind.message, self._kit.env)
-            group.create_task(informer.run(), name=f"garbagecollector-{kind.group_resource}")
+            group.keep(informer.run, name=f"garbagecollector-{kind.group_resource}")
         self._informers[kind.message] = informer
         informer.add_handler(self._handler(kind))
 

@@ -33,8 +33,8 @@ class NodeLifecycleController:
 
     async def run(self) -> None:
         async with TaskGroup() as group:
-            group.create_task(self._recorder.run(), name="nodelifecycle-events")
-            group.create_task(self._runner.run(), name="nodelifecycle")
+            group.keep(self._recorder.run, name="nodelifecycle-events")
+            group.keep(self._runner.run, name="nodelifecycle")
 
     def _on_node(self, old: Any, new: Any) -> None:
         any_ready = any(planning.is_ready(node) for node in self._nodes.list())

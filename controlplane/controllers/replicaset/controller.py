@@ -41,8 +41,8 @@ class ReplicaSetController:
 
     async def run(self) -> None:
         async with TaskGroup() as group:
-            group.create_task(self._recorder.run(), name="replicaset-events")
-            group.create_task(self._runner.run(), name="replicaset")
+            group.keep(self._recorder.run, name="replicaset-events")
+            group.keep(self._runner.run, name="replicaset")
 
     def check_invariants(self) -> None:
         self._expectations.check_invariants()
