@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from controlplane.controllers.deployment.controller import DeploymentController
+from controlplane.controllers.disruption.controller import DisruptionController
 from controlplane.controllers.endpointslice.controller import EndpointSliceController
 from controlplane.controllers.garbagecollector.controller import GarbageCollector
 from controlplane.controllers.loadbalancer.controller import LoadBalancerController
@@ -26,7 +27,7 @@ from wherry.api.context import Env
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import ClientAPI
 from wherry.client.informer import SharedInformers
-from wherry.pb import apps_v1_pb2, core_v1_pb2
+from wherry.pb import apps_v1_pb2, core_v1_pb2, policy_v1_pb2
 
 # Kinds that some controller watches whole; the garbage collector shares those instead of watching them again.
 WATCHED_WHOLE: frozenset[type[Message]] = frozenset(
@@ -37,6 +38,7 @@ WATCHED_WHOLE: frozenset[type[Message]] = frozenset(
         core_v1_pb2.Service,
         apps_v1_pb2.ReplicaSet,
         apps_v1_pb2.Deployment,
+        policy_v1_pb2.PodDisruptionBudget,
     )
 )
 
@@ -66,6 +68,7 @@ async def run(
         ReplicaSetController(kit),
         EndpointSliceController(kit),
         LoadBalancerController(kit),
+        DisruptionController(kit),
         PodCollector(kit, terminated_threshold=options.terminated_pod_threshold),
         GarbageCollector(kit, shared=WATCHED_WHOLE),
     ]

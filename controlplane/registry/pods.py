@@ -13,10 +13,11 @@ from typing import Any
 
 from controlplane.admission import base as admission
 from controlplane.admission.chain import Chain
+from controlplane.registry import eviction as evictions
 from controlplane.registry import keys
 from controlplane.registry.base import BindResult, RequestContext
 from controlplane.registry.state import Entry, Served, State
-from controlplane.registry.writes import MODIFIED, Writer, conflict, not_found
+from controlplane.registry.writes import MODIFIED, Extra, Writer, conflict, not_found
 from controlplane.store.base import BatchItem, Compare, Delete, Operation, Put
 from wherry.api import meta
 from wherry.api.errors import APIError, BadRequest, Conflict, ServiceUnavailable
@@ -43,6 +44,8 @@ class PodOperations:
         self._leases = leases
         self._chain = chain
         self._writer = writer
+        # Evictions of this process queue up here instead of spoiling each other's transactions.
+        self._evicting = asyncio.Lock()
 
     # binding
 
@@ -202,10 +205,58 @@ class PodOperations:
     # eviction
 
     async def evict(self, ctx: RequestContext, eviction: policy_v1_pb2.Eviction) -> meta_v1_pb2.Status:
-        """A deletion that a PodDisruptionBudget may refuse; none is served yet, so none does."""
+        """A deletion that a PodDisruptionBudget may refuse."""
         name, namespace = eviction.metadata.name, eviction.metadata.namespace
-        await self._writer.delete(ctx, self._pods, namespace, name, eviction.delete_options, subresource="eviction")
+        options = eviction.delete_options
+        guard = _BudgetGuard(self._state)
+        async with self._evicting:
+            await self._writer.delete(
+                ctx, self._pods, namespace, name, options, subresource="eviction", guard=guard
+            )  # fmt: skip
         return meta_v1_pb2.Status(status="Success", code=201)
+
+
+class _BudgetGuard:
+    """Takes the disruption from the budget in the transaction that deletes the pod."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._budgets = state.by_name("policy/v1", "PodDisruptionBudget")
+        self._spent = False
+
+    async def plan(self, pod: core_v1_pb2.Pod) -> Extra:
+        self._spent = False
+        now = self._state.env.now()
+        if meta.is_deleting(pod):
+            return (), ()
+        found: Extra = (), ()
+        if self._budgets is not None and evictions.concerns_budgets(pod):
+            found = await self._ask(self._budgets, pod, now)
+        evictions.mark(pod, now)
+        return found
+
+    async def _ask(self, served: Served, pod: core_v1_pb2.Pod, now: float) -> Extra:
+        cache = await self._state.fresh(served)
+        entries = cache.list(f"{served.prefix}{pod.metadata.namespace}/")
+        parsed = {entry.key: policy_v1_pb2.PodDisruptionBudget.FromString(entry.value) for entry in entries}
+        decision = evictions.decide(pod, list(parsed.values()), now)
+        if decision.budget is None:
+            return (), ()
+        key = keys.key(served.kind, decision.budget.metadata.namespace, decision.budget.metadata.name)
+        revision = next(entry.mod_revision for entry in entries if entry.key == key)
+        # A pod that costs nothing is let go on the strength of the budget's status too.
+        compares = (Compare(key, revision),)
+        if decision.spent is None:
+            return compares, ()
+        self._spent = True
+        return compares, (Put(key, decision.spent.SerializeToString(deterministic=True), served.strategy.ttl_s),)
+
+    def committed(self, revision: int) -> None:
+        if self._spent and self._budgets is not None:
+            self._budgets.acknowledge(revision)
+
+    def exhausted(self) -> Exception:
+        return evictions.refusal("The disruption budget changes faster than it can be asked; try again")
 
 
 def binding_request(namespace: str, name: str, obj: Any) -> pods_pb2.BindRequest:

@@ -9,7 +9,7 @@ contract); what is not handed over yet leaves no trace, for there is only one tr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
@@ -31,6 +31,20 @@ _UPDATE_TRIES = 8
 # What the object shall become: gets the present object (the caller's own copy, with resourceVersion), gives the new one.
 Change = Callable[[Any], Any]
 Extra = tuple[tuple[Compare, ...], tuple[Operation, ...]]
+
+
+class Guard(Protocol):
+    """Who else must agree to a deletion, and writes in its transaction: `pods` has one for evictions."""
+
+    async def plan(self, obj: Any) -> Extra:
+        """Of the object as it is now, which it may change. Raises what refuses the deletion. Asked again when the transaction
+        failed because something had changed meanwhile."""
+        ...
+
+    def committed(self, revision: int) -> None: ...
+    def exhausted(self) -> Exception:
+        """Somebody else was faster each time."""
+        ...
 
 
 def not_found(kind: Kind, name: str) -> NotFound:
@@ -312,6 +326,7 @@ class Writer:
         options: meta_v1_pb2.DeleteOptions,
         *,
         subresource: str = "",
+        guard: Guard | None = None,
     ) -> DeleteResult:
         causes = deletion.validate_options(options)
         if causes:
@@ -329,6 +344,7 @@ class Writer:
             await self._chain.validate(request)
             obj: Any = kind.message()
             obj.CopyFrom(old)
+            extra: Extra = ((), ()) if guard is None else await guard.plan(obj)
             plan = served.strategy.plan_deletion(obj, options, self._state.env.now())
             value = entry.value if plan.changed is None else plan.changed.SerializeToString(deterministic=True)
             if not plan.remove and value == entry.value:
@@ -340,15 +356,18 @@ class Writer:
             if plan.remove:
                 released = served.companions.release(old) if served.companions is not None else ()
                 operations = (Delete(key), *released)
-            result = await self._state.txn((Compare(key, entry.revision),), operations)
+            compares, more = extra
+            result = await self._state.txn((Compare(key, entry.revision), *compares), (*operations, *more))
             if result.succeeded:
                 served.acknowledge(result.revision)
+                if guard is not None:
+                    guard.committed(result.revision)
                 if not plan.remove:
                     done = Stored(kind, value, result.revision, {})
                 return self._deleted(served, old, done, plan.remove)
             now = result.current[0]
             entry = None if now is None else Entry(now.value, now.mod_revision, {})
-        raise conflict(kind, name)
+        raise conflict(kind, name) if guard is None else guard.exhausted()
 
     def _deleted(self, served: Served, old: Any, done: Stored, removed: bool) -> DeleteResult:
         if not removed:

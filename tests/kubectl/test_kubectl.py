@@ -10,84 +10,16 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from wherry.testing.kubectl import Kubectl, KubectlCluster, binaries
-
-BINARIES = binaries()
-NEWEST = list(BINARIES)[-1:]
-OLDEST = list(BINARIES)[:1]
-WEB = """
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, labels: {app: web}}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-      - name: web
-        image: web:1
-        ports: [{name: http, containerPort: 80}]
-        env: [{name: A, value: "1"}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  selector: {app: web}
-  ports: [{name: http, port: 80}]
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: settings}
-data: {color: red}
-"""
+from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, WEB, Kubectl, versions
 
 pytestmark = [
     pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
     pytest.mark.timeout(180),
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubectlCluster]:
-    found = KubectlCluster(tmp_path_factory.mktemp("kubectl"))
-    try:
-        found.start()
-        yield found
-    finally:
-        found.stop()
-
-
-def versions(*always: list[str]) -> pytest.MarkDecorator:
-    """The versions that a test runs with: these, and under `-m full` all."""
-    chosen = [version for group in always for version in group]
-    params = [pytest.param(version, marks=() if version in chosen else pytest.mark.full) for version in BINARIES]
-    return pytest.mark.parametrize("kubectl", params, indirect=True)
-
-
-@pytest.fixture
-def kubectl(request: pytest.FixtureRequest, cluster: KubectlCluster) -> Iterator[Kubectl]:
-    """In a namespace of this test's own, which goes with it: a node takes 110 pods."""
-    version = str(request.param)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{request.node.originalname}-{version}".removeprefix("test_"))[-60:].strip("-")
-    found = cluster.kubectl(BINARIES[version], name)
-    found("create", "namespace", name)
-    yield found
-    found("delete", "namespace", name, "--ignore-not-found", "--wait=false")
-
-
-@pytest.fixture
-def web(kubectl: Kubectl) -> Kubectl:
-    kubectl("apply", "-f", "-", stdin=WEB)
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
-    return kubectl
 
 
 @versions(NEWEST, OLDEST)

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from wherry.cli.commands.kubeconfig import for_kubectl
 from wherry.client.config import load_config, write_config
 from wherry.testing.server import MAIN, Server, free_port
@@ -38,6 +40,46 @@ def binaries() -> dict[str, Path]:
     if not found and plain is not None:
         return {"default": Path(plain)}
     return {f"{major}.{minor}": found[major, minor] for major, minor in sorted(found)}
+
+
+BINARIES = binaries()
+NEWEST = list(BINARIES)[-1:]
+OLDEST = list(BINARIES)[:1]
+WEB = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {app: web}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: web:1
+        ports: [{name: http, containerPort: 80}]
+        env: [{name: A, value: "1"}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80}]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {color: red}
+"""
+
+
+def versions(*always: list[str]) -> pytest.MarkDecorator:
+    """The versions that a test runs with: these, and under `-m full` all."""
+    chosen = [version for group in always for version in group]
+    params = [pytest.param(version, marks=() if version in chosen else pytest.mark.full) for version in BINARIES]
+    return pytest.mark.parametrize("kubectl", params, indirect=True)
 
 
 class Kubectl:

@@ -13,5 +13,4 @@ from controlplane.registry.validation import policy as validation
 def kinds() -> Iterator[Served]:
     yield entry(
         "policy/v1", "PodDisruptionBudget", columns=tables.BUDGETS, check=validation.budget, counted=("spec",),
-        stored_only="evictions are not held to it",
     )  # fmt: skip

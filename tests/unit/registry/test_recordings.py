@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from controlplane.admission.chain import Options as AdmissionOptions
+from controlplane.controllers.disruption import plan as disruption
 from controlplane.registry.registry import Options, Registry
-from wherry.api import kinds
+from wherry.api import kinds, meta, times
 from wherry.api.context import Env
 from wherry.testing import recordings
+from wherry.testing.builders import make_pod
 from wherry.testing.recordings import Record, Target
 from wherry.testing.registries import admin, obj, open_registry, pod
 
@@ -71,7 +73,6 @@ EXCEPTIONS: dict[str, dict[int, str]] = {
     "patch": {32: "the cause names the patch and the kind; there the message is the whole object"},
     "apply": {29: CLIENT_ERROR, 30: CLIENT_ERROR},
     "flows": {
-        **dict.fromkeys((37, 38, 39, 43), LATER),
         44: CLIENT_ERROR,
         **dict.fromkeys((51, 52, 53, 54, 57, 58, 60), LATER),
         **dict.fromkeys((63, 64, 65, 66, 67, 68), LATER),
@@ -229,12 +230,30 @@ async def test_apply(registry: Registry) -> None:
     await replay(registry, "apply", of_served_kinds(registry, "apply"))
 
 
+async def put_budget(registry: Registry, name: str, label: str) -> None:
+    """As the disruption controller left it there."""
+    kind = kinds.by_name("policy/v1", "PodDisruptionBudget")
+    spec = {"minAvailable": 1, "selector": {"matchLabels": {label: "y"}}}
+    made = (await registry.create(admin(), kind, "golden", obj("policy/v1", kind.kind, name, spec=spec))).message()
+    judged = disruption.plan(made, [make_pod("p").ready().build()], {}, times.parse_rfc3339("2026-11-22T21:36:07Z")[0])
+    assert judged.status is not None
+    made.status.CopyFrom(judged.status)
+    await registry.update(admin(), kind, "golden", name, made, subresource="status")
+
+
 async def test_flows(registry: Registry) -> None:
     """Finalizers, grace periods, generated names, collections, scale, eviction, binding, namespaces."""
     pods = kinds.by_name("v1", "Pod")
     app = {"name": "c", "image": "example.com/app:1"}
+    for name, labels in (("evrs-zhcpm", {"ev": "y"}), ("ev3", {"two": "y"})):
+        made = (await registry.create(admin(), pods, "golden", pod(name, meta={"labels": labels}))).message()
+        made.status.phase = "Running"
+        meta.set_condition(made.status.conditions, "Ready", "True", now=1.0)
+        await registry.update(admin(), pods, "golden", name, made, subresource="status")
+    for name, label in (("evp", "ev"), ("first", "two"), ("second", "two")):
+        await put_budget(registry, name, label)
     for item in (
-        pod("evrs-zhcpm"), pod("ev2"), pod("ev3"), pod("bd", containers=[app], schedulerName="none"),
+        pod("ev2"), pod("bd", containers=[app], schedulerName="none"),
         pod("bdg", schedulingGates=[{"name": "golden.example/g"}]),
     ):  # fmt: skip
         await registry.create(admin(), pods, "golden", item)

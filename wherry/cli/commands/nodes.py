@@ -172,7 +172,8 @@ async def _evict(session: Session, pod: core_v1_pb2.Pod, options: DeleteOptions,
                 await session.client.evict(name, namespace, options)
             break
         except TooManyRequests as error:
-            print(f"error when evicting pods/{name!r} -n {namespace!r} (will retry after 5s): {error}", file=sys.stderr)
+            text = f'error when evicting pods/"{name}" -n "{namespace}" (will retry after 5s): {error}'
+            print(text, file=sys.stderr, flush=True)
             await asyncio.sleep(5)
         except NotFound:
             return

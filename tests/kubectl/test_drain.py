@@ -1,0 +1,39 @@
+"""kubectl drain and the disruption budgets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+
+pytestmark = [
+    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
+    pytest.mark.timeout(180),
+]
+
+
+@versions(NEWEST, OLDEST)
+def test_a_drain_keeps_to_a_budget(web: Kubectl) -> None:
+    web("create", "pdb", "web", "--selector=app=web", "--min-available=1")
+    web("wait", "--for=jsonpath={.status.disruptionsAllowed}=1", "pdb/web", "--timeout=30s")
+    row = web("get", "pdb", "web").splitlines()[1].split()
+    assert row[:4] == ["web", "1", "N/A", "1"]
+    assert "app=web" in web("describe", "pdb", "web")
+    try:
+        # Only pods of this test: the node has others'. Two of them, one of which may go while no other node takes it.
+        drain = ("drain", "hollow", f"--pod-selector=app=web,ns={web.namespace}", "--ignore-daemonsets")
+        web("patch", "deployment", "web", "-p", json.dumps({"spec": {"template": {"metadata": {"labels": {
+            "ns": web.namespace,
+        }}}}}))  # fmt: skip
+        web("rollout", "status", "deployment/web", "--timeout=60s")
+        web("wait", "--for=jsonpath={.status.disruptionsAllowed}=1", "pdb/web", "--timeout=30s")
+        text = web.fails(*drain, "--timeout=4s")
+        assert "Cannot evict pod as it would violate the pod's disruption budget" in text
+        assert web("get", "pdb", "web", "-o", "jsonpath={.status.disruptionsAllowed}") == "0"
+        web("patch", "pdb", "web", "-p", '{"spec":{"minAvailable":0}}')
+        assert "node/hollow drained" in web(*drain, "--timeout=60s")
+    finally:
+        web("uncordon", "hollow")
+    web("rollout", "status", "deployment/web", "--timeout=60s")
