@@ -69,7 +69,8 @@ TERMINAL = (Phase.SUCCEEDED.value, Phase.FAILED.value)
 class NetworkSetup(Protocol):
     """The node's part of the pod network; `kubelet.network.node.NodeNetwork` is one."""
 
-    async def configure(self, pod_cidr: str) -> None: ...
+    async def configure(self, pod_cidr: str, cluster_cidr: str = "") -> None: ...
+    async def configure_again(self) -> None: ...
     async def release_leaked(self, sandbox_ids: set[str]) -> list[str]: ...
 
 
@@ -90,7 +91,8 @@ class AgentOptions:
     simultaneous_pulls: int = 4
     relist_s: float = 10.0
     network: NetworkSetup | None = None
-    traffic: bool = False  # route Services and answer names, in the network namespace that the agent runs in
+    # Route Services and answer names, in the agent's network namespace; with `network` also join its pods to other nodes'.
+    traffic: bool = False
 
 
 class Agent:
@@ -138,14 +140,15 @@ class Agent:
         self._named: set[str] = set()  # since the last Connect
         self._synced = False
         self._unsaved: dict[str, None] = {}
-        self._pod_cidr = ""
+        self._cidrs = ("", "")  # this node's pods, all pods
         self._network_task: asyncio.Task[None] | None = None
         self.traffic: NodeTraffic | None = None
         if options.traffic and root is not None:
-            from kubelet.network.traffic import ZONE, NodeTraffic
+            from kubelet.network.traffic import ZONE, NodeTraffic, Where
 
             zone = options.labels.get(ZONE, "")
-            self.traffic = NodeTraffic(self.client, env, options.node_name, root, zone=zone)
+            here = Where(options.node_name, options.ips[0] if options.ips else "", zone)
+            self.traffic = NodeTraffic(self.client, env, here, root, options.network)
         self._report_now = asyncio.Event()
         self._relist_now = asyncio.Event()
         self._group: TaskGroup | None = None
@@ -442,11 +445,12 @@ class Agent:
             self._configure_traffic(self.traffic, settings)
         if self.traffic is not None or self.options.root is None:
             self.settings.cluster_dns = settings.cluster_dns  # elsewhere nobody would answer at it
-        if settings.pod_cidr and settings.pod_cidr != self._pod_cidr and self.options.network is not None:
-            self._pod_cidr = settings.pod_cidr
+        cidrs = (settings.pod_cidr, settings.cluster_cidr)
+        if settings.pod_cidr and cidrs != self._cidrs and self.options.network is not None:
+            self._cidrs = cidrs
             if self._network_task is not None:
                 self._network_task.cancel()
-            self._network_task = self._spawn(self._configure_network(self.options.network, settings.pod_cidr))
+            self._network_task = self._spawn(self._configure_network(self.options.network, *cidrs))
 
     def _configure_traffic(self, traffic: NodeTraffic, settings: nodelink_pb2.Settings) -> None:
         from kubelet.network.traffic import TrafficSettings
@@ -457,10 +461,10 @@ class Agent:
         assert self._group is not None
         return self._group.create_task(work)
 
-    async def _configure_network(self, network: NetworkSetup, pod_cidr: str) -> None:
+    async def _configure_network(self, network: NetworkSetup, pod_cidr: str, cluster_cidr: str) -> None:
         while True:
             try:
-                await network.configure(pod_cidr)
+                await network.configure(pod_cidr, cluster_cidr)
                 self._report_now.set()
                 return
             except Exception as error:

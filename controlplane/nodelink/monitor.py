@@ -108,6 +108,7 @@ class Monitor:
             pod_cidr=pod_cidr,
             cluster_dns=self._settings.cluster_dns,
             cluster_domain=self._settings.cluster_domain,
+            cluster_cidr=self._settings.cluster_cidr,
         )
 
     def _context(self) -> RequestContext:

@@ -1,6 +1,6 @@
-"""CNI's configuration for a node: a bridge with addresses from the node's pod CIDR, once without and once with host ports. The
-agent calls `write_config` as soon as it knows the CIDR; containerd watches the directories and turns NetworkReady. CNI's caches
-of what no longer exists are removed by `remove_state`."""
+"""CNI's configuration for a node: a bridge with addresses from the node's pod CIDR, once without and once with host ports and
+bounds of bandwidth. The agent calls `write_config` as soon as it knows the CIDR; containerd watches the directories and turns
+NetworkReady. CNI's caches of what no longer exists are removed by `remove_state`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ import json
 import shutil
 from pathlib import Path
 
+from kubelet.network import links
+
 CONFIG_NAME = "10-wherry.conflist"
-# Below the directory of the ordinary configuration: that of the pods with host ports. The portmap plugin calls iptables a dozen
-# times whenever a pod goes, ports or not, which was a third of the time that the deletion of 30 pods took.
+# Below the directory of the ordinary configuration: that of the pods with host ports or a bounded bandwidth. The portmap plugin
+# calls iptables a dozen times whenever a pod goes, ports or not, which was a third of the time that the deletion of 30 pods took.
 HOST_PORTS_DIR = "host-ports"
 # libcni keeps the result of every ADD here; the path is fixed in containerd.
 RESULT_CACHE = Path("/var/lib/cni/results")
-# Ethernet inside a node; an overlay between nodes takes its header off this.
-DEFAULT_MTU = 1500
 MAX_LINK_NAME = 15
+_EXTRAS = (
+    {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+    # It does nothing for a pod without the annotations.
+    {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+)
+# What the runtime takes the bounds from.
+BANDWIDTH = ("kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth")
 
 
 def config(
-    network: str, pod_cidr: str, ipam_dir: Path, *, bridge: str, mtu: int = DEFAULT_MTU, host_ports: bool = False
+    network: str, pod_cidr: str, ipam_dir: Path, *, bridge: str, mtu: int = links.DEFAULT_MTU, host_ports: bool = False
 ) -> dict[str, object]:
     """The conflist. Both forms are one network: same bridge, same addresses.
     Raises ValueError for a CIDR or link name that can't be used."""
@@ -50,7 +57,7 @@ def config(
                     "routes": [{"dst": anywhere}],
                 },
             },
-            *([{"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}] if host_ports else []),
+            *(_EXTRAS if host_ports else []),
         ],
     }
 
@@ -69,6 +76,15 @@ def write_config(directory: Path, document: dict[str, object]) -> bool:
     temporary.write_text(text)
     temporary.replace(path)
     return True
+
+
+def configured_subnet(directory: Path) -> str:
+    """The pod CIDR that `write_config` wrote; "" when there is none."""
+    try:
+        document = json.loads((directory / CONFIG_NAME).read_text())
+        return str(document["plugins"][0]["ipam"]["ranges"][0][0]["subnet"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def release_leaked(ipam_dir: Path, network: str, known_ids: set[str]) -> list[str]:

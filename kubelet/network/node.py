@@ -1,5 +1,6 @@
-"""One node's part of the pod network, as the agent uses it: `configure` when the control plane has named the pod CIDR,
-`release_leaked` after a start, `remove` when the node goes for good. Runs inside the node's own network namespace."""
+"""One node's part of the pod network, as the agent uses it: `configure` when the control plane has named the pod CIDR (and
+whenever the MTU may be another), `release_leaked` after a start, `remove` when the node goes for good. Runs inside the node's
+own network namespace."""
 
 from __future__ import annotations
 
@@ -8,7 +9,10 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet.network import NetworkError, cni, hostports, links, masquerade
+from kubelet.network import NetworkError, cni, conntrack, hostports, links, masquerade
+from kubelet.network.mesh import kernel as mesh
+from kubelet.network.mesh.plan import LINK as OVERLAY
+from kubelet.network.mesh.plan import OVERHEAD
 from kubelet.network.services.ruleset import TABLE as SERVICES_TABLE
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -25,7 +29,8 @@ class NodeNetworkOptions:
     bridge: str = "wherry0"
     table: str = "wherry-pods"
     cluster_cidr: str = ""
-    mtu: int = 0  # 0: as the link to the outside
+    mtu: int = 0  # 0: as the link with `address`, less the overlay's header while there is an overlay
+    address: str = ""  # the node's own; without it the link to the outside counts
 
 
 class NodeNetwork:
@@ -33,10 +38,18 @@ class NodeNetwork:
 
     def __init__(self, options: NodeNetworkOptions) -> None:
         self.options = options
+        self._configured = ("", "")
 
-    async def configure(self, pod_cidr: str) -> None:
+    async def configure(self, pod_cidr: str, cluster_cidr: str = "") -> None:
         """Forwarding, masquerading, then CNI's file, which is what makes containerd report NetworkReady. Raises NetworkError."""
-        await asyncio.to_thread(self._configure, pod_cidr)
+        self._configured = (pod_cidr, cluster_cidr)
+        await asyncio.to_thread(self._configure, pod_cidr, cluster_cidr)
+
+    async def configure_again(self) -> None:
+        """The overlay has come or gone. Pods that are there keep their MTU, and learn of a narrower way from this node (path
+        MTU discovery, which ends at the first hop). Raises NetworkError."""
+        if self._configured[0]:
+            await self.configure(*self._configured)
 
     async def release_leaked(self, sandbox_ids: set[str]) -> list[str]:
         """Frees the addresses of sandboxes that are not among the given ones. Only before new sandboxes are started."""
@@ -48,15 +61,15 @@ class NodeNetwork:
         """Takes everything away, for a node that leaves the cluster; its sandboxes must be gone."""
         await asyncio.to_thread(self._remove)
 
-    def _configure(self, pod_cidr: str) -> None:
+    def _configure(self, pod_cidr: str, cluster_cidr: str) -> None:
         options = self.options
         try:
             subnet = ipaddress.ip_network(pod_cidr)
         except ValueError as error:
             raise NetworkError(f'pod CIDR "{pod_cidr}": {error}') from error
-        inside = options.cluster_cidr or _around(subnet)
+        inside = options.cluster_cidr or cluster_cidr or _around(subnet)
         try:
-            mtu = options.mtu or outside_mtu()
+            mtu = options.mtu or links.mtu_of(options.address) - (OVERHEAD if OVERLAY in links.names() else 0)
             plain, with_ports = (
                 cni.config(
                     options.network, pod_cidr, options.ipam_dir, bridge=options.bridge, mtu=mtu, host_ports=host_ports
@@ -73,7 +86,8 @@ class NodeNetwork:
 
     def _remove(self) -> None:
         options = self.options
-        links.sync_routes({})
+        conntrack.forget(self._pod_cidr())
+        mesh.remove()
         masquerade.delete(options.table)
         masquerade.delete(SERVICES_TABLE)
         hostports.remove_unused()
@@ -84,16 +98,12 @@ class NodeNetwork:
             (directory / cni.CONFIG_NAME).unlink(missing_ok=True)
         cni.remove_state(options.network, options.ipam_dir, options.netns_dir)
 
+    def _pod_cidr(self) -> str:
+        """As it was configured last, by us or another process; "" when it never was."""
+        return self._configured[0] or cni.configured_subnet(self.options.conf_dir)
+
 
 def _around(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
     if subnet.version == 6 or subnet.prefixlen <= _DEFAULT_CLUSTER_PREFIX:
         return str(subnet)
     return str(subnet.supernet(new_prefix=_DEFAULT_CLUSTER_PREFIX))
-
-
-def outside_mtu() -> int:
-    """The MTU of the link with the default route; a pod's packets must fit through it."""
-    for route in links.query("-4", "route", "show", "default"):
-        for link in links.query("link", "show", "dev", str(route["dev"])):
-            return int(link["mtu"])
-    return cni.DEFAULT_MTU

@@ -1,4 +1,4 @@
-"""What pods of this node reach by name and by Service: the services' table and the name server, over shared informers.
+"""What pods of this node reach: pods of other nodes (the mesh), Services (a table), names (a server); all over shared informers.
 
 Run by `kubelet.agent`, which hands on the control plane's settings. The last settings are kept in a file, so that a restarted
 agent answers before it has reached the control plane.
@@ -12,12 +12,15 @@ import logging
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from kubelet.network import NetworkError, links
 from kubelet.network.dns import records
 from kubelet.network.dns.records import Zone
 from kubelet.network.dns.server import NameServer
 from kubelet.network.dns.upstream import Upstream
+from kubelet.network.mesh.controller import MeshController
+from kubelet.network.mesh.plan import Peer
 from kubelet.network.services.controller import SERVICE_INDEX, ServiceController, by_service
 from kubelet.network.services.kernel import Nftables
 from kubelet.network.services.plan import Place
@@ -41,13 +44,27 @@ class TrafficSettings:
     cluster_domain: str = "cluster.local"
 
 
-class NodeTraffic:
-    """`run` until cancelled; the table and the name server's address stay, and the next agent takes them up."""
+@dataclass(frozen=True, slots=True)
+class Where:
+    node_name: str
+    address: str
+    zone: str = ""
 
-    def __init__(self, client: ClientAPI, env: Env, node_name: str, root: Path, *, zone: str = "") -> None:
+
+class PodNetwork(Protocol):
+    """What lies beneath, when it is ours; `kubelet.network.node.NodeNetwork` is one."""
+
+    async def configure_again(self) -> None: ...
+
+
+class NodeTraffic:
+    """Without a `network` somebody else joins the nodes' pods. `run` until cancelled; routes, the table and the name server's
+    address stay, and the next agent takes them up."""
+
+    def __init__(self, client: ClientAPI, env: Env, here: Where, root: Path, network: PodNetwork | None) -> None:
         self._env = env
-        self._node_name = node_name
-        self._zone = zone
+        self._here = here
+        self._network = network
         self._file = root / "traffic.json"
         self._informers = SharedInformers(client, env)
         self._services = self._informers.informer(
@@ -86,17 +103,28 @@ class NodeTraffic:
         async with TaskGroup() as group:
             if settings.pod_cidr:
                 group.create_task(self._route(settings), name="services")
+            if settings.pod_cidr and self._network is not None:
+                group.create_task(self._join(self._network, settings.pod_cidr), name="mesh")
             if settings.cluster_dns:
                 group.create_task(self._answer(settings), name="names")
 
     async def _route(self, settings: TrafficSettings) -> None:
-        place = Place(self._node_name, settings.pod_cidr, self._zone)
+        place = Place(self._here.node_name, settings.pod_cidr, self._here.zone)
         while True:
             try:
                 await ServiceController(self._informers, Nftables(), place).run()
             except Exception:
                 # A defect here must not end the pods' tasks beside it.
                 log.exception("services: starting over in %g s", RETRY_S)
+            await asyncio.sleep(RETRY_S)
+
+    async def _join(self, network: PodNetwork, pod_cidr: str) -> None:
+        own = Peer(self._here.node_name, pod_cidr, self._here.address)
+        while True:
+            try:
+                await MeshController(self._informers, own, network.configure_again).run()
+            except Exception:
+                log.exception("the way to other nodes' pods: starting over in %g s", RETRY_S)
             await asyncio.sleep(RETRY_S)
 
     async def _answer(self, settings: TrafficSettings) -> None:

@@ -113,6 +113,8 @@ class ContainerdOptions:
     snapshotter: str = ""  # "" chooses overlayfs where the kernel and the file system can, else native
     registry_config_dir: str = "/etc/containerd/certs.d"
     log_level: str = "info"
+    cni_conf_dir: Path | None = None  # somebody else's; None: `Layout.cni_conf_dir`, which `kubelet.network` fills
+    cni_bin_dir: Path | None = None
 
 
 class Containerd:
@@ -260,8 +262,8 @@ disabled_plugins = {q(sorted(disabled))}
   stream_server_port = "0"
 
 [{cri}.cni]
-  bin_dir = {q(find_cni_bin_dir())}
-  conf_dir = {q(str(layout.cni_conf_dir))}
+  bin_dir = {q(str(options.cni_bin_dir or find_cni_bin_dir()))}
+  conf_dir = {q(str(options.cni_conf_dir or layout.cni_conf_dir))}
 
 [{cri}.registry]
   config_path = {q(options.registry_config_dir)}

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from kubelet.network.cni import BANDWIDTH
 from kubelet.runtime import cri_messages as messages
 from kubelet.runtime.base import (
     ByteStream,
@@ -58,8 +59,8 @@ _CHANNEL_OPTIONS = (
 
 class CriRuntime:
     """One per agent. `endpoint` is a socket's path, with or without `unix://`. `netns` names the network namespace that the
-    runtime lives in, when it is not ours; `host_ports_handler` the runtime handler of sandboxes with host ports, when they need
-    one. Call `close` when done; calls may run concurrently."""
+    runtime lives in, when it is not ours; `host_ports_handler` the runtime handler of sandboxes with host ports or a bounded
+    bandwidth, when they need one. Call `close` when done; calls may run concurrently."""
 
     name = "cri"
 
@@ -95,7 +96,8 @@ class CriRuntime:
     # -- sandboxes
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
-        handler = config.runtime_handler or (self._host_ports_handler if config.port_mappings else "")
+        extras = config.port_mappings or any(name in config.annotations for name in BANDWIDTH)
+        handler = config.runtime_handler or (self._host_ports_handler if extras else "")
         request = pb.RunPodSandboxRequest(config=messages.sandbox_config(config), runtime_handler=handler)
         answer = await _call(
             self._runtime.RunPodSandbox(request, timeout=SANDBOX_TIMEOUT_S), reason="CreatePodSandboxError"

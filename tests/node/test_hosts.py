@@ -34,23 +34,27 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 NODE_PROGRAM = """
 import asyncio, sys
 from pathlib import Path
+from kubelet.network.mesh import kernel, plan
 from kubelet.network.node import NodeNetwork, NodeNetworkOptions
 from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
 
-async def main(data, run, network, pod_cidr, cluster_cidr):
+async def main(data, run, network, pod_cidr, cluster_cidr, address, other_cidr, other_address):
     place = Layout(Path(data), Path(run))
     await Containerd(ContainerdOptions(place)).start()
     options = NodeNetworkOptions(place.cni_conf_dir, place.ipam_dir, place.netns_dir, network=network, cluster_cidr=cluster_cidr)
     await NodeNetwork(options).configure(pod_cidr)
+    if other_cidr:
+        own, other = plan.Peer("this", pod_cidr, address), plan.Peer("other", other_cidr, other_address)
+        kernel.apply(own, plan.choose(own, [other], kernel.on_link()))
 
 asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def start_node(cluster: Cluster, node: Node, pod_cidr: str) -> None:
+def start_node(cluster: Cluster, node: Node, pod_cidr: str, other: tuple[str, str] = ("", "")) -> None:
     place = node.containerd
     argv = ["nsenter", f"--net={node.netns_path}", "--", sys.executable, "-c", NODE_PROGRAM]
-    argv += [str(place.data), str(place.run), node.network, pod_cidr, cluster.cluster_cidr]
+    argv += [str(place.data), str(place.run), node.network, pod_cidr, cluster.cluster_cidr, node.address, *other]
     subprocess.run(argv, check=True, timeout=60, cwd=Path(__file__).parents[2])
     for name, content in (("pause", images.pause_archive()), ("demo", images.demo_archive())):
         path = place.data / f"{name}.tar"
@@ -116,13 +120,15 @@ async def test_pods_of_all_nodes_and_the_host_reach_each_other(cluster: Cluster,
     assert hosts.make_switch(cluster)
     assert not hosts.make_switch(cluster)
     subnets = [str(net) for net in list(layout.ipaddress.ip_network(cluster.cluster_cidr).subnets(new_prefix=24))[:2]]
-    for node, subnet in zip(cluster.nodes, subnets, strict=True):
+    for node in cluster.nodes:
         assert hosts.make_host(cluster, node)
         assert not hosts.make_host(cluster, node)
-        await asyncio.to_thread(start_node, cluster, node, subnet)
+    for this, other in ((0, 1), (1, 0)):
+        theirs = (subnets[other], cluster.nodes[other].address)
+        await asyncio.to_thread(start_node, cluster, cluster.nodes[this], subnets[this], theirs)
     cidrs = {node.name: subnet for node, subnet in zip(cluster.nodes, subnets, strict=True)}
-    assert hosts.join_pod_networks(cluster, cidrs)
-    assert not hosts.join_pod_networks(cluster, cidrs)
+    assert hosts.route_to_pods(cluster, cidrs)
+    assert not hosts.route_to_pods(cluster, cidrs)
 
     runtimes = [CriRuntime(str(node.containerd.socket), netns=node.netns_path) for node in cluster.nodes]
     try:

@@ -150,7 +150,7 @@ def test_cni_config_is_written_once(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [cni.CONFIG_NAME]
 
 
-@pytest.mark.parametrize(("host_ports", "plugins"), [(False, ["bridge"]), (True, ["bridge", "portmap"])])
+@pytest.mark.parametrize(("host_ports", "plugins"), [(False, ["bridge"]), (True, ["bridge", "portmap", "bandwidth"])])
 def test_only_pods_with_host_ports_pay_for_them(tmp_path: Path, host_ports: bool, plugins: list[str]) -> None:
     document: Any = cni.config("n", "10.1.2.0/24", tmp_path, bridge="br0", host_ports=host_ports)
     assert [plugin["type"] for plugin in document["plugins"]] == plugins

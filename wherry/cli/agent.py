@@ -67,7 +67,19 @@ def parser() -> argparse.ArgumentParser:
         help="taints of the node at its first start",
     )
     add("--network", default="wherry", help="name of the pod network; nodes of one machine need different ones")
-    add("--cluster-cidr", default="", help="addresses of all pods; traffic among them is not masqueraded")
+    add("--cluster-cidr", default="", help="addresses of all pods; default: what the control plane says")
+    add(
+        "--cni-conf-dir",
+        type=Path,
+        metavar="DIR",
+        help="another CNI's configuration: it then makes the pods' network, and joins nodes; Services and DNS stay ours",
+    )
+    add(
+        "--cni-bin-dir",
+        type=Path,
+        metavar="DIR",
+        help="where its plugins are; default: where the distribution has them",
+    )
     add(
         "--simultaneous-starts",
         type=int,
@@ -180,7 +192,9 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
 
     hollow = arguments.runtime == "hollow"
     network: Any = None
-    if not hollow and not arguments.runtime_endpoint:
+    address = arguments.node_ip or own_address(arguments.server)
+    own_containerd = not hollow and not arguments.runtime_endpoint
+    if own_containerd and arguments.cni_conf_dir is None:
         from kubelet.network.node import NodeNetwork, NodeNetworkOptions
         from kubelet.runtime.containerd import Layout
 
@@ -188,21 +202,21 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
         network = NodeNetwork(
             NodeNetworkOptions(
                 conf_dir=layout.cni_conf_dir, ipam_dir=layout.ipam_dir, netns_dir=layout.netns_dir, network=arguments.network,
-                cluster_cidr=arguments.cluster_cidr,
+                cluster_cidr=arguments.cluster_cidr, address=address,
             )
         )  # fmt: skip
     capacity = pairs([arguments.capacity], "--capacity")
     return AgentOptions(
         node_name=name,
         root=None if hollow else arguments.data_dir,
-        ips=(arguments.node_ip or own_address(arguments.server),),
+        ips=(address,),
         labels=pairs(arguments.labels, "--labels"),
         taints=taints(arguments.taints),
         capacity=capacity,
         cgroup_parent=arguments.cgroup_parent,
         simultaneous_starts=arguments.simultaneous_starts or _starts(capacity),
         network=network,
-        traffic=network is not None,
+        traffic=own_containerd,
     )
 
 
@@ -229,12 +243,15 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     from wherry.api.supervise import keep_running
 
     _make_directory(arguments.run_dir)
-    containerd = Containerd(ContainerdOptions(Layout(data=arguments.data_dir, run=arguments.run_dir)))
+    layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
+    foreign = arguments.cni_conf_dir
+    containerd = Containerd(ContainerdOptions(layout, cni_conf_dir=foreign, cni_bin_dir=arguments.cni_bin_dir))
     await containerd.start()
     supervisor = asyncio.get_running_loop().create_task(
         keep_running("containerd", containerd.supervise), name="containerd"
     )
-    return CriRuntime(containerd.endpoint, host_ports_handler=HOST_PORTS_HANDLER), [supervisor]
+    handler = "" if foreign is not None else HOST_PORTS_HANDLER
+    return CriRuntime(containerd.endpoint, host_ports_handler=handler), [supervisor]
 
 
 def _connector(arguments: argparse.Namespace) -> Callable[[Identity], Transport]:

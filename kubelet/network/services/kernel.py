@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from kubelet.network import NetworkError, masquerade
+from kubelet.network import conntrack, masquerade
 from kubelet.network.services.ruleset import TABLE
 from kubelet.runtime.processes import find_binary
 
@@ -46,20 +46,11 @@ class Nftables:
 
     def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None:
         """Of datagrams that came to the address ("": any) and port: what is remembered of their way to the endpoint, or ("")
-        of their having gone nowhere. Without the conntrack tool it is forgotten when it times out."""
-        tool = shutil.which("conntrack")
-        if tool is None:
-            return
+        of their having gone nowhere."""
         for address, port, endpoint in list(flows)[:_FLUSH_BATCH]:
             selection = ["--orig-port-dst", str(port)]
             if address:
                 selection += ["--orig-dst", address]
             if endpoint:
                 selection += ["--dst-nat", endpoint]
-            try:
-                # It also fails when there was nothing to delete.
-                subprocess.run(
-                    [tool, "-D", "-p", "udp", *selection], capture_output=True, timeout=_TIMEOUT_S, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise NetworkError(f"conntrack: {error}") from error
+            conntrack.delete("-p", "udp", *selection)

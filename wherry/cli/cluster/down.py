@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet.network import cni
+from kubelet.network import cni, conntrack
 from kubelet.runtime import cleanup, containerd, mounts
 from wherry.cli.cluster import cgroups, hosts, launch, layout
 from wherry.cli.cluster.layout import Cluster, ClusterError, Node
@@ -80,6 +80,9 @@ def down(name: str, progress: Progress, *, keep_data: bool = False) -> bool:
     with progress.step("remove nodes' networks") as step:
         if not hosts.remove_network(name, cluster.ip_forward):
             step.unchanged("there were none")
+        elif traces.described:
+            conntrack.forget(cluster.host_subnet)
+            conntrack.forget(cluster.cluster_cidr)
     with progress.step("remove files" if not keep_data else "remove run-time files") as step:
         if not _remove_files(cluster, keep_data):
             step.unchanged("there were none")

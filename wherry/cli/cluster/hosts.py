@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from kubelet.network import NetworkError, links, masquerade
-from kubelet.network.node import outside_mtu
 from kubelet.runtime import mounts
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.processes import ProcessRef, find_binary
@@ -97,7 +96,7 @@ def make_switch(cluster: Cluster) -> bool:
     """The bridge with the host's address, forwarding, and the way out. False when all was there."""
     changed = False
     if cluster.bridge not in links.names():
-        links.ip("link", "add", cluster.bridge, "mtu", str(outside_mtu()), "type", "bridge")
+        links.ip("link", "add", cluster.bridge, "mtu", str(links.mtu_of("")), "type", "bridge")
         changed = True
     address = f"{cluster.gateway}/{cluster.prefix_length}"
     if address not in links.addresses():
@@ -121,7 +120,7 @@ def make_host(cluster: Cluster, node: Node) -> bool:
     if node.netns in links.namespaces() and _is_whole(cluster, node):
         return False
     remove_host(node)
-    mtu = str(outside_mtu())
+    mtu = str(links.mtu_of(""))
     inner = "eth0"
     links.ip("netns", "add", node.netns)
     links.ip(
@@ -148,8 +147,8 @@ def _is_whole(cluster: Cluster, node: Node) -> bool:
         return False  # a name without a namespace behind it, as an unclean end leaves
 
 
-def join_pod_networks(cluster: Cluster, pod_cidrs: dict[str, str]) -> bool:
-    """Routes to every node's pods, on the host and between the nodes. `pod_cidrs`: node name -> CIDR."""
+def route_to_pods(cluster: Cluster, pod_cidrs: dict[str, str]) -> bool:
+    """Routes from the host to every node's pods; those between the nodes are their agents'. `pod_cidrs`: node name -> CIDR."""
     via = {pod_cidrs[node.name]: node.address for node in cluster.nodes if node.name in pod_cidrs}
     changed = False
     # The host has routes of other clusters too: ours are those to our nodes.
@@ -164,9 +163,6 @@ def join_pod_networks(cluster: Cluster, pod_cidrs: dict[str, str]) -> bool:
             verb = "replace" if destination in present else "add"
             links.ip("route", verb, destination, "via", gateway, "proto", links.ROUTE_PROTOCOL)
             changed = True
-    for node in cluster.nodes:
-        others = {destination: gateway for destination, gateway in via.items() if gateway != node.address}
-        changed = links.sync_routes(others, netns=node.netns) or changed
     return changed
 
 

@@ -127,7 +127,7 @@ async def _raise(cluster: Cluster, progress: Progress) -> None:
         with progress.step("nodes Ready") as step:
             started = await _wait_nodes(cluster, connected, step)
             cidrs = {row.name: row.pod_cidr for row in await api.nodes(connected) if row.pod_cidr}
-            routed = hosts.join_pod_networks(cluster, cidrs)
+            routed = hosts.route_to_pods(cluster, cidrs)
             if not started and not routed:
                 step.unchanged("all are")
         _write_client_config(cluster, progress)
