@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kubelet.agent import AgentOptions
     from kubelet.identity import Identity, IdentityStore
+    from kubelet.network.node import NodeNetwork
     from kubelet.runtime.base import Runtime
     from wherry.api.context import Env
     from wherry.client.base import Transport
@@ -41,7 +42,7 @@ _TOKEN = re.compile(r"([a-z0-9]{6}\.[a-z0-9]{16})(?:[.:@](?:sha256:)?([0-9a-f]{6
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="wherry agent", description="Runs a node of the cluster on this machine.")
     add = result.add_argument
-    add("--server", required=True, metavar="HOST:PORT[,...]", help="the control plane")
+    add("--server", default="", metavar="HOST:PORT[,...]", help="the control plane")
     add(
         "--join-server", default="", metavar="HOST:PORT", help="where to join; default: the port above that of --server"
     )
@@ -87,6 +88,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="sandboxes and containers; default: two per CPU of the node, from 4 to 16",
     )
+    add(
+        "--remove",
+        action="store_true",
+        help="in place of running: end the node's containers and containerd, take its network away, delete its directories",
+    )
     add("--log-level", default=os.environ.get("WHERRY_LOG", "info"), choices=("debug", "info", "warning", "error"))
     return result
 
@@ -98,13 +104,19 @@ def main(argv: Sequence[str]) -> int:
     )
     _bound_malloc_arenas()
     from kubelet.identity import IdentityError
+    from kubelet.network import NetworkError
     from kubelet.runtime.base import RuntimeFailure
 
     try:
         _use_fast_loop()
+        if arguments.remove:
+            asyncio.run(_remove(arguments))
+            return 0
+        if not arguments.server:
+            raise ValueError("--server: wanted HOST:PORT of the control plane")
         asyncio.run(_run(arguments))
         return 0
-    except (IdentityError, RuntimeFailure, ValueError, OSError) as error:
+    except (IdentityError, RuntimeFailure, NetworkError, ValueError, OSError) as error:
         print(f"wherry agent: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -191,20 +203,11 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
     from kubelet.agent import AgentOptions
 
     hollow = arguments.runtime == "hollow"
-    network: Any = None
+    network: NodeNetwork | None = None
     address = arguments.node_ip or own_address(arguments.server)
     own_containerd = not hollow and not arguments.runtime_endpoint
     if own_containerd and arguments.cni_conf_dir is None:
-        from kubelet.network.node import NodeNetwork, NodeNetworkOptions
-        from kubelet.runtime.containerd import Layout
-
-        layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
-        network = NodeNetwork(
-            NodeNetworkOptions(
-                conf_dir=layout.cni_conf_dir, ipam_dir=layout.ipam_dir, netns_dir=layout.netns_dir, network=arguments.network,
-                cluster_cidr=arguments.cluster_cidr, address=address,
-            )
-        )  # fmt: skip
+        network = _network(arguments, address)
     capacity = pairs([arguments.capacity], "--capacity")
     return AgentOptions(
         node_name=name,
@@ -218,6 +221,38 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
         network=network,
         traffic=own_containerd,
     )
+
+
+def _network(arguments: argparse.Namespace, address: str) -> NodeNetwork:
+    from kubelet.network.node import NodeNetwork, NodeNetworkOptions
+    from kubelet.runtime.containerd import Layout
+
+    layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
+    return NodeNetwork(
+        NodeNetworkOptions(
+            conf_dir=layout.cni_conf_dir, ipam_dir=layout.ipam_dir, netns_dir=layout.netns_dir, network=arguments.network,
+            cluster_cidr=arguments.cluster_cidr, address=address,
+        )
+    )  # fmt: skip
+
+
+async def _remove(arguments: argparse.Namespace) -> None:
+    """From whatever state a running, killed or rebooted node is in. Raises RuntimeFailure, NetworkError or OSError."""
+    import shutil
+
+    from kubelet.cgroups import PodCgroups
+    from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
+    from wherry.cli.cluster import cgroups
+
+    layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
+    if not layout.data.exists() and not layout.run.exists():
+        raise ValueError(f"--data-dir: {layout.data} is no node's directory; there is nothing to remove")
+    await Containerd(ContainerdOptions(layout)).destroy()
+    await _network(arguments, "").remove()
+    cgroups.remove_empty(PodCgroups(arguments.cgroup_parent).pods_parent)
+    cgroups.remove_empty(arguments.cgroup_parent or "kubepods")
+    for directory in (layout.run, layout.data):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _starts(capacity: Mapping[str, str]) -> int:

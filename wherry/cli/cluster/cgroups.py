@@ -30,6 +30,17 @@ def existing(name: str) -> list[Path]:
     return [path for mount in hierarchies() if (path := mount / ROOT / name).is_dir()]
 
 
+def remove_empty(path: str) -> None:
+    """The tree at this path in every hierarchy, as far as nothing runs in it. For a node that leaves, on a machine where
+    somebody else's pods may have the same parent."""
+    for mount in hierarchies():
+        for directory, _, _ in os.walk(mount / path.strip("/"), topdown=False):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                pass
+
+
 def remove(name: str) -> bool:
     """Kills what is inside and removes the tree. False when there was none."""
     tops = existing(name)
