@@ -16,6 +16,7 @@ from typing import Any
 from kubelet.pods.worker import PodWorker
 from kubelet.runtime.base import ByteStream, ContainerState, Runtime, RuntimeFailure
 from kubelet.streams.logs import LogQuery, read_logs
+from kubelet.streams.ports import Forwarding
 from wherry.api.context import Env
 from wherry.api.errors import APIError, BadRequest, NotFound
 from wherry.api.tasks import TaskGroup
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 SESSION = "/wherry.v1.NodeLink/Session"
 SESSION_KEY = "wherry-session"
 MAX_SESSIONS = 256
-MAX_PORTS = 128  # connections of one port-forward session
 Kind = pods_pb2.StreamStart
 
 
@@ -90,7 +90,7 @@ class Sessions:
                 case Kind.ATTACH:
                     return await self._attach(stream, worker, start)
                 case Kind.PORT_FORWARD:
-                    await self._port_forward(stream, worker)
+                    await self._port_forward(stream, worker, start)
                 case Kind.STATS:
                     await self._stats(stream, worker)
                 case _:
@@ -162,34 +162,11 @@ class Sessions:
 
     # -- port-forward
 
-    async def _port_forward(self, stream: BidiStream, worker: PodWorker) -> None:
+    async def _port_forward(self, stream: BidiStream, worker: PodWorker, start: pods_pb2.StreamStart) -> None:
         sandbox_id = worker.sandbox_id()
         if not sandbox_id:
             raise BadRequest(f'pod "{worker.pod.metadata.name}" is not running')
-        channels: dict[int, ByteStream] = {}
-        lock = asyncio.Lock()
-        try:
-            async with TaskGroup() as group:
-                tasks: dict[int, asyncio.Task[None]] = {}
-                async for frame in stream:
-                    number, which = frame.channel, frame.WhichOneof("frame")
-                    if which == "start_port":
-                        if len(channels) >= MAX_PORTS:
-                            await _send(stream, lock, channel=number, channel_error=f"{MAX_PORTS} connections are open")
-                            continue
-                        try:
-                            channels[number] = await self._runtime.port_forward(sandbox_id, frame.start_port)
-                        except RuntimeFailure as error:
-                            await _send(stream, lock, channel=number, channel_error=error.message)
-                            continue
-                        tasks[number] = group.create_task(_pump_port(stream, lock, number, channels))
-                    elif number in channels:
-                        await _to_port(channels[number], frame)
-                for task in tasks.values():
-                    task.cancel()
-        finally:
-            for channel in list(channels.values()):
-                await channel.close()
+        await Forwarding(stream, self._runtime, sandbox_id, windows=start.windows).run()
 
     # -- stats
 
@@ -228,43 +205,6 @@ async def _while_listening(stream: BidiStream, work: Coroutine[Any, Any, None]) 
         for task in (working, listening):
             task.cancel()
         await asyncio.wait((working, listening))
-
-
-async def _send(stream: BidiStream, lock: asyncio.Lock, **fields: Any) -> None:
-    async with lock:
-        await stream.send(pods_pb2.StreamFrame(**fields))
-
-
-async def _pump_port(stream: BidiStream, lock: asyncio.Lock, number: int, channels: dict[int, ByteStream]) -> None:
-    channel = channels[number]
-    try:
-        async for _, data in channel.output():
-            await _send(stream, lock, channel=number, data=data)
-        await _send(stream, lock, channel=number, channel_closed=True)
-    except RuntimeFailure as error:
-        await _tell(stream, lock, number, error.message)
-    except APIError as error:
-        log.debug("port-forward: %s", error.message)  # the client is gone: the session's own reader sees it too
-    finally:
-        channels.pop(number, None)
-        await channel.close()
-
-
-async def _tell(stream: BidiStream, lock: asyncio.Lock, number: int, problem: str) -> None:
-    try:
-        await _send(stream, lock, channel=number, channel_error=problem)
-    except APIError as error:
-        log.debug("port-forward: %s", error.message)
-
-
-async def _to_port(channel: ByteStream, frame: pods_pb2.StreamFrame) -> None:
-    try:
-        if frame.WhichOneof("frame") == "data":
-            await channel.send(frame.data)
-        elif frame.WhichOneof("frame") in ("channel_closed", "channel_error"):
-            await channel.send_eof()
-    except RuntimeFailure as error:
-        log.debug("port-forward: %s", error.message)  # the reading side tells the client
 
 
 async def _join(stream: BidiStream, session: ByteStream) -> meta_v1_pb2.Status:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from wherry.testing import kubectl
 from wherry.testing.local import IMAGE, MAIN, LocalCluster, containers, deployment, is_ready, until
 from wherry.testing.require import require_containerd, require_root
+from wherry.testing.server import free_port
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -111,7 +113,10 @@ PODS = {
     ).replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 600"),
     "serving": pod(
         "serving",
-        shell("mkdir /w; head -c 20000000 /dev/zero > /w/big; exec httpd -f -p 127.0.0.1:8000 -h /w")
+        shell(
+            "mkdir /w; head -c 20000000 /dev/zero > /w/big; nc -ll -p 9001 -e sleep 1000000 & "
+            "exec httpd -f -p 127.0.0.1:8000 -h /w"
+        )
         + ", livenessProbe: {exec: {command: [ls, /w/big]}, periodSeconds: 5, timeoutSeconds: 20}, tty: true, stdin: true",
     ),
     "flood": pod(
@@ -292,28 +297,56 @@ def test_exec_carries_exit_codes_and_both_streams(cluster: LocalCluster) -> None
     assert "oops" in result.stderr
 
 
-def test_port_forward_reaches_localhost_listeners_several_at_a_time(cluster: LocalCluster) -> None:
+def forwarders(cluster: LocalCluster, tmp_path: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Commands that forward ports, with their environments: ours over gRPC, kubectl over SPDY and over a WebSocket."""
+    found = {"wherry": ([*MAIN, "port-forward"], cluster.environment)}
+    versions = list(kubectl.binaries().values())
+    if versions:
+        config = tmp_path / "kubeconfig"
+        cluster.ok("kubeconfig", "-o", str(config))
+        environment = {**os.environ, "KUBECONFIG": str(config), "HOME": str(tmp_path)}
+        for name, websockets in (("spdy", "false"), ("websocket", "true")):
+            chosen = {**environment, "KUBECTL_PORT_FORWARD_WEBSOCKETS": websockets}
+            found[name] = ([str(versions[-1]), "port-forward", "--address=127.0.0.1"], chosen)
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["wherry", "spdy", "websocket"])
+def test_a_stuck_connection_of_a_port_forward_holds_up_no_other(
+    cluster: LocalCluster, tmp_path: Path, protocol: str
+) -> None:
+    """Three at a time fetch 20 MB from a listener on the pod's localhost, while the pod reads nothing of a fourth, and we
+    nothing of a fifth."""
     ready(cluster, "serving")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    forward = subprocess.Popen(
-        [*MAIN, "port-forward", "pod/serving", f"{port}:8000"],
-        env=cluster.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    found = forwarders(cluster, tmp_path).get(protocol)
+    if found is None:
+        pytest.skip("there is no kubectl on this machine")
+    command, environment = found
+    serving, deaf = free_port(), free_port()
+    words = [*command, "pod/serving", f"{serving}:8000", f"{deaf}:9001"]
+    forward = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert forward.stdout is not None
-        assert "Forwarding" in forward.stdout.readline()
+        for _ in range(2):
+            assert "Forwarding" in forward.stdout.readline()
 
         def fetch(_: int) -> int:
-            with socket.create_connection(("127.0.0.1", port), 30) as connection, connection.makefile("rb") as answer:
+            with (
+                socket.create_connection(("127.0.0.1", serving), 60) as connection,
+                connection.makefile("rb") as answer,
+            ):
                 connection.sendall(b"GET /big HTTP/1.0\r\n\r\n")
                 return len(answer.read().partition(b"\r\n\r\n")[2])
 
-        with ThreadPoolExecutor(3) as pool:
-            assert list(pool.map(fetch, range(3))) == [20_000_000] * 3
+        unheard, unread = (socket.create_connection(("127.0.0.1", port), 5) for port in (deaf, serving))
+        with unheard, unread:
+            if protocol == "wherry":  # kubectl itself goes on reading for none when one is not read
+                unread.sendall(b"GET /big HTTP/1.0\r\n\r\n")
+            unheard.settimeout(1)
+            with pytest.raises(TimeoutError):
+                unheard.sendall(bytes(64 << 20))
+            with ThreadPoolExecutor(3) as pool:
+                assert list(pool.map(fetch, range(3))) == [20_000_000] * 3
     finally:
         forward.terminate()
         forward.communicate(timeout=10)

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 import wherry
-from wherry.cli.commands import apply, change, describe, edit, get, kubeconfig, nodes, rollout, store, streams
+from wherry.cli.commands import (
+    apply,
+    change,
+    describe,
+    edit,
+    get,
+    kubeconfig,
+    nodes,
+    portforward,
+    rollout,
+    store,
+    streams,
+)
 from wherry.cli.completion import completion
 from wherry.cli.options import Config, ContextName, Namespace, Server
 from wherry.cli.session import GLOBALS
@@ -88,7 +100,7 @@ def _build() -> None:
     _add(OBJECTS, change.label, name="label")
     _add(OBJECTS, change.annotate, name="annotate")
     _add(OBJECTS, change.wait, get.events, get.api_resources, get.explain)
-    _add(PODS, streams.logs, streams.attach, streams.port_forward)
+    _add(PODS, streams.logs, streams.attach, portforward.port_forward)
     _add(PODS, streams.exec_, name="exec")
     _add_group(WORKLOADS, "rollout", rollout.app)
     _add(WORKLOADS, rollout.scale)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from controlplane.fronts.http import encoding, params, spdy
+from controlplane.fronts.http import encoding, forward, params, spdy
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.paths import Target, flag
 from controlplane.fronts.http.upgrade import MAX_MESSAGE_BYTES, RawLink, SocketLink, Taken
@@ -33,7 +32,6 @@ STREAMS_TIMEOUT_S = 30.0  # for the client to open the streams of a session
 # What is wrong with a session before it begins is answered as HTTP when it shows this soon, and within the session after that.
 EARLY_S = 0.05
 PING_S = 20.0
-MAX_FORWARDS = 1024
 
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _METHODS = {"exec": "Exec", "attach": "Attach", "portforward": "PortForward"}
@@ -55,7 +53,7 @@ class Sessions:
             raise BadRequest("Upgrade request required")
         session = _Session(exchange, self._handlers(f"/wherry.v1.Pods/{_METHODS[target.subresource]}"))
         if target.subresource == "portforward":
-            start = pods_pb2.StreamStart(namespace=target.namespace, name=target.name)
+            start = pods_pb2.StreamStart(namespace=target.namespace, name=target.name, windows=True)
             if protocol == "spdy/3.1":
                 return await session.forward_spdy(start)
             return await session.forward_socket(start)
@@ -238,7 +236,7 @@ class _Session:
         frames, first = await self._open(start)
         link = RawLink(self._exchange.request, _upgraded(SPDY_FORWARD))
         self._exchange.prepared = True
-        await self._forward(frames, first, link)
+        await self._forward(frames, first, forward.over_spdy(spdy.Connection(link), self.say))
         return Taken()
 
     async def forward_socket(self, start: pods_pb2.StreamStart) -> web.StreamResponse:
@@ -249,94 +247,25 @@ class _Session:
         await socket.prepare(self._exchange.request)
         self._exchange.prepared = True
         if socket.ws_protocol == SOCKET_FORWARD:
-            await self._forward(frames, first, SocketLink(socket))
+            await self._forward(frames, first, forward.over_spdy(spdy.Connection(SocketLink(socket)), self.say))
         else:
-            await self._forward_channels(frames, first, socket)
+            ports = [int(port) for port in self._exchange.request.query.getall("ports", []) if port.isdigit()]
+            await self._forward(frames, first, forward.over_channels(socket, ports, self.say))
         if not socket.closed:
             await socket.close()
         return socket
 
-    async def _forward(self, frames: Any, first: asyncio.Future[Any], link: spdy.Link) -> None:
-        """Each connection is a pair of streams, an error and a data stream, that name the same request."""
-        connection = spdy.Connection(link)
-        pairs: dict[str, dict[str, int]] = {}
-        channels: dict[int, int] = {}  # data stream -> channel
-        streams: dict[int, dict[str, int]] = {}  # channel -> its streams
+    async def say(self, frame: Any) -> None:
+        """A frame of the client's side, for the servicer."""
+        await self._incoming.put(frame)
 
-        async def opened(event: spdy.Opened) -> None:
-            kind = event.headers.get("streamtype", "").lower()
-            request = event.headers.get("requestid") or str(event.stream - (0 if kind == "error" else 2))
-            if len(streams) >= MAX_FORWARDS:
-                raise BadRequest(f"more than {MAX_FORWARDS} connections at once")
-            await connection.reply(event.stream)
-            pair = pairs.setdefault(request, {})
-            pair[kind] = event.stream
-            if kind == "data":
-                port = event.headers.get("port", "")
-                if not port.isdigit() or not 0 < int(port) < 65536:
-                    raise BadRequest(f'port: "{port}" is no port')
-                channels[event.stream] = event.stream
-                streams[event.stream] = pair
-                pairs.pop(request)
-                await self._incoming.put(Frame(channel=event.stream, start_port=int(port)))
-
-        async def read() -> None:
-            async for event in connection.events():
-                if isinstance(event, spdy.Opened):
-                    await opened(event)
-                    continue
-                channel = channels.get(event.stream)
-                if channel is None:
-                    continue
-                if event.data:
-                    await self._incoming.put(Frame(channel=channel, data=event.data))
-                if event.fin:
-                    channels.pop(event.stream, None)
-                    await self._incoming.put(Frame(channel=channel, channel_closed=True))
-
-        async def write(frame: Any) -> None:
-            which = frame.WhichOneof("frame")
-            pair = streams.get(frame.channel)
-            if pair is None:
-                return
-            if which == "data":
-                await connection.send(pair["data"], frame.data)
-            elif which in ("channel_closed", "channel_error"):
-                streams.pop(frame.channel)
-                if "error" in pair:
-                    await connection.send(pair["error"], frame.channel_error.encode(), fin=True)
-                await connection.send(pair["data"], b"", fin=True)
-
+    async def _forward(self, frames: Any, first: asyncio.Future[Any], ports: forward.Ports) -> None:
         try:
-            await self._run(frames, first, read(), write)
+            await self._run(frames, first, ports.read(), ports.write)
         except (ConnectionError, BadRequest):
             pass
-
-    async def _forward_channels(self, frames: Any, first: asyncio.Future[Any], socket: web.WebSocketResponse) -> None:
-        """Two channels for each port of the query, data and errors; the first message on each tells the port."""
-        ports = [int(port) for port in self._exchange.request.query.getall("ports", []) if port.isdigit()]
-        for number, port in enumerate(ports[:100]):
-            await self._incoming.put(Frame(channel=number + 1, start_port=port))
-            for channel in (2 * number, 2 * number + 1):
-                await socket.send_bytes(bytes((channel,)) + struct.pack("<H", port))
-
-        async def read() -> None:
-            async for message in socket:
-                if message.type is WSMsgType.BINARY and len(message.data) > 1:
-                    await self._incoming.put(Frame(channel=message.data[0] // 2 + 1, data=message.data[1:]))
-
-        async def write(frame: Any) -> None:
-            which = frame.WhichOneof("frame")
-            number = frame.channel - 1
-            if which == "data":
-                await socket.send_bytes(bytes((2 * number,)) + frame.data)
-            elif which == "channel_error":
-                await socket.send_bytes(bytes((2 * number + 1,)) + frame.channel_error.encode())
-
-        try:
-            await self._run(frames, first, read(), write)
-        except ConnectionError:
-            pass
+        finally:
+            await ports.close()
 
 
 def _start(exchange: Exchange, target: Target) -> pods_pb2.StreamStart:

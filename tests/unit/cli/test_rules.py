@@ -6,8 +6,9 @@ import pytest
 
 from wherry.cli.commands.change import condition_met, parse_changes
 from wherry.cli.commands.nodes import MIRROR, refusal
+from wherry.cli.commands.portforward import parse_ports
 from wherry.cli.commands.rollout import progress
-from wherry.cli.commands.streams import exit_code, parse_ports, seconds_of
+from wherry.cli.commands.streams import exit_code, seconds_of
 from wherry.cli.output import layout
 from wherry.cli.resources import UsageError
 from wherry.pb import apps_v1_pb2, core_v1_pb2, meta_v1_pb2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kubelet.runtime.hollow import BEHAVIOUR, HollowRuntime
 from kubelet.streams.sessions import SESSION
 from wherry.api.context import Env
 from wherry.api.errors import NotFound, ServiceUnavailable
+from wherry.client.windows import WINDOW_BYTES
 from wherry.pb import core_v1_pb2, nodelink_pb2, pods_pb2
 from wherry.testing.builders import PodBuilder, make_pod
 
@@ -414,6 +416,76 @@ async def test_port_forward_keeps_connections_apart(world: World) -> None:
     assert {(frame.channel, frame.data) for frame in stream.sent if frame.data} == {(1, b"x"), (2, b"xx")}
     stream.say(pods_pb2.StreamFrame(channel=1, channel_closed=True))
     await world.until(lambda: any(frame.channel_closed and frame.channel == 1 for frame in stream.sent))
+    stream.say(None)
+    await world.until(lambda: any(frame.WhichOneof("frame") == "result" for frame in stream.sent))
+
+
+class Port:
+    """A connection into a pod that sends for ever, and takes what it is sent only where it is not stuck."""
+
+    def __init__(self, *, stuck: bool) -> None:
+        self.stuck = stuck
+        self.taken = 0
+
+    async def send(self, data: bytes) -> None:
+        if self.stuck:
+            await asyncio.get_running_loop().create_future()
+        self.taken += len(data)
+
+    async def send_eof(self) -> None: ...
+    async def resize(self, width: int, height: int) -> None: ...
+    async def close(self) -> None: ...
+
+    async def wait(self) -> int:
+        return 0
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        while True:
+            await asyncio.sleep(0.001)
+            yield 1, b"y" * 10_000
+
+
+async def test_one_stuck_connection_of_a_port_forward_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 is sound, 81 takes nothing, 82 takes for ever to connect; nobody reads what comes from 81."""
+    ports = {80: Port(stuck=False), 81: Port(stuck=True)}
+
+    async def port_forward(sandbox_id: str, port: int) -> Port:
+        if port not in ports:
+            await asyncio.sleep(3600)
+        return ports[port]
+
+    monkeypatch.setattr(world.runtime, "port_forward", port_forward)
+    world.control.put(pod("a"))
+    await world.until(lambda: world.control.phase("a") == "Running")
+    open_session(world, "1", kind=pods_pb2.StreamStart.PORT_FORWARD, windows=True)
+    await world.until(lambda: "1" in world.control.sessions)
+    stream = world.control.sessions["1"]
+    for channel, port in ((2, 82), (1, 81), (0, 80)):
+        stream.say(pods_pb2.StreamFrame(channel=channel, start_port=port))
+    for _ in range(8):
+        stream.say(pods_pb2.StreamFrame(channel=1, data=b"x" * (WINDOW_BYTES // 8)))
+
+    def took(size: int) -> bool:
+        return ports[80].taken == size
+
+    sent = 0
+    for _ in range(40):  # more than a window, as the credit comes
+        stream.say(pods_pb2.StreamFrame(channel=0, data=b"x" * (WINDOW_BYTES // 8)))
+        stream.say(pods_pb2.StreamFrame(channel=0, credit=WINDOW_BYTES // 8))
+        sent += WINDOW_BYTES // 8
+        await world.until(partial(took, sent))
+
+    def received(channel: int) -> int:
+        return sum(len(frame.data) for frame in stream.sent if frame.channel == channel)
+
+    await asyncio.sleep(60)
+    assert received(0) == WINDOW_BYTES + sent
+    assert received(1) == WINDOW_BYTES, "what nobody reads stays within its window"
+    credit = sum(frame.credit for frame in stream.sent if frame.channel == 0)
+    assert sent - WINDOW_BYTES // 4 < credit <= sent
+    stream.say(pods_pb2.StreamFrame(channel=2, channel_error="not wanted any more"))
     stream.say(None)
     await world.until(lambda: any(frame.WhichOneof("frame") == "result" for frame in stream.sent))
 
