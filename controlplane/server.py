@@ -46,6 +46,8 @@ from wherry.client.local import LocalTransport
 from wherry.pb import core_v1_pb2
 
 if TYPE_CHECKING:
+    from controlplane.auth.accounttokens import AccountTokens
+    from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
     from wherry.client.leader import LeaderElector
 
@@ -78,16 +80,18 @@ class ControlPlane:
         self.options = options or Options()
         self.cluster_id = ""
         self.ca: Authority | None = None
+        self.account_tokens: AccountTokens | None = None
+        self.authentication: Authentication | None = None
         self.services = Services()
         self.health = HealthServicer()
         self.heartbeats = Heartbeats()
         self._store = store
         self._commits = Commits()
-        admission = AdmissionOptions(toleration_s=self.options.default_toleration_s)
+        admission = AdmissionOptions(toleration_s=self.options.default_toleration_s, token_volume=self.options.pki)
         registry_options = RegistryOptions(admission=admission, consistent_reads=self.options.elect)
         self.registry = Registry(store, env, registry_options)
         self._defaults_made = asyncio.Event()
-        rbac = RBAC(self.registry, self._await_defaults)
+        self._rbac = rbac = RBAC(self.registry, self._await_defaults)
         nodes = Nodes(self._pods_of, self._requester_of)
         self.authorizer = Authorizer([Masters(), Components(), Everyone(), nodes, rbac])
         self.registry.admit_also(Escalation(rbac, self.authorizer))
@@ -110,6 +114,7 @@ class ControlPlane:
             from controlplane.auth.join import Joiner
 
             self.ca = await load_authority(self._store, self.env, self.cluster_id)
+            await self._start_tokens()
             joiner = Joiner(self.registry, self.env, self.ca, self.cluster_id, self.heartbeats.connected)
         await self.registry.start()
         link = NodeLinkServicer(self.env, self.registry, self._commits, self.heartbeats, joiner)
@@ -127,6 +132,16 @@ class ControlPlane:
             self.health.know(name)
         self._task = asyncio.get_running_loop().create_task(self._run(monitor), name="control-plane")
         self.health.set_serving(True)
+
+    async def _start_tokens(self) -> None:
+        from controlplane.auth.accounttokens import AccountTokens
+        from controlplane.auth.authentication import Authentication
+        from controlplane.auth.signing import load_keys
+
+        self.account_tokens = AccountTokens(self.registry, self.env, await load_keys(self._store))
+        self.authentication = Authentication(self.registry, self.env, self.account_tokens)
+        self.registry.issue_with(self.account_tokens.issue)
+        self.registry.answer_with(Reviews(self.authorizer, self._rbac, self.authentication.review).answer)
 
     async def wait(self) -> None:
         """Returns after `stop`; raises what ended the control plane otherwise."""

@@ -42,6 +42,7 @@ from kubelet.runtime.base import (
 )
 from kubelet.runtime.hollow import HollowRuntime
 from kubelet.streams.sessions import Sessions
+from kubelet.tokens import AccountTokens
 from kubelet.volumes.manager import VolumeManager
 from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, Conflict, NotFound
@@ -119,7 +120,11 @@ class Agent:
             facts, self.report.memory_bytes, self.report.allocatable(), host_dns=host_dns() if root else DNSConfig()
         )
         objects = ObjectCache(self.client)
-        self.volumes = VolumeManager(root, objects, self.settings, self._pod_ips) if root is not None else None
+        self.volumes = (
+            VolumeManager(root, objects, self.settings, AccountTokens(self.client, env), self._pod_ips)
+            if root is not None
+            else None
+        )
         self.cgroups = PodCgroups(options.cgroup_parent) if root is not None and options.pod_cgroups else None
         self.statuses = StatusManager()
         self.services = PodServices(
@@ -149,6 +154,7 @@ class Agent:
             zone = options.labels.get(ZONE, "")
             here = Where(options.node_name, options.ips[0] if options.ips else "", zone)
             self.traffic = NodeTraffic(self.client, env, here, root, options.network)
+            self.services.service_env = self._service_env
         self._report_now = asyncio.Event()
         self._relist_now = asyncio.Event()
         self._group: TaskGroup | None = None
@@ -293,6 +299,10 @@ class Agent:
         worker = self._workers.get(uid)
         current = worker.observed.current if worker is not None else None
         return current.ips if current is not None else ()
+
+    def _service_env(self, pod: core_v1_pb2.Pod) -> Mapping[str, str]:
+        # Without a control plane there is nobody to tell us, and pods are restarted all the same.
+        return self.traffic.environment(pod, wait=self.link.connected) if self.traffic is not None else {}
 
     # -- what workers say
 

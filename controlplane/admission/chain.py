@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from controlplane.admission import (
@@ -28,13 +29,14 @@ class Options:
 class Chain:
     """Runs every plugin; the first that refuses ends the request."""
 
-    def __init__(self, lookup: Lookup, options: Options) -> None:
+    def __init__(self, lookup: Lookup, options: Options, suffix: Callable[[str], str]) -> None:
+        """`suffix` makes a name of a beginning, as generateName does."""
         self._lookup = lookup
         self._node = node_restriction.NodeRestriction()
         self._plugins: tuple[Plugin, ...] = (
             lifecycle.NamespaceLifecycle(),
             self._node,
-            service_account.ServiceAccount(token_volume=options.token_volume),
+            service_account.ServiceAccount(suffix, token_volume=options.token_volume),
             priority.Priority(),
             tolerations.DefaultTolerations(options.toleration_s),
             runtime_class.RuntimeClass(),

@@ -10,6 +10,7 @@ from typing import Any
 
 from controlplane.admission.base import Lookup, Request
 from controlplane.admission.service_account import MIRROR_ANNOTATION
+from wherry.api.errors import NotFound
 
 GROUP = "system:nodes"
 USER_PREFIX = "system:node:"
@@ -40,6 +41,8 @@ class NodeRestriction:
 
     async def validate(self, request: Request, lookup: Lookup) -> None:
         self.check(request)
+        if request.kind.kind == "ServiceAccount" and (name := node_name(request)):
+            await self._token(request, lookup, name)
 
     def check(self, request: Request) -> None:
         name = node_name(request)
@@ -56,8 +59,38 @@ class NodeRestriction:
                 self._lease(request, name)
             case "Event" | "CertificateSigningRequest":
                 pass
+            case "ServiceAccount" if request.operation == "CREATE" and request.subresource == "token":
+                pass  # `_token` looks at the pod
             case _:
                 raise request.forbid(f"node {name} may not write {request.kind.group_resource}")
+
+    async def _token(self, request: Request, lookup: Lookup, name: str) -> None:
+        """A token for a pod that runs here, and only for those whom the pod is to show it to."""
+        ref = request.obj.spec.bound_object_ref
+        if ref.api_version != "v1" or ref.kind != "Pod" or not ref.name:
+            raise request.forbid("node requested token not bound to a pod")
+        if not ref.uid:
+            raise request.forbid("node requested token with a pod binding without a uid")
+        pod = await lookup.find("v1", "Pod", request.namespace, ref.name)
+        if pod is None:
+            raise NotFound(f'pods "{ref.name}" not found', kind="pods", name=ref.name)
+        if ref.uid != pod.metadata.uid:
+            raise request.forbid(
+                f"the UID in the bound object reference ({ref.uid}) does not match the UID in record. The object might have "
+                "been deleted and then recreated"
+            )
+        if pod.spec.node_name != name:
+            raise request.forbid("node requested token bound to a pod scheduled on a different node")
+        named = {
+            source.service_account_token.audience
+            for volume in pod.spec.volumes
+            for source in volume.volume_source.projected.sources
+            if source.HasField("service_account_token")
+        }
+        for audience in request.obj.spec.audiences or ("",):
+            if audience not in named:
+                raise request.forbid(f'audience "{audience}" not found in pod spec volume, {request.identity.user} is not '
+                                     "authorized to request tokens for this audience")  # fmt: skip
 
     def _pod(self, request: Request, name: str) -> None:
         pod: Any = request.obj

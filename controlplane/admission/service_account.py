@@ -5,6 +5,7 @@ Mirror pods (made by the node agent for static pods) have none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from controlplane.admission.base import Lookup, Request
@@ -13,13 +14,15 @@ DEFAULT = "default"
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 _TOKEN_SECONDS = 3607
-_VOLUME = "kube-api-access"
+_VOLUME = "kube-api-access-"
 
 
 class ServiceAccount:
-    """`token_volume`: also mount the account's token, the cluster's CA and the namespace (needs token requests)."""
+    """`token_volume`: also mount the account's token, the cluster's CA and the namespace (needs token requests). `suffix` gives
+    the volume's name an end that a pod's own volumes do not have."""
 
-    def __init__(self, *, token_volume: bool) -> None:
+    def __init__(self, suffix: Callable[[str], str], *, token_volume: bool) -> None:
+        self._suffix = suffix
         self._token_volume = token_volume
 
     async def mutate(self, request: Request, lookup: Lookup) -> None:
@@ -43,7 +46,7 @@ class ServiceAccount:
         if account is not None and not pod.spec.image_pull_secrets:
             pod.spec.image_pull_secrets.extend(account.image_pull_secrets)
         if self._token_volume and _automount(pod, account):
-            _mount(pod)
+            _mount(pod, self._suffix)
 
     async def validate(self, request: Request, lookup: Lookup) -> None:
         return
@@ -57,18 +60,15 @@ def _automount(pod: Any, account: Any | None) -> bool:
     return True
 
 
-def _mount(pod: Any) -> None:
+def _mount(pod: Any, suffix: Callable[[str], str]) -> None:
+    present = next((volume.name for volume in pod.spec.volumes if volume.name.startswith(_VOLUME)), "")
+    name = present or suffix(_VOLUME)
     used = False
-    taken = {volume.name for volume in pod.spec.volumes}
-    name, number = _VOLUME, 0
-    while name in taken:
-        number += 1
-        name = f"{_VOLUME}-{number}"
     for container in (*pod.spec.init_containers, *pod.spec.containers):
         if all(mount.mount_path != TOKEN_PATH for mount in container.volume_mounts):
             container.volume_mounts.add(name=name, read_only=True, mount_path=TOKEN_PATH)
             used = True
-    if not used:
+    if present or not used:
         return
     volume = pod.spec.volumes.add(name=name)
     projected = volume.volume_source.projected

@@ -1,4 +1,4 @@
-"""Answers the reviews: who am I, may I, may he, what may I. Nothing of it is stored.
+"""Answers the reviews: who am I, whose token is it, may I, may he, what may I. Nothing of it is stored.
 
 `controlplane.server` gives `answer` to the registry, which calls it for the create-only kinds of authentication.k8s.io and
 authorization.k8s.io. Whether somebody may ask about others has been decided before, like for any request.
@@ -6,19 +6,25 @@ authorization.k8s.io. Whether somebody may ask about others has been decided bef
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from controlplane.auth.authorizer import Attributes, Authorizer, Verdict
 from controlplane.auth.rbac import RBAC
 from controlplane.registry import violations
 from controlplane.registry.base import Identity, RequestContext
-from wherry.api.errors import Cause
+from wherry.api.errors import Cause, NotFound
 
 
 class Reviews:
-    def __init__(self, authorizer: Authorizer, rbac: RBAC) -> None:
+    """`review_token` fills in the status of a TokenReview; without it there are no tokens in this control plane."""
+
+    def __init__(
+        self, authorizer: Authorizer, rbac: RBAC, review_token: Callable[[Any], Awaitable[None]] | None = None
+    ) -> None:
         self._authorizer = authorizer
         self._rbac = rbac
+        self._review_token = review_token
 
     async def answer(self, ctx: RequestContext, namespace: str, review: Any) -> Any:
         """A fresh message: the question with its status. Raises Invalid."""
@@ -27,7 +33,12 @@ class Reviews:
         out.ClearField("status")
         kind = out.DESCRIPTOR.name
         if kind == "SelfSubjectReview":
-            _describe(out.status.user_info, ctx.identity)
+            describe(out.status.user_info, ctx.identity)
+            return out
+        if kind == "TokenReview":
+            if self._review_token is None:
+                raise NotFound("the server could not find the requested resource")
+            await self._review_token(out)
             return out
         if kind == "SelfSubjectRulesReview":
             await self._rules(out, ctx.identity)
@@ -54,7 +65,8 @@ class Reviews:
         review.status.incomplete = False
 
 
-def _describe(user: Any, identity: Identity) -> None:
+def describe(user: Any, identity: Identity) -> None:
+    """As a UserInfo."""
     user.username, user.uid = identity.user, identity.uid
     user.groups.extend(identity.groups)
     for key in sorted(identity.extra):

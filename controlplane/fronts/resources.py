@@ -23,7 +23,7 @@ from controlplane.registry.base import (
     WatchOptions,
 )
 from wherry import __version__
-from wherry.api import kinds
+from wherry.api import schema
 from wherry.api.errors import BadRequest
 from wherry.api.kinds import Kind
 from wherry.pb import resources_pb2
@@ -337,7 +337,9 @@ def _unpack(kind: Kind, body: Any, subresource: str) -> Message:
     """The typed message in the Any, without unknown fields."""
     wanted = kind.message
     if subresource in _BODIES:
-        wanted = kinds.by_name(*_BODIES[subresource]).message
+        found = schema.find_class(*_BODIES[subresource])
+        assert found is not None, subresource
+        wanted = found
     name = body.type_url.rpartition("/")[2]
     if name != wanted.DESCRIPTOR.full_name:
         raise BadRequest(f'object: it is "{name}"; wanted "{wanted.DESCRIPTOR.full_name}"', kind=kind.plural)

@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from controlplane.admission.base import Plugin
+from controlplane.admission.base import Plugin, Request
 from controlplane.admission.chain import Chain
 from controlplane.admission.chain import Options as AdmissionOptions
 from controlplane.registry import deletion, kinds, managers, patches, violations
@@ -26,6 +26,7 @@ from controlplane.registry.base import (
     WatchBatch,
     WatchOptions,
 )  # fmt: skip
+from controlplane.registry.metadata import generate_name
 from controlplane.registry.patches import Patcher
 from controlplane.registry.pods import PodOperations, binding_request
 from controlplane.registry.reads import Reader
@@ -48,6 +49,8 @@ _UPDATED = {"status", "finalize", "approval", "ephemeralcontainers"}
 # The verbs of a kind that is a question.
 _ASKED = ("create",)
 Answer = Callable[[RequestContext, str, Any], Awaitable[Message]]
+# Of (request, namespace, account, TokenRequest).
+Issue = Callable[[RequestContext, str, str, Any], Awaitable[Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,8 @@ class Registry:
         self._services = self._served("", "services")
         self._services.companions = ServiceAllocator(store, env, options.ranges)
         self._answer: Answer | None = None
-        self._chain = chain = Chain(self._state, options.admission)
+        self._issue: Issue | None = None
+        self._chain = chain = Chain(self._state, options.admission, lambda base: generate_name(base, env))
         self._reader = Reader(self._state)
         self._writer = Writer(self._state, chain)
         self._patcher = Patcher(self._state, self._writer)
@@ -109,6 +113,10 @@ class Registry:
     def answer_with(self, answer: Answer) -> None:
         """Who answers the kinds that are questions: they can be created, and are not stored."""
         self._answer = answer
+
+    def issue_with(self, issue: Issue) -> None:
+        """Who answers the `token` subresource of service accounts."""
+        self._issue = issue
 
     async def close(self) -> None:
         """Ends all watches."""
@@ -178,6 +186,8 @@ class Registry:
             return await self._bind_one(ctx, namespace, name, obj)
         if kind.plural == "pods" and subresource == "eviction":
             return await self._evict_one(ctx, namespace, name, obj)
+        if kind.plural == "serviceaccounts" and subresource == "token":
+            return await self._issue_token(ctx, served, namespace, name, obj)
         if subresource:
             raise _unknown_resource()
         self._expect(kind.message, obj)
@@ -289,6 +299,32 @@ class Registry:
             raise _unknown_resource()
         answer = await self._answer(ctx, namespace, obj)
         return Stored(kind, answer.SerializeToString(deterministic=True), 0, {})
+
+    async def _issue_token(self, ctx: RequestContext, served: Served, namespace: str, name: str, obj: Any) -> Stored:
+        if self._issue is None:
+            raise _unknown_resource()
+        from wherry.pb import authentication_v1_pb2
+
+        self._expect(authentication_v1_pb2.TokenRequest, obj)
+        asked = authentication_v1_pb2.TokenRequest()
+        asked.CopyFrom(obj)
+        request = Request("CREATE", served.kind, "token", namespace, name, asked, None, ctx.identity, ctx.dry_run)
+        await self._chain.mutate(request)
+        await self._chain.validate(request)
+        issued = await self._issue(ctx, namespace, name, asked)
+        kind = Kind(
+            "authentication.k8s.io",
+            "v1",
+            "TokenRequest",
+            "tokenrequests",
+            "tokenrequest",
+            True,
+            (),
+            (),
+            (),
+            type(asked),
+        )
+        return Stored(kind, issued.SerializeToString(deterministic=True), 0, {})
 
     # checks
 

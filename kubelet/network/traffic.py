@@ -25,6 +25,8 @@ from kubelet.network.services.controller import SERVICE_INDEX, ServiceController
 from kubelet.network.services.kernel import Nftables
 from kubelet.network.services.plan import Place
 from kubelet.node import host_dns
+from kubelet.pods import serviceenv
+from kubelet.pods.services import ConfigError
 from wherry.api.context import Env
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import ClientAPI
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 ZONE = "topology.kubernetes.io/zone"
 RETRY_S = 5.0
+NAMESPACE_INDEX = "namespace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class NodeTraffic:
         self._file = root / "traffic.json"
         self._informers = SharedInformers(client, env)
         self._services = self._informers.informer(
-            core_v1_pb2.Service, indexers={records.ADDRESS_INDEX: records.service_addresses}
+            core_v1_pb2.Service,
+            indexers={records.ADDRESS_INDEX: records.service_addresses, NAMESPACE_INDEX: _namespace_of},
         )
         self._slices = self._informers.informer(
             discovery_v1_pb2.EndpointSlice,
@@ -88,6 +92,14 @@ class NodeTraffic:
             temporary.replace(self._file)
         except OSError as error:
             log.warning("%s: %s", self._file, error)
+
+    def environment(self, pod: core_v1_pb2.Pod, *, wait: bool) -> dict[str, str]:
+        """The variables that tell a pod of Services. Raises ConfigError while these are not known, unless nobody is to `wait`."""
+        if wait and not self._services.synced:
+            raise ConfigError("services have not yet been read at least once, cannot construct envvars")
+        near = self._services.by_index(NAMESPACE_INDEX, pod.metadata.namespace)
+        api = self._services.get(serviceenv.API_SERVICE, serviceenv.API_NAMESPACE)
+        return serviceenv.variables(pod, near if api is None else [*near, api])
 
     async def run(self) -> None:
         async with TaskGroup() as group:
@@ -139,6 +151,10 @@ class NodeTraffic:
             except Exception:
                 log.exception("cluster DNS: starting over in %g s", RETRY_S)
             await asyncio.sleep(RETRY_S)
+
+
+def _namespace_of(service: core_v1_pb2.Service) -> tuple[str]:
+    return (service.metadata.namespace,)
 
 
 def resolvers(but: str) -> list[str]:

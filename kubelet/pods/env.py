@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING
@@ -21,10 +22,11 @@ _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
 
 @dataclass(slots=True)
 class Found:
-    """Objects by name; None: there is none."""
+    """Objects by name; None: there is none. Tokens by audience and lifetime."""
 
     config_maps: dict[str, core_v1_pb2.ConfigMap | None] = field(default_factory=dict)
     secrets: dict[str, core_v1_pb2.Secret | None] = field(default_factory=dict)
+    tokens: dict[tuple[str, int], str] = field(default_factory=dict)
 
 
 def references(container: core_v1_pb2.Container) -> Iterator[tuple[str, str]]:
@@ -66,19 +68,23 @@ def environment(
     ips: Sequence[str],
     host_ips: Sequence[str],
     allocatable: Mapping[str, str],
+    services: Mapping[str, str],
 ) -> list[tuple[str, str]]:
-    """In order, later ones over earlier ones. Raises ConfigError in the kubelet's words."""
+    """In order, later ones over earlier ones; `services` hold where the pod says nothing else. Raises ConfigError in the
+    kubelet's words."""
     values: dict[str, str] = {}
     for source in container.env_from:
         values.update(_env_from(pod, source, found))
     fields = fields_of(pod, ips, host_ips)
+    known = ChainMap(values, dict(services))
     for variable in container.env:
         if not variable.HasField("value_from"):
-            values[variable.name] = expand(variable.value, values)
+            values[variable.name] = expand(variable.value, known)
             continue
         value = _value_from(pod, container, variable, found, fields, allocatable)
         if value is not None:
             values[variable.name] = value
+    values.update((name, value) for name, value in services.items() if name not in values)
     return list(values.items())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -46,6 +46,13 @@ class Objects(Protocol):
     """ConfigMaps and Secrets that pods refer to. Raises APIError (NotFound when there is none)."""
 
     async def get(self, cls: type[M], namespace: str, name: str) -> M: ...
+
+
+class Tokens(Protocol):
+    """Service account tokens, bound to their pod. Raises APIError."""
+
+    async def get(self, pod: core_v1_pb2.Pod, audience: str, seconds: int) -> str: ...
+    def forget(self, pod_uid: str) -> None: ...
 
 
 class Volumes(Protocol):
@@ -177,6 +184,11 @@ class NodeSettings:
     host_dns: DNSConfig = field(default_factory=DNSConfig)
 
 
+def no_service_env(pod: core_v1_pb2.Pod) -> Mapping[str, str]:
+    """Where this agent does not route Services."""
+    return {}
+
+
 @dataclass(slots=True)
 class PodServices:
     env: Env
@@ -191,6 +203,8 @@ class PodServices:
     probes: ProbeTransport
     starts: StartSlots
     pulls: asyncio.Semaphore
+    # The variables that tell a pod of Services; raises ConfigError while these are not known.
+    service_env: Callable[[core_v1_pb2.Pod], Mapping[str, str]] = no_service_env
 
 
 class NoVolumes:

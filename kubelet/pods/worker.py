@@ -443,7 +443,7 @@ class PodWorker:
         env = environment(
             pod, container, objects,
             ips=sandbox.ips or services.node.facts.ips, host_ips=services.node.facts.ips,
-            allocatable=services.node.allocatable,
+            allocatable=services.node.allocatable, services=services.service_env(pod),
         )  # fmt: skip
         mounts = services.volumes.mounts(pod, container, env)
         hosts = services.files.hosts_mount(pod, sandbox.ips, hostname_of(pod, services.node))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kubelet.pods.env import Found, expand, fields_of
 from kubelet.pods.resources import pod_resources
-from kubelet.pods.services import ConfigError, NodeSettings, Objects, VolumeError
+from kubelet.pods.services import ConfigError, NodeSettings, Objects, Tokens, VolumeError
 from kubelet.runtime import mounts as kernel_mounts
 from kubelet.runtime.base import Mount
 from kubelet.volumes import atomic, directories, payload
@@ -37,9 +37,11 @@ class VolumeManager:
         root: Path,
         objects: Objects,
         node: NodeSettings,
+        tokens: Tokens,
         pod_ips: Callable[[str], Sequence[str]] = lambda uid: (),
     ) -> None:
         """`pod_ips`: the addresses of a pod by uid, for the downward API."""
+        self._tokens = tokens
         self._pods = root / "pods"
         self._objects = objects
         self._node = node
@@ -82,6 +84,8 @@ class VolumeManager:
     ) -> None:
         try:
             found = await self._look_up(pod.metadata.namespace, source)
+            for audience, seconds in payload.tokens(source):
+                found.tokens[audience, seconds] = await self._tokens.get(pod, audience, seconds)
         except APIError as error:
             if (path / atomic.DATA).exists():
                 # The control plane is away: what was there when it left still serves.
@@ -160,6 +164,7 @@ class VolumeManager:
 
     async def teardown(self, pod_uid: str) -> None:
         """Unmounts what is ours and removes it; hostPath volumes stay as they are."""
+        self._tokens.forget(pod_uid)
         path = self._pods / pod_uid / "volumes"
         if path.is_dir():
             await asyncio.to_thread(_remove, path)

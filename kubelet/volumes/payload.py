@@ -30,6 +30,13 @@ def references(source: core_v1_pb2.VolumeSource) -> Iterator[tuple[str, str]]:
                 yield "Secret", part.secret.local_object_reference.name
 
 
+def tokens(source: core_v1_pb2.VolumeSource) -> Iterator[tuple[str, int]]:
+    """(audience, seconds) of each token that is projected."""
+    for part in source.projected.sources:
+        if part.HasField("service_account_token"):
+            yield part.service_account_token.audience, part.service_account_token.expiration_seconds
+
+
 def build(
     pod: core_v1_pb2.Pod,
     source: core_v1_pb2.VolumeSource,
@@ -63,7 +70,11 @@ def build(
         elif part.HasField("downward_api"):
             files.update(_downward(pod, part.downward_api.items, mode, fields, allocatable))
         elif part.HasField("service_account_token"):
-            raise VolumeError("projected service account tokens are not supported: this cluster's API issues none")
+            token = part.service_account_token
+            # Whoever is in the pod's group may read it; without one it is for all that runs in the pod.
+            private = pod.spec.security_context.HasField("fs_group")
+            text = found.tokens[token.audience, token.expiration_seconds].encode()
+            files[checked_path(token.path)] = (text, 0o600 if private else mode)
         else:
             raise VolumeError("projected source of a kind that is not supported on this node")
     return files

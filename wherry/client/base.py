@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, resources_pb2
+
+if TYPE_CHECKING:
+    from wherry.pb import authentication_v1_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -123,6 +126,12 @@ class ClientAPI(Protocol):
     async def bind(self, request: pods_pb2.BindRequest) -> str: ...
     async def bind_batch(self, requests: Sequence[pods_pb2.BindRequest]) -> Sequence[str | Exception]: ...
     async def evict(self, name: str, namespace: str, options: DeleteOptions = DeleteOptions()) -> None: ...
+    async def request_token(
+        self, namespace: str, account: str, spec: authentication_v1_pb2.TokenRequestSpec
+    ) -> authentication_v1_pb2.TokenRequest:
+        """A token of a service account."""
+        ...
+
     def logs(self, name: str, namespace: str, options: core_v1_pb2.PodLogOptions) -> AsyncIterator[bytes]: ...
     def exec(self, start: pods_pb2.StreamStart) -> BidiStream:
         """Sends the start frame; the rest is the caller's. Likewise attach and port_forward."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -15,6 +15,9 @@ from wherry.api.errors import APIError, ServiceUnavailable
 from wherry.client.base import BidiStream, DeleteOptions, Page, Selection, Transport, Warnings, WatchBatch, WatchEvent
 from wherry.client.status import from_status, to_status
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
+
+if TYPE_CHECKING:
+    from wherry.pb import authentication_v1_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -252,6 +255,17 @@ class Client:
         status = await self._transport.unary(_PODS + "Evict", request, timeout_s=self._timeout_s)
         if status.status == "Failure":
             raise from_status(status)
+
+    async def request_token(
+        self, namespace: str, account: str, spec: authentication_v1_pb2.TokenRequestSpec
+    ) -> authentication_v1_pb2.TokenRequest:
+        from wherry.pb import authentication_v1_pb2
+
+        request = resources_pb2.CreateRequest(
+            resource=_ref(core_v1_pb2.ServiceAccount), namespace=namespace, name=account, subresource="token"
+        )
+        _pack(request.object, authentication_v1_pb2.TokenRequest(spec=spec))
+        return self._object(authentication_v1_pb2.TokenRequest, await self._call("Create", request))
 
     async def logs(self, name: str, namespace: str, options: core_v1_pb2.PodLogOptions) -> AsyncIterator[bytes]:
         request = pods_pb2.LogsRequest(namespace=namespace, name=name, options=options)

@@ -7,6 +7,7 @@ understands too). Made, listed and deleted here, with any client that may write 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from wherry.api.context import Env
@@ -23,20 +24,25 @@ HASH_KEY = "token-secret-sha256"
 PLAIN_KEY = "token-secret"
 EXPIRATION_KEY = "expiration"
 USAGE_KEY = "usage-bootstrap-authentication"
+GROUPS_KEY = "auth-extra-groups"
 DESCRIPTION_KEY = "description"
 
 DEFAULT_TTL_S = 24 * 3600.0
 MAX_TTL_S = 30 * 24 * 3600.0
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_GROUP = "system:bootstrappers"
+_EXTRA_GROUP = re.compile(r"system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Without its secret, which is known to its maker only. `expires_at` is Unix time, 0 for never."""
+    """Without its secret, which is known to its maker only. `expires_at` is Unix time, 0 for never. `groups` are those of whoever
+    shows it to the Kubernetes API."""
 
     id: str
     expires_at: float
     description: str
+    groups: tuple[str, ...] = (_GROUP,)
 
 
 async def create_token(client: ClientAPI, env: Env, *, ttl_s: float = DEFAULT_TTL_S, description: str = "") -> str:
@@ -78,8 +84,12 @@ def token_of(obj: Secret) -> Token:
         expires_at = float(parse_rfc3339(expiration)[0]) if expiration else 0.0
     except ValueError:
         expires_at = 1.0  # what can't be read is over
+    extra = obj.data.get(GROUPS_KEY, b"").decode(errors="replace").split(",")
     return Token(
-        obj.metadata.name.removeprefix(PREFIX), expires_at, obj.data.get(DESCRIPTION_KEY, b"").decode(errors="replace")
+        obj.metadata.name.removeprefix(PREFIX),
+        expires_at,
+        obj.data.get(DESCRIPTION_KEY, b"").decode(errors="replace"),
+        (_GROUP, *sorted({group for group in extra if _EXTRA_GROUP.fullmatch(group)})),
     )
 
 

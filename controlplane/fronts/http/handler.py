@@ -20,6 +20,7 @@ from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.fronts.http import discovery, encoding, media
 from controlplane.fronts.http.exchange import TEXT, Exchange
+from controlplane.fronts.http.issuer import Issuer
 from controlplane.fronts.http.openapi.documents import Documents
 from controlplane.fronts.http.paths import resource_target
 from controlplane.fronts.http.peers import Peers, TokenReview
@@ -51,6 +52,7 @@ class Handler:
         checks: Checks,
         sessions: Sessions,
         tokens: TokenReview | None = None,
+        issuer: Issuer | None = None,
     ) -> None:
         self._registry = registry
         self._authorizer = authorizer
@@ -59,6 +61,7 @@ class Handler:
         self._peers = Peers(authorizer, tokens)
         self._resources = Resources(registry, authorizer, commits, env, sessions)
         self._openapi = Documents(registry.verbs)
+        self._issuer = issuer
         self._closed = False
 
     def close(self) -> None:
@@ -113,6 +116,8 @@ class Handler:
             return lambda exchange: self._groups(exchange, rest)
         if parts == ["openapi", "v2"]:
             return self._openapi_v2
+        if self._issuer is not None and (found := self._issuer.document(parts)) is not None:
+            return found
         if parts[:2] == ["openapi", "v3"]:
             return lambda exchange: self._openapi_v3(exchange, "/".join(parts[2:]))
         return None
@@ -153,7 +158,8 @@ class Handler:
             paths += [f"/apis/{group}", *(f"/apis/{group}/{version}" for version in catalogue.versions(group))]
         for name in _HEALTH:
             paths += [f"/{name}", *(f"/{name}/{check}" for check in sorted(self._checks))]
-        return exchange.json({"paths": [*paths, "/openapi/v2", "/openapi/v3", "/version"]})
+        issuer = ["/.well-known/openid-configuration", "/openid/v1/jwks"] if self._issuer is not None else []
+        return exchange.json({"paths": [*issuer[:1], *paths, "/openapi/v2", "/openapi/v3", *issuer[1:], "/version"]})
 
     async def _version(self, exchange: Exchange) -> web.StreamResponse:
         media.negotiate(exchange.accept, offered=(media.JSON,))

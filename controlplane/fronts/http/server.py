@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from controlplane.fronts.http.handler import Handler
+from controlplane.fronts.http.issuer import Issuer
 from controlplane.fronts.http.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -32,7 +33,17 @@ def handler_of(plane: ControlPlane) -> Handler:
     """The front of a control plane that has started."""
     checks = {"ping": lambda: True, "log": lambda: True, "serving": lambda: plane.health.serving}
     sessions = Sessions(plane.services.handler)
-    return Handler(plane.registry, plane.authorizer, plane.commits, plane.env, checks, sessions)
+    authentication, accounts = plane.authentication, plane.account_tokens
+    return Handler(
+        plane.registry,
+        plane.authorizer,
+        plane.commits,
+        plane.env,
+        checks,
+        sessions,
+        tokens=authentication.identity if authentication is not None else None,
+        issuer=Issuer(accounts.public_keys()) if accounts is not None else None,
+    )
 
 
 def tls_context(certificate: ServingCertificate, ca_pem: bytes) -> ssl.SSLContext:

@@ -38,6 +38,7 @@ _ALL = {
     "portforward": Subresource(CONNECT, ("", "v1", "PodPortForwardOptions"), session=True),
     "scale": Subresource(READ_WRITE, ("autoscaling", "v1", "Scale")),
     "status": Subresource(READ_WRITE),
+    "token": Subresource(("create",), ("authentication.k8s.io", "v1", "TokenRequest")),
 }
 
 

@@ -1,4 +1,4 @@
-"""authentication.k8s.io/v1: who am I. `controlplane.auth.reviews` answers; nothing is stored."""
+"""authentication.k8s.io/v1: who am I, and whose token is it. `controlplane.auth.reviews` answers; nothing is stored."""
 
 from __future__ import annotations
 
@@ -9,4 +9,5 @@ from controlplane.registry.strategies.declared import entry
 
 
 def kinds() -> Iterator[Served]:
-    yield entry("authentication.k8s.io/v1", "SelfSubjectReview", verbs=("create",))
+    for kind in ("SelfSubjectReview", "TokenReview"):
+        yield entry("authentication.k8s.io/v1", kind, verbs=("create",))

@@ -32,6 +32,20 @@ class Objects:
         return table[name]
 
 
+class Tokens:
+    def __init__(self) -> None:
+        self.number = 1
+        self.forgotten: list[str] = []
+
+    async def get(self, pod: core_v1_pb2.Pod, audience: str, seconds: int) -> str:
+        if not self.number:
+            raise ServiceUnavailable("away")
+        return f"{audience} {seconds} {self.number}"
+
+    def forget(self, pod_uid: str) -> None:
+        self.forgotten.append(pod_uid)
+
+
 @pytest.fixture
 def objects() -> Objects:
     made = Objects()
@@ -43,7 +57,7 @@ def objects() -> Objects:
 @pytest.fixture
 def manager(tmp_path: Path, objects: Objects) -> VolumeManager:
     settings = NodeSettings(NodeFacts("n1", ("192.0.2.1",)), allocatable={"cpu": "4"})
-    return VolumeManager(tmp_path, objects, settings, lambda uid: ("10.0.0.9",))
+    return VolumeManager(tmp_path, objects, settings, Tokens(), lambda uid: ("10.0.0.9",))
 
 
 def pod_with(**fields: Any) -> core_v1_pb2.Pod:
@@ -172,10 +186,39 @@ async def test_projected(manager: VolumeManager) -> None:
     }  # fmt: skip
 
 
-async def test_service_account_tokens_are_refused_clearly(manager: VolumeManager) -> None:
-    part = core_v1_pb2.VolumeProjection(service_account_token=core_v1_pb2.ServiceAccountTokenProjection(path="token"))
-    with pytest.raises(VolumeError, match="service account tokens are not supported"):
-        await manager.prepare(pod_with(projected=core_v1_pb2.ProjectedVolumeSource(sources=[part])))
+def projected_token(**more: Any) -> core_v1_pb2.ProjectedVolumeSource:
+    token = core_v1_pb2.ServiceAccountTokenProjection(path="sub/token", expiration_seconds=600, **more)
+    return core_v1_pb2.ProjectedVolumeSource(sources=[core_v1_pb2.VolumeProjection(service_account_token=token)])
+
+
+async def test_service_account_tokens_are_projected_and_renewed(manager: VolumeManager) -> None:
+    tokens: Any = manager._tokens
+    pod = pod_with(projected=projected_token(audience="vault"))
+    await manager.prepare(pod)
+    assert contents(manager, pod)["sub/token"] == b"vault 600 1"
+    tokens.number = 2
+    await manager.prepare(pod)
+    assert contents(manager, pod)["sub/token"] == b"vault 600 2"
+    tokens.number = 0
+    await manager.prepare(pod)
+    assert contents(manager, pod)["sub/token"] == b"vault 600 2", "the old one stays while there is no other"
+    await manager.teardown(pod.metadata.uid)
+    assert tokens.forgotten == [pod.metadata.uid]
+
+
+async def test_a_pod_does_not_start_without_its_token(manager: VolumeManager) -> None:
+    tokens: Any = manager._tokens
+    tokens.number = 0
+    with pytest.raises(VolumeError, match=r'MountVolume\.SetUp failed for volume "v" : away'):
+        await manager.prepare(pod_with(projected=projected_token()))
+
+
+async def test_a_token_is_for_the_group_of_the_pod_alone(manager: VolumeManager) -> None:
+    pod = pod_with(projected=projected_token())
+    pod.spec.security_context.fs_group = os.getgid()
+    await manager.prepare(pod)
+    mode = (manager.path(pod.metadata.uid, "v") / "sub" / "token").stat().st_mode
+    assert mode & 0o777 == 0o640
 
 
 async def test_unsupported_types_are_named(manager: VolumeManager) -> None:

@@ -1,0 +1,157 @@
+"""The keys that sign service account tokens: made once, kept in the store beside the CA, so that every replica signs and verifies
+with the same ones.
+
+`/wherry/pki/service-account` holds private keys as PEM, one after another. The first signs; all verify, so a key is replaced by
+putting a new one in front and dropping the old one when its tokens are over. Read once at start by `controlplane.server`; used by
+`accounttokens`. The tokens are JWTs (RFC 7519) signed with ES256: one algorithm and one form, so that nothing about them is up to
+whoever shows one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+from controlplane.auth.ca import private_pem
+from controlplane.store.base import Compare, Put, Store
+
+KEYS_KEY = "/wherry/pki/service-account"
+ALGORITHM = "ES256"
+_HALF = 32  # bytes of each of the two numbers of a P-256 signature
+MAX_TOKEN_CHARS = 16 * 1024
+_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?", re.DOTALL)
+
+
+class InvalidToken(Exception):
+    """It is not a token of ours, or not one any more. The message may be told to whoever may review tokens."""
+
+
+class Key:
+    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
+        self._private = private
+
+    @cached_property
+    def id(self) -> str:
+        """Of the public key, as Kubernetes names keys: so that anybody who has it finds it in a key set."""
+        info = self._private.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return encode(hashlib.sha256(info).digest())
+
+    def sign(self, data: bytes) -> bytes:
+        first, second = decode_dss_signature(self._private.sign(data, ec.ECDSA(hashes.SHA256())))
+        return first.to_bytes(_HALF, "big") + second.to_bytes(_HALF, "big")
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        if len(signature) != 2 * _HALF:
+            return False
+        numbers = int.from_bytes(signature[:_HALF], "big"), int.from_bytes(signature[_HALF:], "big")
+        try:
+            self._private.public_key().verify(encode_dss_signature(*numbers), data, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+    def public(self) -> dict[str, str]:
+        """As a JSON Web Key."""
+        numbers = self._private.public_key().public_numbers()
+        x, y = numbers.x.to_bytes(_HALF, "big"), numbers.y.to_bytes(_HALF, "big")
+        return {
+            "use": "sig",
+            "kty": "EC",
+            "kid": self.id,
+            "crv": "P-256",
+            "alg": ALGORITHM,
+            "x": encode(x),
+            "y": encode(y),
+        }
+
+
+class Keys:
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = tuple(keys)
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        """The token, in JWT's compact form."""
+        key = self._keys[0]
+        head = encode(_json({"alg": ALGORITHM, "kid": key.id}))
+        signed = f"{head}.{encode(_json(claims))}"
+        return f"{signed}.{encode(key.sign(signed.encode()))}"
+
+    def verify(self, token: str) -> dict[str, Any]:
+        """The claims, of which nothing but the signature has been looked at. Raises InvalidToken."""
+        parts = token.split(".")
+        if len(parts) != 3 or len(token) > MAX_TOKEN_CHARS:
+            raise InvalidToken("invalid bearer token")
+        try:
+            head, claims, signature = json.loads(decode(parts[0])), decode(parts[1]), decode(parts[2])
+        except (ValueError, RecursionError) as error:
+            raise InvalidToken("invalid bearer token") from error
+        if not isinstance(head, dict) or head.get("alg") != ALGORITHM or "crit" in head:
+            raise InvalidToken("invalid bearer token")
+        signed = f"{parts[0]}.{parts[1]}".encode()
+        wanted = [key for key in self._keys if key.id == head.get("kid")]
+        if not any(key.verifies(signature, signed) for key in wanted):
+            raise InvalidToken("invalid bearer token")
+        found = json.loads(claims)  # signed by us, so it is JSON
+        assert isinstance(found, dict)
+        return found
+
+    def public(self) -> dict[str, list[dict[str, str]]]:
+        """The key set by which others verify our tokens (RFC 7517)."""
+        return {"keys": [key.public() for key in self._keys]}
+
+
+async def load_keys(store: Store) -> Keys:
+    """The cluster's keys; the first of several replicas that start at once makes one."""
+    kept = await store.get(KEYS_KEY)
+    if kept is None:
+        made = private_pem(ec.generate_private_key(ec.SECP256R1()))
+        result = await store.txn([Compare(KEYS_KEY, 0)], [Put(KEYS_KEY, made)])
+        if result.succeeded:
+            return parse_keys(made)
+        kept = await store.get(KEYS_KEY)
+        assert kept is not None
+    return parse_keys(kept.value)
+
+
+def parse_keys(pem: bytes) -> Keys:
+    keys = []
+    for match in _PEM.finditer(pem):
+        key = serialization.load_pem_private_key(match.group(0), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise ValueError(f"{KEYS_KEY}: a key is not one of the curve P-256")
+        keys.append(Key(key))
+    if not keys:
+        raise ValueError(f"{KEYS_KEY}: it holds no private key")
+    return Keys(keys)
+
+
+def encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def decode(text: str) -> bytes:
+    """The one form that `encode` gives, and no other of the same bytes. Raises ValueError."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error
+    if encode(data) != text:
+        raise ValueError("not in the canonical form")
+    return data
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
