@@ -33,7 +33,7 @@ DECIDED_HERE = (
     *range(577, 580), *range(581, 584), *range(585, 599), *range(606, 623),
 )  # fmt: skip
 EXCEPTIONS: dict[str, dict[int, str]] = {
-    "validation": {558: "an empty set of values is refused"},
+    "validation": {},
     "discovery": {},
     "auth": {},
     "tables": {61: "IPAddress shows its age too"},

@@ -65,7 +65,6 @@ EXCEPTIONS: dict[str, dict[int, str]] = {
         553: CLIENT_ERROR,
         555: "the stale resourceVersion is seen first",
         **dict.fromkeys((571, 586, 588, 589, 590, 591, 592, 593, 594), FRONT),
-        558: "an empty set of values is refused",
         602: OTHER_CLUSTER,
         605: OTHER_CLUSTER,
         **dict.fromkeys((606, 607, 610, 612, 613, 617, 621), FRONT),

@@ -1,0 +1,88 @@
+"""Bearer tokens over real HTTPS: asked for, shown, refused, and verified by others with what the server publishes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import jwt
+import pytest
+
+from wherry.api.context import Env
+from wherry.testing.https import Caller, Https, https
+
+ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
+WHO = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Https]:
+    async with https(Env()) as found:
+        yield found
+
+
+@pytest.fixture
+async def admin(front: Https) -> AsyncIterator[Caller]:
+    async with front.caller() as caller:
+        made = await caller.ask("POST", ACCOUNTS, {"metadata": {"name": "robot"}})
+        assert made.status == 201
+        yield caller
+
+
+@pytest.fixture
+async def nobody(front: Https) -> AsyncIterator[Caller]:
+    """Without a certificate."""
+    async with front.caller("") as caller:
+        yield caller
+
+
+async def token_of(admin: Caller, **spec: object) -> str:
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    answer = await admin.ask("POST", f"{ACCOUNTS}/robot/token", body)
+    assert answer.status == 201, answer.text
+    token: str = answer.json["status"]["token"]
+    return token
+
+
+async def test_a_token_is_who_it_says_until_its_account_goes(admin: Caller, nobody: Caller) -> None:
+    token = await token_of(admin)
+    answer = await nobody.ask("POST", WHO, REVIEW, Authorization=f"Bearer {token}")
+    assert answer.json["status"]["userInfo"]["username"] == "system:serviceaccount:default:robot"
+    listed = await nobody.ask("GET", "/api/v1/pods", Authorization=f"Bearer {token}")
+    assert listed.status == 403
+    assert 'User "system:serviceaccount:default:robot" cannot list resource "pods"' in listed.json["message"]
+    assert (await admin.ask("DELETE", f"{ACCOUNTS}/robot")).status == 200
+    gone = await nobody.ask("POST", WHO, REVIEW, Authorization=f"Bearer {token}")
+    assert (gone.status, gone.json["message"], gone.json["reason"]) == (401, "Unauthorized", "Unauthorized")
+    assert gone.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("token", ["nope", "a.b.c", "x" * 30_000, "abcdef.0123456789abcdef"])
+async def test_nobodys_token(nobody: Caller, token: str) -> None:
+    answer = await nobody.ask("GET", "/version", Authorization=f"Bearer {token}")
+    assert (answer.status, answer.json["message"]) == (401, "Unauthorized")
+
+
+async def test_a_review_over_http(admin: Caller) -> None:
+    token = await token_of(admin, audiences=["a.example"])
+    body = {
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": token, "audiences": ["a.example"]},
+    }  # fmt: skip
+    answer = await admin.ask("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)
+    assert (answer.status, answer.json["status"]["authenticated"]) == (201, True)
+
+
+async def test_others_verify_our_tokens_by_themselves(admin: Caller, nobody: Caller) -> None:
+    token = await token_of(admin, audiences=["vault"])
+    own = await token_of(admin)
+    assert (await nobody.ask("GET", "/openid/v1/jwks")).status == 403
+    answer = await nobody.ask("GET", "/.well-known/openid-configuration", Authorization=f"Bearer {own}")
+    found = answer.json
+    assert found["issuer"] == "https://kubernetes.default.svc"
+    assert found["id_token_signing_alg_values_supported"] == ["ES256"]
+    path = "/" + found["jwks_uri"].split("/", 3)[3]
+    keys = await nobody.ask("GET", path, Authorization=f"Bearer {own}")
+    assert keys.headers["Content-Type"] == "application/jwk-set+json"
+    (key,) = jwt.PyJWKSet.from_dict(keys.json).keys
+    assert jwt.decode(token, key, ["ES256"], audience="vault", issuer=found["issuer"])["sub"].endswith(":robot")
