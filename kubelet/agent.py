@@ -54,6 +54,7 @@ from wherry.client.events import EventRecorder
 from wherry.pb import core_v1_pb2, nodelink_pb2
 
 if TYPE_CHECKING:
+    from kubelet.network.drain import Drain
     from kubelet.network.traffic import NodeTraffic
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,9 @@ class Agent:
             pulls=asyncio.Semaphore(options.simultaneous_pulls),
         )  # fmt: skip
         self.checkpoints = Checkpoints(root)
-        self.link = ControlLink(env, transport, options.node_name, agent_version(), self.statuses, self)
+        routes = options.traffic and root is not None
+        hello = nodelink_pb2.Hello(node_name=options.node_name, agent_version=agent_version(), routes_services=routes)
+        self.link = ControlLink(env, transport, hello, self.statuses, self)
         self.sessions = Sessions(env, transport, runtime, self._find)
         self._workers: dict[str, PodWorker] = {}
         self._done: dict[str, None] = {}  # uids whose worker has ended and that the control plane still knows
@@ -148,13 +151,16 @@ class Agent:
         self._cidrs = ("", "")  # this node's pods, all pods
         self._network_task: asyncio.Task[None] | None = None
         self.traffic: NodeTraffic | None = None
-        if options.traffic and root is not None:
+        self.drain: Drain | None = None
+        if routes and root is not None:
+            from kubelet.network.drain import Drain
             from kubelet.network.traffic import ZONE, NodeTraffic, Where
 
             zone = options.labels.get(ZONE, "")
             here = Where(options.node_name, options.ips[0] if options.ips else "", zone)
             self.traffic = NodeTraffic(self.client, env, here, root, options.network)
             self.services.service_env = self._service_env
+            self.drain = self.services.drain = Drain(self.traffic.slices, self.link.ask_routes)
         self._report_now = asyncio.Event()
         self._relist_now = asyncio.Event()
         self._group: TaskGroup | None = None
@@ -560,6 +566,19 @@ class Agent:
 
     def on_close_session(self, session_id: str) -> None:
         self.sessions.close(session_id)
+
+    def on_routes_query(self, query: int, revision: int) -> None:
+        assert self._group is not None
+        if self.traffic is not None:
+            self._group.create_task(self._answer_routes(self.traffic, query, revision), name="routes-query")
+
+    async def _answer_routes(self, traffic: NodeTraffic, query: int, revision: int) -> None:
+        if await traffic.routes_by(revision):
+            self.link.routes_level(query)
+
+    def on_routes_settled(self, request: int, missing: list[str]) -> None:
+        if self.drain is not None:
+            self.drain.on_settled(request, missing)
 
     # -- for tests and simulation
 

@@ -24,6 +24,7 @@ CONNECT = "/wherry.v1.NodeLink/Connect"
 HEARTBEAT_S = 1.0  # until the server says otherwise
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 2.0
 STEADY_S = 10.0  # a stream that lasted this long starts the back-off anew
+OUTGOING_LIMIT = 1000
 CALL_LIMIT_S = 15.0  # an acknowledgement that takes longer means a dead stream
 
 
@@ -38,14 +39,24 @@ class Handler(Protocol):
     def on_unknown(self, keys: list[nodelink_pb2.PodKey]) -> None: ...
     def on_open_session(self, session: nodelink_pb2.OpenSession) -> None: ...
     def on_close_session(self, session_id: str) -> None: ...
+    def on_routes_query(self, query: int, revision: int) -> None: ...
+    def on_routes_settled(self, request: int, missing: list[str]) -> None: ...
 
 
 class ControlLink:
     def __init__(
-        self, env: Env, transport: Transport, node_name: str, version: str, statuses: StatusManager, handler: Handler
+        self,
+        env: Env,
+        transport: Transport,
+        hello: nodelink_pb2.Hello,
+        statuses: StatusManager,
+        handler: Handler,
     ) -> None:
+        """`hello` without the incarnation."""
         self._env, self._transport, self._statuses, self._handler = env, transport, statuses, handler
-        self._hello = nodelink_pb2.Hello(node_name=node_name, agent_version=version, incarnation=env.uuid())
+        self._hello = nodelink_pb2.Hello()
+        self._hello.CopyFrom(hello)
+        self._hello.incarnation = env.uuid()
         self._interval_s = HEARTBEAT_S
         self._node_status: core_v1_pb2.NodeStatus | None = None
         self._node_status_sent = True
@@ -53,6 +64,24 @@ class ControlLink:
         self._sequence = 0
         self._acknowledged = asyncio.Event()
         self.connected = False
+        self._outgoing: list[nodelink_pb2.AgentMessage] = []
+        self._has_outgoing = asyncio.Event()
+
+    def ask_routes(self, request: int, revision: int) -> bool:
+        """Asks whether every node routes by this revision; False when there is no stream to ask over."""
+        return self._post(
+            nodelink_pb2.AgentMessage(routes_request=nodelink_pb2.RoutesRequest(request=request, revision=revision))
+        )
+
+    def routes_level(self, query: int) -> bool:
+        return self._post(nodelink_pb2.AgentMessage(routes_level=nodelink_pb2.RoutesLevel(query=query)))
+
+    def _post(self, message: nodelink_pb2.AgentMessage) -> bool:
+        if not self.connected or len(self._outgoing) >= OUTGOING_LIMIT:
+            return False
+        self._outgoing.append(message)
+        self._has_outgoing.set()
+        return True
 
     def put_node_status(self, status: core_v1_pb2.NodeStatus) -> None:
         self._node_status, self._node_status_sent = status, False
@@ -97,6 +126,7 @@ class ControlLink:
                         group.create_task(self._heartbeats(stream, lock)),
                         group.create_task(self._send_statuses(stream, lock)),
                         group.create_task(self._forward_changes()),
+                        group.create_task(self._send_outgoing(stream, lock)),
                     ]
                     async for message in stream:
                         self._take(message)
@@ -106,6 +136,7 @@ class ControlLink:
                 raise _first(group_error) from group_error
         finally:
             self.connected = False
+            self._outgoing.clear()  # about queries of a stream that is no more
             await stream.cancel()
 
     async def _send(self, stream: BidiStream, lock: asyncio.Lock, message: nodelink_pb2.AgentMessage) -> None:
@@ -129,6 +160,18 @@ class ControlLink:
             self._handler.on_open_session(message.open_session)
         elif which == "close_session":
             self._handler.on_close_session(message.close_session.session_id)
+        elif which == "routes_query":
+            self._handler.on_routes_query(message.routes_query.query, message.routes_query.revision)
+        elif which == "routes_settled":
+            settled = message.routes_settled
+            self._handler.on_routes_settled(settled.request, list(settled.missing))
+
+    async def _send_outgoing(self, stream: BidiStream, lock: asyncio.Lock) -> None:
+        while True:
+            await self._has_outgoing.wait()
+            self._has_outgoing.clear()
+            while self._outgoing:
+                await self._send(stream, lock, self._outgoing.pop(0))
 
     async def _heartbeats(self, stream: BidiStream, lock: asyncio.Lock) -> None:
         sequence = 0

@@ -17,6 +17,7 @@ from controlplane.fronts.commit import Commits
 from controlplane.nodelink.channel import Channel
 from controlplane.nodelink.heartbeats import Heartbeats
 from controlplane.nodelink.nodestatus import write_node_status
+from controlplane.nodelink.routing import Routing
 from controlplane.registry.base import ListOptions, RegistryAPI, WatchBatch, WatchOptions
 from wherry.api import kinds
 from wherry.api.errors import APIError, BadRequest, Conflict, Expired, NotFound, ServiceUnavailable
@@ -42,6 +43,7 @@ class Connection:
         registry: RegistryAPI,
         commits: Commits,
         heartbeats: Heartbeats,
+        routing: Routing,
     ) -> None:
         self.node = node
         self.hello = hello
@@ -51,6 +53,7 @@ class Connection:
         self._registry = registry
         self._commits = commits
         self._heartbeats = heartbeats
+        self._routing = routing
         self._kind = kinds.by_name("v1", "Pod")
         self._pods: dict[tuple[str, str], str] = {}
         self._listed = asyncio.Event()
@@ -87,6 +90,10 @@ class Connection:
             which = message.WhichOneof("message")
             if which == "status":
                 await self._take(message.status)
+            elif which == "routes_request":
+                self._routing.ask(self.node, message.routes_request.request, message.routes_request.revision)
+            elif which == "routes_level":
+                self._routing.level(self.node, message.routes_level.query)
             elif which == "hello":
                 raise BadRequest("hello: it was said already; it is the first message of a stream only")
 

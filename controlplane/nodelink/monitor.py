@@ -102,6 +102,10 @@ class Monitor:
             pod_cidr = await ensure_pod_cidr(self._registry, self._context(), node, self._settings.cluster_cidr)
         return self._settings_of(pod_cidr)
 
+    def has_absent(self) -> bool:
+        connected = set(self._heartbeats.connected_nodes())
+        return any(node not in connected and node not in self._silent for node in self._nodes)
+
     def _settings_of(self, pod_cidr: str) -> nodelink_pb2.Settings:
         return nodelink_pb2.Settings(
             heartbeat_interval_ms=round(self._interval_s * 1000),

@@ -15,6 +15,7 @@ from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.nodelink.connection import Connection
 from controlplane.nodelink.heartbeats import Heartbeats
+from controlplane.nodelink.routing import Routing
 from controlplane.nodelink.sessions import SESSION_KEY, Sessions
 from controlplane.registry.base import RegistryAPI
 from wherry.api.context import Env
@@ -36,6 +37,10 @@ class Welcomer(Protocol):
         """Called when a node has said hello, before it is told anything. Raises NotFound when there is no such Node."""
         ...
 
+    def has_absent(self) -> bool:
+        """Some node that is not silent has no control stream here: it is on its way back, or another replica holds it."""
+        ...
+
 
 class NodeLinkServicer:
     """Invariant: `_connections[node]` is the newest live control stream of that node."""
@@ -50,11 +55,18 @@ class NodeLinkServicer:
         self._connections: dict[str, Connection] = {}
         self.sessions = Sessions(env, self.send)
         self.monitor: Welcomer | None = None
+        self._routing = Routing(self.send, self._routers, self._has_absent)
 
     def send(self, node: str, message: nodelink_pb2.ControlMessage) -> bool:
         """Down the node's control stream, if there is one that has room."""
         connection = self._connections.get(node)
         return connection is not None and connection.outbox.offer(message)
+
+    def _routers(self) -> list[str]:
+        return [node for node, connection in self._connections.items() if connection.hello.routes_services]
+
+    def _has_absent(self) -> bool:
+        return self.monitor is not None and self.monitor.has_absent()
 
     def disconnect(self, node: str, error: APIError) -> None:
         """Ends the node's control stream, so that its agent dials anew and tells all it knows."""
@@ -84,7 +96,7 @@ class NodeLinkServicer:
         node = _authenticated(call, hello.node_name)
         if self.monitor is None:
             raise ServiceUnavailable("the node link has not started yet")
-        connection = Connection(node, hello, call, self._registry, self._commits, self._heartbeats)
+        connection = Connection(node, hello, call, self._registry, self._commits, self._heartbeats, self._routing)
         settings = await self.monitor.welcome(node)
         older = self._connections.get(node)
         self._connections[node] = connection

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 ZONE = "topology.kubernetes.io/zone"
 RETRY_S = 5.0
 NAMESPACE_INDEX = "namespace"
+LEVEL_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,13 @@ class NodeTraffic:
             core_v1_pb2.Service,
             indexers={records.ADDRESS_INDEX: records.service_addresses, NAMESPACE_INDEX: _namespace_of},
         )
-        self._slices = self._informers.informer(
+        self.slices = self._informers.informer(
             discovery_v1_pb2.EndpointSlice,
             indexers={SERVICE_INDEX: by_service, records.ADDRESS_INDEX: records.slice_addresses},
         )
         self._settings = _load(self._file)
         self._changed = asyncio.Event()
+        self._router: ServiceController | None = None
 
     def configure(self, settings: TrafficSettings) -> None:
         if settings == self._settings:
@@ -100,6 +102,17 @@ class NodeTraffic:
         near = self._services.by_index(NAMESPACE_INDEX, pod.metadata.namespace)
         api = self._services.get(serviceenv.API_SERVICE, serviceenv.API_NAMESPACE)
         return serviceenv.variables(pod, near if api is None else [*near, api])
+
+    async def routes_by(self, revision: int) -> bool:
+        """True when the kernel leads connections by the EndpointSlices of this revision; False when that takes too long."""
+        if self._router is None:
+            return False
+        try:
+            async with asyncio.timeout(LEVEL_LIMIT_S):
+                await self._router.routes_by(revision)
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         async with TaskGroup() as group:
@@ -124,7 +137,8 @@ class NodeTraffic:
         place = Place(self._here.node_name, settings.pod_cidr, self._here.zone)
         while True:
             try:
-                await ServiceController(self._informers, Nftables(), place).run()
+                self._router = ServiceController(self._informers, Nftables(), place)
+                await self._router.run()
             except Exception:
                 # A defect here must not end the pods' tasks beside it.
                 log.exception("services: starting over in %g s", RETRY_S)
@@ -140,7 +154,7 @@ class NodeTraffic:
             await asyncio.sleep(RETRY_S)
 
     async def _answer(self, settings: TrafficSettings) -> None:
-        zone = Zone(settings.cluster_domain, self._services, self._slices)
+        zone = Zone(settings.cluster_domain, self._services, self.slices)
         upstream = Upstream(self._env, partial(resolvers, settings.cluster_dns))
         while True:
             try:

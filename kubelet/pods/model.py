@@ -103,6 +103,7 @@ class PodMemory:
     ended: tuple[str, str] | None = None  # reason and message: evicted, deadline
     grace_s: float | None = None  # overrides the pod's when it was evicted or deleted by force
     kill_by: float | None = None  # when the grace period of a pod that is being stopped is over
+    drained: bool = True  # nobody leads new connections to it, as far as anybody can tell; False until then
     removed: bool = False  # no longer this node's: no deletionTimestamp, no report
     cleaned: bool = False  # volumes and cgroup are gone
     purged: bool = False  # ... and directories and logs
@@ -158,6 +159,13 @@ class StartCreated:
     @property
     def key(self) -> str:
         return f"start/{self.container}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Wait until no node leads new connections to the pod."""
+
+    key: str = "drain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +227,7 @@ Action = (
     | EnsureImage
     | StartContainer
     | StartCreated
+    | Drain
     | KillContainer
     | StopSandbox
     | RemoveSandbox

@@ -118,6 +118,10 @@ class _Planner:
             grace_s = self.memory.grace_s if self.memory.grace_s is not None else grace_s
         elif metadata.HasField("deletion_grace_period_seconds"):
             grace_s = float(metadata.deletion_grace_period_seconds)
+        if not self.memory.drained and not self.memory.removed and self.observed.alive():
+            # The grace period begins with the signal: it is for what the pod has begun, not for what still comes.
+            self.actions.append(m.Drain())
+            return Stage.TERMINATING
         if not self._stop_everything(max(grace_s, MINIMUM_GRACE_S)):
             return Stage.TERMINATING
         self._stop_sandboxes()

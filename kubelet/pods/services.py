@@ -104,6 +104,12 @@ class Statuses(Protocol):
     def put(self, pod: core_v1_pb2.Pod, status: core_v1_pb2.PodStatus, *, terminated: bool) -> None: ...
 
 
+class Drains(Protocol):
+    async def drained(self, uid: str) -> None:
+        """Returns when no node leads new connections to the pod, or after a bounded time."""
+        ...
+
+
 class ProbeTransport(Protocol):
     """How network probes and hooks reach a pod. Each returns (success, what was seen)."""
 
@@ -205,6 +211,7 @@ class PodServices:
     pulls: asyncio.Semaphore
     # The variables that tell a pod of Services; raises ConfigError while these are not known.
     service_env: Callable[[core_v1_pb2.Pod], Mapping[str, str]] = no_service_env
+    drain: Drains | None = None  # where somebody else routes Services, nobody can tell
 
 
 class NoVolumes:

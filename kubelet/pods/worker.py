@@ -55,7 +55,7 @@ class PodWorker:
         self.adopted = adopted
         before = core_v1_pb2.PodStatus()
         before.CopyFrom(pod.status)
-        self.memory = m.PodMemory(seen_at=services.env.now(), status=before)
+        self.memory = m.PodMemory(seen_at=services.env.now(), status=before, drained=services.drain is None)
         observed = observed or m.Observed()
         self._sandboxes: dict[str, SandboxStatus] = {s.id: s for s in observed.sandboxes}
         self._containers: dict[str, ContainerStatus] = {c.id: c for c in observed.containers}
@@ -342,6 +342,10 @@ class PodWorker:
                 if found is not None:
                     async with self._services.starts.container():
                         await self._start(found[0], found[1], action.container_id)
+            case m.Drain():
+                if self._services.drain is not None:
+                    await self._services.drain.drained(self.pod.metadata.uid)
+                self.memory.drained = True
             case m.KillContainer():
                 await self._kill(action)
             case m.StopSandbox():

@@ -54,6 +54,9 @@ class ServiceController:
         self._services = informers.informer(core_v1_pb2.Service)
         self._slices = informers.informer(discovery_v1_pb2.EndpointSlice, indexers={SERVICE_INDEX: by_service})
         self._dirty: dict[str, None] = {}
+        self._seen = 0  # newest revision of a slice that a handler was called for
+        self._written = 0  # ... and of which the kernel knows
+        self._level: asyncio.Future[None] | None = None  # when it knows more
         self._wake = asyncio.Event()
         self._active = True
         self._ruleset = Ruleset()
@@ -67,14 +70,28 @@ class ServiceController:
         finally:
             self._active = False  # the informers may live on
 
+    async def routes_by(self, revision: int) -> None:
+        """Returns when the kernel has the slices of this revision, or later ones. Waits for a change that is still to come."""
+        while self._written < revision:
+            self._level = self._level or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._level)
+
+    def _is_level(self, revision: int) -> None:
+        self._written = max(self._written, revision)
+        if self._level is not None:
+            self._level.set_result(None)
+            self._level = None
+
     async def _run(self) -> None:
         await self._services.wait_synced()
         await self._slices.wait_synced()
         visible = await asyncio.to_thread(self._kernel.prepare)
         self._ruleset = Ruleset(bridged_pods="" if visible else self._place.pod_cidr)
         self._dirty = dict.fromkeys(self._services.keys())
+        seen = self._seen
         self._ruleset.change(await self._plan())
         await self._write_whole()
+        self._is_level(seen)
         while True:
             try:
                 async with asyncio.timeout(CHECK_S):
@@ -83,7 +100,9 @@ class ServiceController:
                 await self._write_whole()  # if somebody has flushed it
                 continue
             await asyncio.sleep(GATHER_S)
+            seen = self._seen
             await self._write_changes()
+            self._is_level(seen)
 
     def _on_service(self, old: Any, new: Any) -> None:
         self._touch(meta.key(new if new is not None else old))
@@ -91,6 +110,7 @@ class ServiceController:
     def _on_slice(self, old: Any, new: Any) -> None:
         for found in (old, new):
             if found is not None:
+                self._seen = max(self._seen, int(found.metadata.resource_version or 0))
                 for key in by_service(found):
                     self._touch(key)
 

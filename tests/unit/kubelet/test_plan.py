@@ -204,6 +204,12 @@ ROWS: dict[str, Row] = {
         (pod().deleting(grace_s=0), [sandbox(), running()], memory(), ["kill c-0 in 1"], "Running"),
     "deleted: a shorter grace wins over the first":
         (pod().deleting(grace_s=2), [sandbox(), running()], memory(kill_by=T0 + 30), ["kill c-0 in 2"], "Running"),
+    "deleted, and connections may still come":
+        (pod().deleting(grace_s=5), [sandbox(), running()], memory(drained=False), ["drain"], "Running"),
+    "deleted and dead: nothing to drain":
+        (pod().deleting(), [sandbox(), exited(code=143)], memory(drained=False), ["stop/s0"], "Failed"),
+    "no longer ours: not a moment more":
+        (pod(), [sandbox(), running()], memory(removed=True, drained=False), ["kill c-0 in 30"], "Running"),
     "deleted and dead: stop the sandbox":
         (pod().deleting(), [sandbox(), exited(code=143)], memory(), ["stop/s0"], "Failed"),
     "deleted and stopped: remove":
