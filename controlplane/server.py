@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from controlplane.auth.accounttokens import AccountTokens
     from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
+    from controlplane.auth.certificates import Lifetimes
     from wherry.client.leader import LeaderElector
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Options:
     elect: bool = False
     replica: str = "wherry"
     link: LinkSettings = field(default_factory=LinkSettings)
+    certificate_lifetime_s: float = 0.0  # of all that is issued; 0: each kind's own
 
 
 class ControlPlane:
@@ -115,7 +117,10 @@ class ControlPlane:
 
             self.ca = await load_authority(self._store, self.env, self.cluster_id)
             await self._start_tokens()
-            joiner = Joiner(self.registry, self.env, self.ca, self.cluster_id, self.heartbeats.connected)
+            joiner = Joiner(
+                self.registry, self.env, self.ca, self.cluster_id, self.heartbeats.connected,
+                lifetime_s=self.lifetimes().node_s,
+            )  # fmt: skip
         await self.registry.start()
         link = NodeLinkServicer(self.env, self.registry, self._commits, self.heartbeats, joiner)
         monitor = Monitor(
@@ -142,6 +147,12 @@ class ControlPlane:
         self.authentication = Authentication(self.registry, self.env, self.account_tokens)
         self.registry.issue_with(self.account_tokens.issue)
         self.registry.answer_with(Reviews(self.authorizer, self._rbac, self.authentication.review).answer)
+
+    def lifetimes(self) -> Lifetimes:
+        from controlplane.auth.certificates import Lifetimes
+
+        seconds = self.options.certificate_lifetime_s
+        return Lifetimes.all(seconds) if seconds else Lifetimes()
 
     async def wait(self) -> None:
         """Returns after `stop`; raises what ended the control plane otherwise."""
@@ -193,7 +204,7 @@ class ControlPlane:
                 from controlplane.auth.tokens import clean_tokens
 
                 client = self.local_client(API_SERVER, field_manager="wherry-server")
-                group.keep(Signer(client, self.env, self.ca).run, name="csr-signer")
+                group.keep(Signer(client, self.env, self.ca, lifetimes=self.lifetimes()).run, name="csr-signer")
                 group.keep(partial(clean_tokens, client, self.env), name="token-cleaner")
             if not (self.options.scheduler or self.options.controllers):
                 return

@@ -16,22 +16,25 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
 
+from kubelet.link import SESSION
 from wherry.api.context import Env
 from wherry.api.errors import APIError, ServiceUnavailable, Unauthorized
 from wherry.client.base import BidiStream, Transport
+from wherry.client.validity import RENEW_AT, validity
 from wherry.pb import nodelink_pb2
 
 log = logging.getLogger(__name__)
 
 JOIN = "/wherry.v1.NodeLink/Join"
 JOIN_TIMEOUT_S = 15.0
-RENEW_AT = 0.7  # of the lifetime, and up to a tenth later
-RENEW_RETRY_S = 60.0
+RENEW_RETRY_S = 60.0  # or a twentieth of the lifetime
+CLOSE_AFTER_S = 1.0
 
 
 class IdentityError(Exception):
@@ -49,8 +52,12 @@ class Identity:
     not_before: float
     not_after: float
 
+    @property
+    def lifetime_s(self) -> float:
+        return self.not_after - self.not_before
+
     def renew_at(self, jitter: float) -> float:
-        return self.not_before + (self.not_after - self.not_before) * (RENEW_AT + 0.1 * jitter)
+        return self.not_before + self.lifetime_s * (RENEW_AT + 0.1 * jitter)
 
 
 class IdentityStore:
@@ -88,20 +95,6 @@ class IdentityStore:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._directory / name)
-
-
-def validity(certificate_pem: bytes) -> tuple[float, float]:
-    """(notBefore, notAfter). By the standard library: `cryptography` would stay in memory for ever."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        file.write(certificate_pem)
-        file.flush()
-        try:
-            decoded: Mapping[str, Any] = ssl._ssl._test_decode_cert(file.name)  # type: ignore[attr-defined]  # not in the stubs
-        except ssl.SSLError as error:
-            raise ValueError(f"the certificate cannot be read: {error}") from error
-    return ssl.cert_time_to_seconds(decoded["notBefore"]), ssl.cert_time_to_seconds(decoded["notAfter"])
 
 
 _MAKE_REQUEST = """
@@ -202,50 +195,125 @@ def _element(der: bytes, start: int) -> tuple[int, int, int]:
 
 
 class RenewingTransport:
-    """A `Transport` over the present identity. `replace` hands later calls to a new connection and ends the old one soon after,
-    so that the control stream and sessions dial again."""
+    """A `Transport` over the present identity. `replace` hands later calls to a new connection; the old one stays for the
+    sessions (a log that is followed, an exec, a port-forward) that stand on it, and is closed when the last of them has ended.
+
+    Invariant: each connection in `_old` carries at least one session.
+    """
 
     def __init__(self, make: Callable[[Identity], Transport], identity: Identity) -> None:
         self._make = make
-        self._current = make(identity)
+        self._current = _Connection(make(identity))
+        self._old: list[_Connection] = []
+        self._closing: dict[asyncio.Task[None], None] = {}
         self.identity = identity
 
-    async def replace(self, identity: Identity) -> None:
-        old, self._current = self._current, self._make(identity)
+    def replace(self, identity: Identity) -> None:
+        old, self._current = self._current, _Connection(self._make(identity))
         self.identity = identity
-        await old.close()
+        self._old.append(old)
+        self._sweep()
 
     async def unary(self, method: str, request: Message, *, timeout_s: float | None = None) -> Any:
-        return await self._current.unary(method, request, timeout_s=timeout_s)
+        connection = self._current
+        connection.calls += 1
+        try:
+            return await connection.transport.unary(method, request, timeout_s=timeout_s)
+        finally:
+            connection.calls -= 1
+            self._sweep()
 
     def server_stream(self, method: str, request: Message) -> AsyncIterator[Any]:
-        return self._current.server_stream(method, request)
+        return self._current.transport.server_stream(method, request)
 
     def bidi(self, method: str, *, metadata: Mapping[str, str] | None = None) -> BidiStream:
-        return self._current.bidi(method, metadata=metadata)
+        connection = self._current
+        stream = connection.transport.bidi(method, metadata=metadata)
+        if method != SESSION:
+            return stream
+        connection.calls += 1
+        return _SessionStream(stream, partial(self._ended, connection))
 
     async def close(self) -> None:
-        await self._current.close()
+        for connection in (*self._old, self._current):
+            await connection.transport.close()
+        if self._closing:
+            await asyncio.wait(list(self._closing))
+
+    def _ended(self, connection: _Connection) -> None:
+        connection.calls -= 1
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for connection in [old for old in self._old if old.calls == 0]:
+            self._old.remove(connection)
+            # Soon: the control stream, told to, dials anew meanwhile; watches resume.
+            task = asyncio.get_running_loop().create_task(_close_soon(connection.transport), name="old-connection")
+            self._closing[task] = None
+            task.add_done_callback(lambda done: self._closing.pop(done, None))
 
 
-async def keep_renewing(env: Env, transport: RenewingTransport, store: IdentityStore, node_name: str) -> None:
-    """The identity that `transport` shows, until cancelled. A failure is tried again every minute; the certificate lives
-    on for weeks at that point."""
+class _Connection:
+    """`calls`: those that must not be broken off by us."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.calls = 0
+
+
+async def _close_soon(transport: Transport) -> None:
+    await asyncio.sleep(CLOSE_AFTER_S)
+    await transport.close()
+
+
+class _SessionStream:
+    """A session's stream; every session ends with `cancel`, also one that was answered to its end."""
+
+    def __init__(self, stream: BidiStream, ended: Callable[[], None]) -> None:
+        self._stream = stream
+        self._ended: Callable[[], None] | None = ended
+
+    async def send(self, message: Message) -> None:
+        await self._stream.send(message)
+
+    async def done_sending(self) -> None:
+        await self._stream.done_sending()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._stream.__aiter__()
+
+    async def cancel(self) -> None:
+        ended, self._ended = self._ended, None
+        try:
+            await self._stream.cancel()
+        finally:
+            if ended is not None:
+                ended()
+
+
+async def keep_renewing(
+    env: Env, transport: RenewingTransport, store: IdentityStore, node_name: str, redial: Callable[[], None]
+) -> None:
+    """The identity that `transport` shows, until cancelled. `redial` makes the control stream show the new one. A failure is
+    tried again every minute; the certificate lives on for weeks at that point."""
+    jitter = env.rng.random()
     while True:
         identity = transport.identity
-        wait_s = identity.renew_at(env.rng.random()) - env.now()
+        wait_s = identity.renew_at(jitter) - env.now()
         # The wall clock may jump: look again now and then.
         if wait_s > 0:
             await asyncio.sleep(min(wait_s, 3600.0))
             continue
         try:
-            identity = await join(transport, node_name, "", identity.ca)
-            store.save(identity)
-            await transport.replace(identity)
+            renewed = await join(transport, node_name, "", identity.ca)
+            store.save(renewed)
+            transport.replace(renewed)
+            redial()
             log.info("the node's certificate was renewed")
+            jitter = env.rng.random()
         except (APIError, IdentityError, OSError) as error:
             log.warning("the node's certificate could not be renewed yet: %s", error)
-            await asyncio.sleep(RENEW_RETRY_S)
+            await asyncio.sleep(min(RENEW_RETRY_S, identity.lifetime_s / 20))
 
 
 async def join_with_patience(transport: Transport, node_name: str, token: str, ca: bytes) -> Identity:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from kubelet.pods.status import StatusManager
 from wherry.api.context import Env
-from wherry.api.errors import APIError, Unauthorized
+from wherry.api.errors import APIError, ServiceUnavailable, Unauthorized
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import BidiStream, Transport
 from wherry.pb import core_v1_pb2, nodelink_pb2
@@ -21,6 +21,7 @@ from wherry.pb import core_v1_pb2, nodelink_pb2
 log = logging.getLogger(__name__)
 
 CONNECT = "/wherry.v1.NodeLink/Connect"
+SESSION = "/wherry.v1.NodeLink/Session"  # dialled by kubelet.streams.sessions
 HEARTBEAT_S = 1.0  # until the server says otherwise
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 2.0
 STEADY_S = 10.0  # a stream that lasted this long starts the back-off anew
@@ -82,6 +83,11 @@ class ControlLink:
         self._outgoing.append(message)
         self._has_outgoing.set()
         return True
+        self._redial = asyncio.Event()
+
+    def redial(self) -> None:
+        """Ends the stream and opens it anew, over what the transport offers now."""
+        self._redial.set()
 
     def put_node_status(self, status: core_v1_pb2.NodeStatus) -> None:
         self._node_status, self._node_status_sent = status, False
@@ -111,6 +117,7 @@ class ControlLink:
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
     async def _session(self) -> None:
+        self._redial.clear()
         stream = self._transport.bidi(CONNECT)
         lock = asyncio.Lock()
         try:
@@ -127,6 +134,7 @@ class ControlLink:
                         group.create_task(self._send_statuses(stream, lock)),
                         group.create_task(self._forward_changes()),
                         group.create_task(self._send_outgoing(stream, lock)),
+                        group.create_task(self._until_redial()),
                     ]
                     async for message in stream:
                         self._take(message)
@@ -172,6 +180,10 @@ class ControlLink:
             self._has_outgoing.clear()
             while self._outgoing:
                 await self._send(stream, lock, self._outgoing.pop(0))
+
+    async def _until_redial(self) -> None:
+        await self._redial.wait()
+        raise ServiceUnavailable("it is dialled anew, with the node's new certificate")
 
     async def _heartbeats(self, stream: BidiStream, lock: asyncio.Lock) -> None:
         sequence = 0

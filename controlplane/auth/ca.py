@@ -21,7 +21,8 @@ from wherry.api.context import Env
 CA_KEY = "/wherry/pki/ca"
 CA_DAYS = 3650
 SEPARATOR = b"-----BEGIN PRIVATE KEY-----"
-BACKDATE_S = 300  # for clocks that are a little behind ours
+BACKDATE_S = 300.0  # for clocks that are a little behind ours; of a short certificate a tenth of its life
+WARN_BEFORE_DAYS = 180  # of the CA's own end: a new one takes planning
 
 DAY_S = 86_400
 
@@ -62,13 +63,14 @@ class Authority:
         if server:
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         now = env.now()
+        backdate_s = min(BACKDATE_S, lifetime_s / 10)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self.certificate.subject)
             .public_key(public_key)
             .serial_number(serial_number(env))
-            .not_valid_before(moment(now - BACKDATE_S))
+            .not_valid_before(moment(now - backdate_s))
             .not_valid_after(min(moment(now + lifetime_s), self.certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(key_usage(sign=False), critical=True)
@@ -78,6 +80,15 @@ class Authority:
         if names is not None:
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def warning(self, now: float) -> str:
+        """What a person has to know about the CA's end; empty while it is far."""
+        end = self.certificate.not_valid_after_utc
+        days = (end.timestamp() - now) / DAY_S
+        if days > WARN_BEFORE_DAYS:
+            return ""
+        left = f"ends in {days:.0f} days" if days > 0 else "has ended"
+        return f"the cluster's CA {left} ({end:%Y-%m-%d}), and every certificate of the cluster with it"
 
     def public_key_hash(self) -> str:
         """`sha256:HEX` of the CA's public key, as in kubeadm's --discovery-token-ca-cert-hash."""

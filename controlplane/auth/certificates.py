@@ -24,6 +24,24 @@ USER_LIFETIME_S = 365 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long what is issued lives. Everybody renews at 70 to 80 % of it."""
+
+    serving_s: float = SERVING_LIFETIME_S
+    node_s: float = NODE_LIFETIME_S
+    user_s: float = USER_LIFETIME_S
+
+    @classmethod
+    def all(cls, seconds: float) -> Lifetimes:
+        return cls(seconds, seconds, seconds)
+
+
+def check_s(lifetime_s: float, usual_s: float) -> float:
+    """How often to look whether it is time: long before the certificate has ended, however short it lives."""
+    return min(usual_s, lifetime_s / 20)
+
+
+@dataclass(frozen=True, slots=True)
 class KeyPair:
     certificate_pem: bytes
     key_pem: bytes

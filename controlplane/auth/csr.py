@@ -12,8 +12,7 @@ from typing import Any
 
 from controlplane.auth.ca import DAY_S, Authority
 from controlplane.auth.certificates import (
-    NODE_LIFETIME_S,
-    USER_LIFETIME_S,
+    Lifetimes,
     load_csr,
     node_csr_problem,
     sign_client,
@@ -44,10 +43,19 @@ CSR = certificates_v1_pb2.CertificateSigningRequest
 
 
 class Signer:
-    def __init__(self, client: ClientAPI, env: Env, ca: Authority, informers: SharedInformers | None = None) -> None:
+    def __init__(
+        self,
+        client: ClientAPI,
+        env: Env,
+        ca: Authority,
+        informers: SharedInformers | None = None,
+        *,
+        lifetimes: Lifetimes | None = None,
+    ) -> None:
         self._client = client
         self._env = env
         self._ca = ca
+        self._lifetimes = lifetimes or Lifetimes()
         self._shared = informers
         self._informers = informers or SharedInformers(client, env)
         self._requests: Informer[CSR] = self._informers.informer(CSR)
@@ -114,10 +122,10 @@ class Signer:
         """Raises an APIError when the request can't be signed at all."""
         asked_s = float(request.spec.expiration_seconds)
         if request.spec.signer_name == NODE_SIGNER:
-            lifetime_s = min(max(asked_s, MIN_LIFETIME_S), NODE_LIFETIME_S) if asked_s else NODE_LIFETIME_S
+            lifetime_s = min(max(asked_s or self._lifetimes.node_s, MIN_LIFETIME_S), self._lifetimes.node_s)
             identity = Identity(request.spec.username, tuple(request.spec.groups))
             return sign_node(self._ca, self._env, request.spec.request, node_of(identity), lifetime_s=lifetime_s)
-        lifetime_s = min(max(asked_s, MIN_LIFETIME_S), USER_LIFETIME_S) if asked_s else 30 * DAY_S
+        lifetime_s = min(max(asked_s or 30 * DAY_S, MIN_LIFETIME_S), self._lifetimes.user_s)
         return sign_client(
             self._ca, self._env, request.spec.request, refused_groups=(MASTERS_GROUP,), lifetime_s=lifetime_s
         )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from controlplane.auth.ca import Authority
-from controlplane.auth.certificates import sign_node
+from controlplane.auth.certificates import NODE_LIFETIME_S, sign_node
 from controlplane.auth.names import node_of
 from controlplane.auth.tokens import verify_token
 from controlplane.registry.base import Identity, RegistryAPI, RequestContext
@@ -26,13 +26,21 @@ class Joiner:
     """`alive(node)` tells whether a node of that name holds a control stream now."""
 
     def __init__(
-        self, registry: RegistryAPI, env: Env, ca: Authority, cluster_id: str, alive: Callable[[str], bool]
+        self,
+        registry: RegistryAPI,
+        env: Env,
+        ca: Authority,
+        cluster_id: str,
+        alive: Callable[[str], bool],
+        *,
+        lifetime_s: float = NODE_LIFETIME_S,
     ) -> None:
         self._registry = registry
         self._env = env
         self._ca = ca
         self._cluster_id = cluster_id
         self._alive = alive
+        self._lifetime_s = lifetime_s
 
     async def join(self, request: nodelink_pb2.JoinRequest, identity: Identity) -> nodelink_pb2.JoinResponse:
         """Raises Unauthorized (token), Forbidden (wrong subject), AlreadyExists (a living node has this name)."""
@@ -55,7 +63,7 @@ class Joiner:
                 kind="nodes",
                 name=name,
             )
-        certificate = sign_node(self._ca, self._env, request.csr_pem, name)
+        certificate = sign_node(self._ca, self._env, request.csr_pem, name, lifetime_s=self._lifetime_s)
         return nodelink_pb2.JoinResponse(
             certificate_pem=certificate, ca_pem=self._ca.certificate_pem, cluster_id=self._cluster_id
         )

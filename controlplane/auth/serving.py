@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from controlplane.auth.ca import Authority
-from controlplane.auth.certificates import SERVING_LIFETIME_S, KeyPair, issue_serving, renew_at
+from controlplane.auth.certificates import SERVING_LIFETIME_S, KeyPair, check_s, issue_serving, renew_at
 from wherry.api.context import Env
 
 log = logging.getLogger(__name__)
 
 # The wall clock may jump or the machine sleep, so the time is looked at often in place of one long sleep.
 CHECK_S = 600.0
+WARN_EVERY_S = 86_400.0
 
 
 class ServingCertificate:
@@ -31,10 +32,19 @@ class ServingCertificate:
         self._configuration: Any = None
         self.current = self._issue()
 
-    async def run(self, check_s: float = CHECK_S) -> None:
-        """Renews when it is time, until cancelled."""
+    def check_s(self, usual_s: float = CHECK_S) -> float:
+        return check_s(self._lifetime_s, usual_s)
+
+    async def run(self) -> None:
+        """Renews when it is time, and warns of the CA's own end once a day, until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_warning = loop.time()
         while True:
-            await asyncio.sleep(check_s)
+            if loop.time() >= next_warning:
+                next_warning = loop.time() + WARN_EVERY_S
+                if warning := self._ca.warning(self._env.now()):
+                    log.warning("%s", warning)
+            await asyncio.sleep(self.check_s())
             self.maybe_renew()
 
     def maybe_renew(self) -> bool:

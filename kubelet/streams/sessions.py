@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from kubelet.link import SESSION
 from kubelet.pods.worker import PodWorker
 from kubelet.runtime.base import ByteStream, ContainerState, Runtime, RuntimeFailure
 from kubelet.streams.logs import LogQuery, read_logs
@@ -27,7 +28,6 @@ from wherry.pb import meta_v1_pb2, nodelink_pb2, pods_pb2
 
 log = logging.getLogger(__name__)
 
-SESSION = "/wherry.v1.NodeLink/Session"
 SESSION_KEY = "wherry-session"
 MAX_SESSIONS = 256
 Kind = pods_pb2.StreamStart

@@ -174,7 +174,8 @@ async def _run(arguments: argparse.Namespace) -> None:
             *tasks,
             loop.create_task(agent.run(), name="agent"),
             loop.create_task(
-                keep_running("certificate", partial(keep_renewing, env, transport, store, name)), name="certificate"
+                keep_running("certificate", partial(keep_renewing, env, transport, store, name, agent.link.redial)),
+                name="certificate",
             ),
         ]
         waiting: list[asyncio.Task[Any]] = [*tasks, ending]

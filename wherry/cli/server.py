@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("wherry.server")
 
 DEFAULT_LISTEN = "127.0.0.1:6440"
+MIN_CERTIFICATE_S = 20.0  # below it renewing would be all that happens
 # From the port of gRPC to that of HTTPS: 6440 and 6443.
 HTTP_PORT_OFFSET = 3
 # A thread that wants the GIL gets it after this long: with Python's 5 ms the store's acknowledgements waited for the loop.
@@ -72,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
         help="where every node answers its pods' DNS questions (default %(default)s); \"\": they ask the node's resolvers",
     )
     result.add_argument("--cluster-domain", default="cluster.local", help="DNS domain (default %(default)s)")
+    result.add_argument(
+        "--certificate-lifetime", default="", metavar="DURATION",
+        help="of all certificates that are issued, such as 24h; default: 90 days for the server, 30 for nodes, a year for users",
+    )  # fmt: skip
     result.add_argument("--no-scheduler", action="store_true", help="serve only; another process schedules")
     result.add_argument("--no-controllers", action="store_true", help="serve only; another process runs them")
     result.add_argument(
@@ -129,6 +134,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
             controllers=not arguments.no_controllers,
             elect=arguments.store.startswith("etcd:"),
             replica=arguments.replica or advertised,
+            certificate_lifetime_s=_lifetime_s(arguments.certificate_lifetime),
             link=LinkSettings(arguments.cluster_cidr, arguments.cluster_dns, arguments.cluster_domain),
         )
         plane = ControlPlane(env, store, options)
@@ -139,6 +145,21 @@ async def _serve(arguments: argparse.Namespace) -> int:
             await plane.stop()
     finally:
         await store.close()
+
+
+def _lifetime_s(text: str) -> float:
+    """Raises ValueError, naming the flag."""
+    from wherry.api.times import parse_duration
+
+    if not text:
+        return 0.0
+    try:
+        seconds = parse_duration(text) / 1e9
+    except ValueError as error:
+        raise ValueError(f"--certificate-lifetime: {error}") from error
+    if seconds < MIN_CERTIFICATE_S:
+        raise ValueError(f'--certificate-lifetime: "{text}"; wanted at least {MIN_CERTIFICATE_S:g}s')
+    return seconds
 
 
 async def _listen(
@@ -159,7 +180,9 @@ async def _listen(
     from wherry.client.config import write_private
 
     assert plane.ca is not None
-    serving = ServingCertificate(plane.ca, env, _names(arguments.san, host, advertised))
+    serving = ServingCertificate(
+        plane.ca, env, _names(arguments.san, host, advertised), lifetime_s=plane.lifetimes().serving_s
+    )
     server = GrpcServer(plane.services, env, credentials=serving.credentials(require_client_certificate=True))
     joining = GrpcServer(
         plane.services,
@@ -176,7 +199,8 @@ async def _listen(
         advertised = join_host_port(split_address(advertised, "--advertise")[0], bound)
     admin_config = arguments.data_dir / "admin.conf"
     write_private(arguments.data_dir / "ca.crt", plane.ca.certificate_pem)
-    ensure_admin_config(plane.ca, env, admin_config, advertised)
+    user_s = plane.lifetimes().user_s
+    ensure_admin_config(plane.ca, env, admin_config, advertised, lifetime_s=user_s)
     kubernetes = _http_socket(arguments.http_listen, host, bound)
     stalls = Stalls()
     if arguments.metrics:
@@ -189,7 +213,10 @@ async def _listen(
             failing = group.create_task(plane.wait(), name="control-plane-ends")
             background = [
                 group.keep(serving.run, name="serving-certificate"),
-                group.keep(partial(keep_admin_config, plane.ca, env, admin_config, advertised), name="admin-config"),
+                group.keep(
+                    partial(keep_admin_config, plane.ca, env, admin_config, advertised, lifetime_s=user_s),
+                    name="admin-config",
+                ),
                 group.keep(stalls.run, name="stalls"),
             ]
             if kubernetes is not None:

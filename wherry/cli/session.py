@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import typer
@@ -85,10 +85,32 @@ def open_client() -> tuple[ClientAPI, ClientConfig]:
     from wherry.client.config import load_config
     from wherry.client.grpc import connect
 
-    settings = load_config(GLOBALS.config or None, context=GLOBALS.context or None)
+    settings = renewed(load_config(GLOBALS.config or None, context=GLOBALS.context or None))
     if GLOBALS.server:
         settings = settings.with_server(GLOBALS.server)
     return connect(settings), settings
+
+
+def renewed(settings: ClientConfig) -> ClientConfig:
+    """With the newer certificate of a cluster on this machine, whose server keeps one for us, when that of the file nears its
+    end. The file gets it too, where we may write it."""
+    from wherry.client.validity import is_due
+
+    if not settings.certificate or not is_due(settings.certificate, Env().now()):
+        return settings
+    from wherry.cli.cluster import layout
+    from wherry.client.config import config_path, load_config, write_config
+
+    try:
+        cluster = layout.load(settings.context)
+        kept = load_config(cluster.server_data / "admin.conf") if cluster is not None else settings
+        if kept.ca != settings.ca or kept.certificate == settings.certificate:
+            return settings
+        settings = replace(settings, certificate=kept.certificate, key=kept.key)
+        write_config(settings, config_path(GLOBALS.config or None), merge=True, current=False)
+    except (OSError, ConfigError, layout.ClusterError):
+        pass  # it is somebody else's, or cannot be written: what we have is used
+    return settings
 
 
 async def _with_session(work: Callable[[Session], Awaitable[int | None]]) -> int:

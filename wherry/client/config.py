@@ -95,9 +95,11 @@ def to_document(config: ClientConfig) -> dict[str, Any]:
     }
 
 
-def write_config(config: ClientConfig, path: str | os.PathLike[str], *, merge: bool = False) -> None:
+def write_config(
+    config: ClientConfig, path: str | os.PathLike[str], *, merge: bool = False, current: bool = True
+) -> None:
     """Writes the file with mode 0600, whole or not at all. With `merge`, other contexts that are in it stay, and this one
-    becomes the current one."""
+    becomes the current one unless `current` is off."""
     import yaml
 
     file = Path(path)
@@ -108,6 +110,8 @@ def write_config(config: ClientConfig, path: str | os.PathLike[str], *, merge: b
             mine = {entry["name"] for entry in document[section]}
             kept = [entry for entry in old.get(section) or [] if entry.get("name") not in mine]
             document[section] = [*kept, *document[section]]
+        if not current and old.get("current-context"):
+            document["current-context"] = old["current-context"]
     write_private(file, yaml.safe_dump(document, sort_keys=False).encode())
 
 

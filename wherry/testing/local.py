@@ -95,6 +95,19 @@ class LocalCluster:
         assert process is not None, f"no agent of node {node} runs"
         return process.pid
 
+    def restart_server(self, *flags: str) -> None:
+        """With more flags. What `up` started is ended first."""
+        cluster = self.description
+        launch.stop([process for process in [launch.running_server(cluster)] if process is not None])
+        launch.start([*launch.server_argv(cluster), *flags], cluster.server_log, cluster.server_pid_file)
+        until(lambda: self.wherry("get", "namespaces").returncode == 0)
+
+    def restart_agent(self, node: int, *flags: str) -> None:
+        """Likewise. Its containers run on."""
+        place = self.description.node(node)
+        launch.stop([process for process in [launch.running_agent(place)] if process is not None])
+        launch.start([*launch.agent_argv(self.description, place), *flags], place.log, place.pid_file)
+
     def cable(self, node: int, *, connected: bool) -> None:
         """Plugs the node's only link in or out."""
         link = self.description.node(node).link

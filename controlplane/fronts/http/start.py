@@ -48,7 +48,7 @@ async def serve(plane: ControlPlane, certificate: ServingCertificate, listening:
     shown = certificate.current
     try:
         while True:
-            await asyncio.sleep(RENEWAL_CHECK_S)
+            await asyncio.sleep(certificate.check_s(RENEWAL_CHECK_S))
             if certificate.current is not shown:
                 shown = certificate.current
                 front.load_certificate(context, certificate, plane.ca.certificate_pem)
