@@ -67,6 +67,7 @@ class ControlLink:
         self.connected = False
         self._outgoing: list[nodelink_pb2.AgentMessage] = []
         self._has_outgoing = asyncio.Event()
+        self._redial = asyncio.Event()
 
     def ask_routes(self, request: int, revision: int) -> bool:
         """Asks whether every node routes by this revision; False when there is no stream to ask over."""
@@ -83,7 +84,6 @@ class ControlLink:
         self._outgoing.append(message)
         self._has_outgoing.set()
         return True
-        self._redial = asyncio.Event()
 
     def redial(self) -> None:
         """Ends the stream and opens it anew, over what the transport offers now."""
