@@ -1,13 +1,14 @@
-"""The administrator's client config, written beside the data when a server starts and renewed by it long before it ends.
+"""Client configs that a server writes beside its data when it starts, and renews long before they end: the administrator's
+(admin.conf, in group system:masters: whoever can read the file can do everything) and the ingress controller's (ingress.conf).
 
-Called by `wherry server`. The certificate is in group system:masters; whoever can read the file can do everything.
+Called by `wherry server`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from controlplane.auth.ca import Authority
@@ -18,17 +19,30 @@ from wherry.client.config import ClientConfig, ConfigError, load_config, write_c
 
 log = logging.getLogger(__name__)
 
-ADMIN_USER = "kubernetes-admin"
+CLUSTER = "wherry"
 CHECK_S = 3600.0
 
 
-def ensure_admin_config(
-    ca: Authority, env: Env, path: Path, server: str, *, cluster: str = "wherry", lifetime_s: float = USER_LIFETIME_S
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`user` is the certificate's, `label` its name in the config."""
+
+    file: str
+    user: str
+    label: str
+    groups: tuple[str, ...] = ()
+
+
+ADMIN = Account("admin.conf", "kubernetes-admin", "wherry-admin", (MASTERS_GROUP,))
+INGRESS = Account("ingress.conf", "wherry:ingress", "wherry-ingress")
+
+
+def ensure_config(
+    ca: Authority, env: Env, folder: Path, server: str, account: Account, *, lifetime_s: float = USER_LIFETIME_S
 ) -> bool:
     """Writes the file if it is not there, is of another CA or server, or is near its end. True when it was written."""
-    wanted = ClientConfig(
-        server=server, ca=ca.certificate_pem, context=cluster, cluster=cluster, user=f"{cluster}-admin"
-    )
+    path = folder / account.file
+    wanted = ClientConfig(server=server, ca=ca.certificate_pem, context=CLUSTER, cluster=CLUSTER, user=account.label)
     try:
         current = load_config(path)
         # One that outlives what we issue now was made under another rule.
@@ -39,16 +53,23 @@ def ensure_admin_config(
             return False
     except (ConfigError, ValueError):
         pass
-    pair = issue_client(ca, env, ADMIN_USER, [MASTERS_GROUP], lifetime_s=lifetime_s)
+    pair = issue_client(ca, env, account.user, list(account.groups), lifetime_s=lifetime_s)
     write_config(replace(wanted, certificate=pair.certificate_pem, key=pair.key_pem), path)
     return True
 
 
-async def keep_admin_config(
-    ca: Authority, env: Env, path: Path, server: str, *, lifetime_s: float = USER_LIFETIME_S
+def ensure_configs(
+    ca: Authority, env: Env, folder: Path, server: str, *, lifetime_s: float = USER_LIFETIME_S
 ) -> None:
-    """Renews the file when it is time, until cancelled."""
+    for account in (ADMIN, INGRESS):
+        if ensure_config(ca, env, folder, server, account, lifetime_s=lifetime_s):
+            log.info("%s was written", folder / account.file)
+
+
+async def keep_configs(
+    ca: Authority, env: Env, folder: Path, server: str, *, lifetime_s: float = USER_LIFETIME_S
+) -> None:
+    """Renews the files when it is time, until cancelled."""
     while True:
         await asyncio.sleep(check_s(lifetime_s, CHECK_S))
-        if ensure_admin_config(ca, env, path, server, lifetime_s=lifetime_s):
-            log.info("%s was renewed", path)
+        ensure_configs(ca, env, folder, server, lifetime_s=lifetime_s)

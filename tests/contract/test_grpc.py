@@ -12,7 +12,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from controlplane.auth.admin import ensure_admin_config
+from controlplane.auth import admin as configs
 from controlplane.auth.ca import make_authority
 from controlplane.auth.certificates import issue_client
 from controlplane.auth.names import node_of
@@ -304,16 +304,16 @@ async def test_the_admin_config_is_kept_while_it_is_good(running: Serving, tmp_p
     assert running.plane.ca is not None
     env = clock.env()
     path = tmp_path / "admin.conf"
-    assert ensure_admin_config(running.plane.ca, env, path, running.address)
+    assert configs.ensure_config(running.plane.ca, env, path.parent, running.address, configs.ADMIN)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert not ensure_admin_config(running.plane.ca, env, path, running.address)
+    assert not configs.ensure_config(running.plane.ca, env, path.parent, running.address, configs.ADMIN)
     client = connect(load_config(path))
     await client.create(config_map("by-admin"))
     await client.close()
-    assert ensure_admin_config(running.plane.ca, env, path, "127.0.0.1:1")
+    assert configs.ensure_config(running.plane.ca, env, path.parent, "127.0.0.1:1", configs.ADMIN)
     assert load_config(path).server == "127.0.0.1:1"
     clock.offset_s = 300 * DAY_S
-    assert ensure_admin_config(running.plane.ca, env, path, "127.0.0.1:1")
+    assert configs.ensure_config(running.plane.ca, env, path.parent, "127.0.0.1:1", configs.ADMIN)
 
 
 def test_only_members_of_the_nodes_group_are_nodes() -> None:

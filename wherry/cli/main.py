@@ -1,7 +1,7 @@
 """The console script `wherry`: sends each word to its command.
 
-`server` and `agent` are processes that run for ever in little memory, so they are started before the command line's own
-libraries (typer, rich) would be imported.
+`server`, `agent` and `ingress` are processes that run for ever in little memory, so they are started before the command line's
+own libraries (typer, rich) would be imported.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from wherry.cli import agent
 
         return agent.main(arguments[1:])
+    if arguments and arguments[0] == "ingress":
+        from wherry.cli import ingress
+
+        return ingress.main(arguments[1:])
     from wherry.cli import app
 
     return app.run(arguments)

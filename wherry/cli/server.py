@@ -172,7 +172,7 @@ async def _listen(
     stopped: asyncio.Event,
 ) -> int:
     """Serves until `stopped`, or until the control plane fails."""
-    from controlplane.auth.admin import ensure_admin_config, keep_admin_config
+    from controlplane.auth.admin import ADMIN, ensure_configs, keep_configs
     from controlplane.auth.serving import ServingCertificate
     from controlplane.fronts.grpc.server import JOIN_METHODS, MAX_JOIN_RPCS, GrpcServer
     from controlplane.stalls import Stalls
@@ -197,10 +197,10 @@ async def _listen(
     await joining.start(join_address)
     if port == 0:
         advertised = join_host_port(split_address(advertised, "--advertise")[0], bound)
-    admin_config = arguments.data_dir / "admin.conf"
+    admin_config = arguments.data_dir / ADMIN.file
     write_private(arguments.data_dir / "ca.crt", plane.ca.certificate_pem)
     user_s = plane.lifetimes().user_s
-    ensure_admin_config(plane.ca, env, admin_config, advertised, lifetime_s=user_s)
+    ensure_configs(plane.ca, env, arguments.data_dir, advertised, lifetime_s=user_s)
     kubernetes = _http_socket(arguments.http_listen, host, bound)
     stalls = Stalls()
     if arguments.metrics:
@@ -214,8 +214,8 @@ async def _listen(
             background = [
                 group.keep(serving.run, name="serving-certificate"),
                 group.keep(
-                    partial(keep_admin_config, plane.ca, env, admin_config, advertised, lifetime_s=user_s),
-                    name="admin-config",
+                    partial(keep_configs, plane.ca, env, arguments.data_dir, advertised, lifetime_s=user_s),
+                    name="client-configs",
                 ),
                 group.keep(stalls.run, name="stalls"),
             ]

@@ -29,7 +29,8 @@ T = TypeVar("T")
 class LocalCluster:
     """`up` may be called again at any time: it mends what was killed."""
 
-    def __init__(self, nodes: int = 2, prefix: str = "t") -> None:
+    def __init__(self, nodes: int = 2, prefix: str = "t", *, ingress: bool = False) -> None:
+        self.ingress = ingress
         self.name = prefix + secrets.token_hex(3)
         self.node_count = nodes
         self._folder = tempfile.TemporaryDirectory(prefix="wherry-local-")
@@ -56,7 +57,8 @@ class LocalCluster:
         return result.stdout
 
     def up(self) -> str:
-        return self.ok("up", "--name", self.name, "--nodes", str(self.node_count))
+        words = ["--ingress" if self.ingress else "--no-ingress"]
+        return self.ok("up", "--name", self.name, "--nodes", str(self.node_count), *words)
 
     def down(self) -> str:
         try:

@@ -17,11 +17,10 @@ def kinds() -> Iterator[Served]:
     yield entry(
         _V1, "IngressClass", columns=tables.INGRESS_CLASSES, fill=defaults.ingress_class,
         check=validation.ingress_class, compare=validation.ingress_class_update, counted=("spec",),
-        stored_only="no ingress controller of this cluster acts on it",
     )  # fmt: skip
     yield entry(
         _V1, "Ingress", columns=tables.INGRESSES, check=validation.ingress, warn=validation.ingress_warnings,
-        counted=("spec",), stored_only="no ingress controller of this cluster acts on it",
+        counted=("spec",),
     )  # fmt: skip
     yield entry(
         _V1, "IPAddress", columns=tables.IP_ADDRESSES, name_rule=validation.ip_address_name,

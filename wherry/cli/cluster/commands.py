@@ -27,6 +27,12 @@ def up(
     data_dir: Annotated[
         str, typer.Option("--data-dir", help="Where the cluster keeps its data (/var/lib/wherry/NAME).")
     ] = "",
+    ingress: Annotated[
+        bool | None,
+        typer.Option(
+            "--ingress/--no-ingress", show_default="yes", help="Serve Ingresses with haproxy on this machine."
+        ),
+    ] = None,
     name: Name = DEFAULT_NAME,
 ) -> None:
     """Start a cluster on this machine, or finish and mend the one that is there."""
@@ -41,7 +47,7 @@ def up(
         with layout.locked(layout.check_name(name)):
             known = layout.load(name)
             count = nodes or (known.node_count if known else module.DEFAULT_NODES)
-            await module.up(name, count, Path(data_dir) if data_dir else None, progress)
+            await module.up(name, count, Path(data_dir) if data_dir else None, progress, ingress=ingress)
         progress.say()
         if progress.changes:
             progress.say("The cluster is up. Try: wherry get pods -o wide, wherry status, wherry down.")

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubelet.ingress import process as haproxy
 from kubelet.network import cni, conntrack
 from kubelet.runtime import cleanup, containerd, mounts
 from wherry.cli.cluster import cgroups, hosts, launch, layout
@@ -65,7 +66,12 @@ def down(name: str, progress: Progress, *, keep_data: bool = False) -> bool:
     traces = find_traces(name)
     cluster, before = traces.cluster, progress.changes
     with progress.step("stop control plane and agents") as step:
-        found = [launch.running_server(cluster), *(launch.running_agent(node) for node in traces.nodes)]
+        found = [
+            launch.running_ingress(cluster),
+            haproxy.running(cluster.ingress_data),
+            launch.running_server(cluster),
+            *(launch.running_agent(node) for node in traces.nodes),
+        ]
         processes = [process for process in found if process is not None]
         launch.stop(processes)
         if not processes:

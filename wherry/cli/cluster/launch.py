@@ -1,5 +1,6 @@
-"""The processes of a local cluster: `wherry server` on the host, and one `wherry agent` in each node's namespace. Started in
-sessions of their own, found again by pid file and, when that is lost, by their command lines. Called by `up`, `down`, `status`.
+"""The processes of a local cluster: `wherry server` and `wherry ingress` on the host, one `wherry agent` in each node's
+namespace. Started in sessions of their own, found again by pid file and, when that is lost, by their command lines. Called by
+`up`, `down`, `status`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,16 @@ def agent_argv(cluster: Cluster, node: Node) -> list[str]:
     ]  # fmt: skip
 
 
+def ingress_argv(cluster: Cluster) -> list[str]:
+    """On the host itself, which has routes to all pods; on the bridge, so that a web server of the host keeps its ports."""
+    return wherry_argv(
+        "ingress",
+        "--config", str(cluster.server_data / "ingress.conf"),
+        "--data-dir", str(cluster.ingress_data),
+        "--address", cluster.gateway,
+    )  # fmt: skip
+
+
 def share(node_count: int) -> dict[str, str]:
     """One node's part of the machine, as quantities."""
     cpus = len(os.sched_getaffinity(0))
@@ -80,6 +91,10 @@ def running_server(cluster: Cluster) -> ProcessRef | None:
 
 def running_agent(node: Node) -> ProcessRef | None:
     return ProcessRef.read(node.pid_file) or _by_arguments("agent", str(node.data))
+
+
+def running_ingress(cluster: Cluster) -> ProcessRef | None:
+    return ProcessRef.read(cluster.ingress_pid_file) or _by_arguments("ingress", str(cluster.ingress_data))
 
 
 def start(argv: list[str], log: Path, pid_file: Path) -> ProcessRef:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kubelet.runtime.containerd import Layout
@@ -94,6 +94,7 @@ class Cluster:
     host_subnet: str
     cluster_cidr: str
     ip_forward: str = ""
+    ingress: bool = True
 
     @property
     def data(self) -> Path:
@@ -138,6 +139,18 @@ class Cluster:
         return self.run / "server.pid"
 
     @property
+    def ingress_data(self) -> Path:
+        return self.data / "ingress"
+
+    @property
+    def ingress_log(self) -> Path:
+        return self.data / "ingress.log"
+
+    @property
+    def ingress_pid_file(self) -> Path:
+        return self.run / "ingress.pid"
+
+    @property
     def nodes(self) -> list[Node]:
         return [self.node(number) for number in range(1, self.node_count + 1)]
 
@@ -152,9 +165,6 @@ class Cluster:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=2) + "\n")
         temporary.replace(path)
-
-    def with_nodes(self, count: int) -> Cluster:
-        return replace(self, node_count=count)
 
 
 def check_name(name: str) -> str:

@@ -26,16 +26,18 @@ NEEDED: Mapping[str, str] = {
     "conntrack": "conntrack",
     "nsenter": "util-linux",
 }
+INGRESS: Mapping[str, str] = {"haproxy": "haproxy"}
 _CNI_PLUGINS = ("/usr/lib/cni/bridge", "/opt/cni/bin/bridge", "/usr/libexec/cni/bridge")
 _BUSYBOX = ("/bin/busybox", "/usr/bin/busybox")
 _POLICY = Path("/usr/sbin/policy-rc.d")
 APT_TIMEOUT_S = 900
 
 
-def missing() -> list[str]:
+def missing(*, ingress: bool = True) -> list[str]:
     """The packages to install, sorted."""
     path = os.pathsep.join(SBIN)
-    wanted = {package for program, package in NEEDED.items() if shutil.which(program, path=path) is None}
+    needed = {**NEEDED, **INGRESS} if ingress else NEEDED
+    wanted = {package for program, package in needed.items() if shutil.which(program, path=path) is None}
     if not any(os.path.exists(place) for place in _CNI_PLUGINS):
         wanted.add("containernetworking-plugins")
     if not any(os.path.exists(place) and _is_static(place) for place in _BUSYBOX):

@@ -49,11 +49,14 @@ class ClusterStatus:
     log: str
     config: str
     pod_network: str
+    ingress: ProcessStatus | None  # None when the cluster is to have none
+    ingress_address: str
     nodes: list[NodeStatus] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
-        return self.healthy and all(node.state == "Ready" and node.agent.running for node in self.nodes)
+        served = self.ingress is None or self.ingress.running
+        return self.healthy and served and all(node.state == "Ready" and node.agent.running for node in self.nodes)
 
     def document(self) -> dict[str, object]:
         """For `-o json`."""
@@ -113,6 +116,8 @@ async def status(cluster: Cluster) -> ClusterStatus:
         log=str(cluster.server_log),
         config=str(config.config_path()),
         pod_network=cluster.cluster_cidr,
+        ingress=_process(launch.running_ingress(cluster)) if cluster.ingress else None,
+        ingress_address=cluster.gateway,
         nodes=nodes,
     )
 
@@ -128,6 +133,8 @@ def lines(status: ClusterStatus) -> list[str]:
         f"  configuration   {status.config}",
         f"  pod network     {status.pod_network}",
     ]
+    if status.ingress is not None:
+        out.append(f"  ingress         {_words(status.ingress)}, http://{status.ingress_address}")
     for node in status.nodes:
         out += [
             f"  {node.name}: {node.state}{f' ({node.message})' if node.message else ''}, {node.address}"

@@ -32,13 +32,17 @@ DEFAULT_NODES = 2
 TAIL_LINES = 25
 
 
-async def up(name: str, node_count: int, data_dir: Path | None, progress: Progress) -> Cluster:
+async def up(
+    name: str, node_count: int, data_dir: Path | None, progress: Progress, *, ingress: bool | None = None
+) -> Cluster:
     """Raises ClusterError (and NetworkError, RuntimeFailure, ImageError) with what a person has to know. A cluster that this
-    very call began and could not finish is taken down again."""
+    very call began and could not finish is taken down again. `ingress`: None is as it was, and yes for a new one."""
     check_machine()
     existed = layout.state_file(layout.check_name(name)).exists()
-    _install_packages(progress)
-    cluster = _decide(name, node_count, data_dir)
+    described = layout.load(name)
+    with_ingress = ingress if ingress is not None else described is None or described.ingress
+    _install_packages(progress, ingress=with_ingress)
+    cluster = _decide(name, node_count, data_dir, with_ingress)
     try:
         await _raise(cluster, progress)
     except BaseException:
@@ -62,20 +66,20 @@ def check_machine() -> None:
         raise ClusterError(f"making nodes needs root: run `sudo wherry up`{install}")
 
 
-def _install_packages(progress: Progress) -> None:
+def _install_packages(progress: Progress, *, ingress: bool) -> None:
     with progress.step("programs of the distribution") as step:
-        wanted = packages.missing()
+        wanted = packages.missing(ingress=ingress)
         if not wanted:
             step.unchanged("all installed")
             return
         step.update(f"installing {' '.join(wanted)}")
         packages.install(wanted)
-        if left := packages.missing():
+        if left := packages.missing(ingress=ingress):
             raise ClusterError(f"still missing after the installation: {' '.join(left)}")
         step.done(f"installed {' '.join(wanted)}")
 
 
-def _decide(name: str, node_count: int, data_dir: Path | None) -> Cluster:
+def _decide(name: str, node_count: int, data_dir: Path | None, ingress: bool) -> Cluster:
     """The description: the one there is, or a new one with networks and a port that are free now."""
     described = layout.load(name)
     if described is not None:
@@ -89,7 +93,7 @@ def _decide(name: str, node_count: int, data_dir: Path | None) -> Cluster:
                 f'cluster "{name}" has {described.node_count} nodes, {node_count} asked for: '
                 "nodes can be added here, not taken away"
             )
-        cluster = described.with_nodes(node_count)
+        cluster = replace(described, node_count=node_count, ingress=ingress)
         if cluster != described:
             cluster.save()
         return cluster
@@ -104,6 +108,7 @@ def _decide(name: str, node_count: int, data_dir: Path | None) -> Cluster:
             host_subnet=hosts.choose_host_subnet(taken),
             cluster_cidr=hosts.choose_cluster_cidr(taken),
             ip_forward=next((other.ip_forward for other in others), hosts.forwarding()),
+            ingress=ingress,
         )
         cluster.save()
     return cluster
@@ -119,6 +124,9 @@ async def _raise(cluster: Cluster, progress: Progress) -> None:
         await _ensure_server(cluster, step)
     with progress.step(f"{cluster.node_count} agents, each with a containerd") as step:
         await _ensure_agents(cluster, step)
+    if cluster.ingress:
+        with progress.step(f"ingress at {cluster.gateway}, ports 80 and 443") as step:
+            _ensure_ingress(cluster, step)
     with progress.step("images on every node") as step:
         loaded = await asyncio.gather(*(_load_missing(node, archives) for node in cluster.nodes))
         if not any(loaded):
@@ -215,6 +223,15 @@ async def _ensure_agents(cluster: Cluster, step: Step) -> None:
             CONTAINERD_TIMEOUT_S,
         )
     step.done(f"{len(missing)} started")
+
+
+def _ensure_ingress(cluster: Cluster, step: Step) -> None:
+    """Started, not waited for: it mends itself, and nothing here depends on it."""
+    if launch.running_ingress(cluster) is not None:
+        step.unchanged("runs")
+        return
+    process = launch.start(launch.ingress_argv(cluster), cluster.ingress_log, cluster.ingress_pid_file)
+    step.done(f"pid {process.pid}")
 
 
 async def _join_token(cluster: Cluster) -> str:
