@@ -70,7 +70,7 @@ def _add_group(panel: str, name: str, group: typer.Typer) -> None:
 
 
 def _run_process(argv_of: str) -> Callable[..., None]:
-    """`server` and `agent` never get here (wherry.cli.main starts them); they stand in the help."""
+    """`server`, `agent` and `ingress` never get here (wherry.cli.main starts them); they stand in the help."""
 
     def command(context: typer.Context) -> None:
         from wherry.cli.main import main
@@ -91,6 +91,9 @@ def _build() -> None:
     )
     app.command("agent", rich_help_panel=CLUSTER, context_settings=passing, help="Run a node's agent.")(
         _run_process("agent")
+    )
+    app.command("ingress", rich_help_panel=CLUSTER, context_settings=passing, help="Serve Ingresses on this host.")(
+        _run_process("ingress")
     )
     _add_group(CLUSTER, "token", store.token)
     _add(CLUSTER, store.backup, store.restore, kubeconfig.kubeconfig)
