@@ -58,9 +58,7 @@ def ensure_config(
     return True
 
 
-def ensure_configs(
-    ca: Authority, env: Env, folder: Path, server: str, *, lifetime_s: float = USER_LIFETIME_S
-) -> None:
+def ensure_configs(ca: Authority, env: Env, folder: Path, server: str, *, lifetime_s: float = USER_LIFETIME_S) -> None:
     for account in (ADMIN, INGRESS):
         if ensure_config(ca, env, folder, server, account, lifetime_s=lifetime_s):
             log.info("%s was written", folder / account.file)

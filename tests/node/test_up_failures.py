@@ -56,7 +56,7 @@ async def test_agent_that_ends_at_once_is_reported_and_cleared_away(
 async def test_existing_cluster_is_not_taken_down_when_mending_it_fails(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = up_module._decide(name, 1, tmp_path / "data")
+    cluster = up_module._decide(name, 1, tmp_path / "data", ingress=False)
     monkeypatch.setattr(launch, "server_argv", lambda cluster: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(ClusterError, match="control plane did not start"):
         await up_module.up(name, 1, None, Progress(quiet=True))
@@ -65,11 +65,11 @@ async def test_existing_cluster_is_not_taken_down_when_mending_it_fails(
 
 
 def test_other_data_directory_or_fewer_nodes_are_refused(name: str, tmp_path: Path) -> None:
-    up_module._decide(name, 2, tmp_path / "data")
+    up_module._decide(name, 2, tmp_path / "data", ingress=False)
     with pytest.raises(ClusterError, match="has its data in"):
-        up_module._decide(name, 2, tmp_path / "elsewhere")
+        up_module._decide(name, 2, tmp_path / "elsewhere", ingress=False)
     with pytest.raises(ClusterError, match="has 2 nodes, 1 asked for"):
-        up_module._decide(name, 1, None)
+        up_module._decide(name, 1, None, ingress=False)
     assert up_module._decide(name, 3, None).node_count == 3
 
 

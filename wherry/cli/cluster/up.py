@@ -42,7 +42,7 @@ async def up(
     described = layout.load(name)
     with_ingress = ingress if ingress is not None else described is None or described.ingress
     _install_packages(progress, ingress=with_ingress)
-    cluster = _decide(name, node_count, data_dir, with_ingress)
+    cluster = _decide(name, node_count, data_dir, ingress=with_ingress)
     try:
         await _raise(cluster, progress)
     except BaseException:
@@ -79,7 +79,7 @@ def _install_packages(progress: Progress, *, ingress: bool) -> None:
         step.done(f"installed {' '.join(wanted)}")
 
 
-def _decide(name: str, node_count: int, data_dir: Path | None, ingress: bool) -> Cluster:
+def _decide(name: str, node_count: int, data_dir: Path | None, *, ingress: bool) -> Cluster:
     """The description: the one there is, or a new one with networks and a port that are free now."""
     described = layout.load(name)
     if described is not None:
