@@ -27,7 +27,9 @@ from controlplane.fronts.pods import PodsServicer
 from controlplane.fronts.resources import ResourcesServicer
 from controlplane.fronts.scheduling import SchedulingServicer
 from controlplane.fronts.services import Services
+from controlplane.nodelink.figures import FiguresReader
 from controlplane.nodelink.heartbeats import Heartbeats
+from controlplane.nodelink.metrics import Measurements
 from controlplane.nodelink.monitor import LinkSettings, Monitor
 from controlplane.nodelink.servicer import NodeLinkServicer
 from controlplane.registry.base import Identity, ListOptions, RequestContext
@@ -87,6 +89,7 @@ class ControlPlane:
         self.services = Services()
         self.health = HealthServicer()
         self.heartbeats = Heartbeats()
+        self.figures: FiguresReader | None = None
         self._store = store
         self._commits = Commits()
         admission = AdmissionOptions(toleration_s=self.options.default_toleration_s, token_volume=self.options.pki)
@@ -128,6 +131,9 @@ class ControlPlane:
         )
         resources = ResourcesServicer(self.registry, self.authorizer, self._commits)
         pods = PodsServicer(self.registry, self.authorizer, self._commits, link.sessions)
+        self.figures = FiguresReader(link.sessions)
+        asking = RequestContext(API_SERVER, cause="measure")
+        self.registry.measure_with(Measurements(self.registry, self.figures, asking).measure)
         self.services.add("wherry.v1.Resources", resources)
         self.services.add("wherry.v1.Pods", pods)
         self.services.add("wherry.v1.NodeLink", link)

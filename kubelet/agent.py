@@ -41,6 +41,7 @@ from kubelet.runtime.base import (
     SandboxStatus,
 )
 from kubelet.runtime.hollow import HollowRuntime
+from kubelet.stats import MachineUsage, NodeUsage, StatsKeeper
 from kubelet.streams.sessions import Sessions
 from kubelet.tokens import AccountTokens
 from kubelet.volumes.manager import VolumeManager
@@ -141,7 +142,7 @@ class Agent:
         routes = options.traffic and root is not None
         hello = nodelink_pb2.Hello(node_name=options.node_name, agent_version=agent_version(), routes_services=routes)
         self.link = ControlLink(env, transport, hello, self.statuses, self)
-        self.sessions = Sessions(env, transport, runtime, self._find)
+        self.sessions = Sessions(env, transport, runtime, self._find, self._stats())
         self._workers: dict[str, PodWorker] = {}
         self._done: dict[str, None] = {}  # uids whose worker has ended and that the control plane still knows
         self._left: dict[str, m.Observed] = {}  # what ran when we began, of pods that we did not know
@@ -190,6 +191,14 @@ class Agent:
             self.env, self.runtime, self.report, root, self.workers, self.volumes, self.cgroups,
             "memory" in self.options.capacity, self._report_now.set,
         )  # fmt: skip
+
+    def _stats(self) -> StatsKeeper:
+        """Of a divided machine a node can only tell what its own pods use."""
+        root = self.options.root
+        node: NodeUsage | None = None
+        if root is not None:
+            node = self.cgroups if "memory" in self.options.capacity else MachineUsage()
+        return StatsKeeper(self.env, self.runtime, self.workers, node, root)
 
     def workers(self) -> list[PodWorker]:
         return [worker for _, worker in sorted(self._workers.items())]

@@ -1,7 +1,8 @@
 """A pod's own cgroup, with the pod's limits, above those of its containers. Cgroup v1 (cgroupfs) and v2.
 
-Made before the sandbox, removed after it. Called by the pod workers through `kubelet.pods.services.Cgroups`; blocking,
-well under a millisecond. Paths are the kubelet's: PARENT/kubepods/[besteffort|burstable/]podUID.
+Made before the sandbox, removed after it. Called by the pod workers through `kubelet.pods.services.Cgroups`, and by
+`kubelet.stats` for what all pods use; blocking, well under a millisecond. Paths are the kubelet's:
+PARENT/kubepods/[besteffort|burstable/]podUID.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from kubelet.pods.resources import GUARANTEED, qos_class
 from kubelet.runtime.base import Resources
+from kubelet.stats import Usage
 from wherry.pb import core_v1_pb2
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,23 @@ class PodCgroups:
         except (OSError, ValueError):
             return None
         return max(used - int(stat.get("inactive_file" if self._unified else "total_inactive_file", "0")), 0)
+
+    def read(self, now: float) -> Usage | None:
+        """What all pods of this node use together: all there is to say of a node that has a part of the machine only."""
+        path = self.pods_parent.strip("/")
+        try:
+            if self._unified:
+                stat = dict(line.split() for line in (self._root / path / "cpu.stat").read_text().splitlines())
+                cpu_ns = int(stat["usage_usec"]) * 1000
+                used = int((self._root / path / "memory.current").read_text())
+            else:
+                cpu_ns = int((self._root / "cpuacct" / path / "cpuacct.usage").read_text())
+                used = int((self._root / "memory" / path / "memory.usage_in_bytes").read_text())
+        except FileNotFoundError:
+            return Usage(now, 0, 0, 0)  # no pod was here yet
+        except (OSError, ValueError, KeyError):
+            return None
+        return Usage(now, cpu_ns, self.memory_working_set_bytes() or 0, used)
 
     def _make_unified(self, path: str) -> None:
         directory = self._root

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from controlplane.admission.base import Plugin, Request
 from controlplane.admission.chain import Chain
 from controlplane.admission.chain import Options as AdmissionOptions
-from controlplane.registry import deletion, kinds, managers, patches, violations
+from controlplane.registry import deletion, kinds, managers, measured, patches, violations
 from controlplane.registry.allocation import Ranges, ServiceAllocator
 from controlplane.registry.base import (
     ADMIN,
@@ -37,7 +37,7 @@ from controlplane.registry.tables.render import render
 from controlplane.registry.writes import Writer
 from controlplane.store.base import Store
 from wherry.api.context import Env
-from wherry.api.errors import AlreadyExists, BadRequest, MethodNotAllowed, NotFound
+from wherry.api.errors import AlreadyExists, BadRequest, MethodNotAllowed, NotFound, ServiceUnavailable
 from wherry.api.kinds import Kind
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
 
@@ -82,6 +82,7 @@ class Registry:
         self._answer: Answer | None = None
         self._issue: Issue | None = None
         self._chain = chain = Chain(self._state, options.admission, lambda base: generate_name(base, env))
+        self._measure: measured.Measure | None = None
         self._reader = Reader(self._state)
         self._writer = Writer(self._state, chain)
         self._patcher = Patcher(self._state, self._writer)
@@ -118,6 +119,10 @@ class Registry:
         """Who answers the `token` subresource of service accounts."""
         self._issue = issue
 
+    def measure_with(self, measure: measured.Measure) -> None:
+        """Who measures the kinds of which nothing is stored: they can be read, and no more."""
+        self._measure = measure
+
     async def close(self) -> None:
         """Ends all watches."""
         await self._state.close()
@@ -134,7 +139,7 @@ class Registry:
 
     def verbs(self, kind: Kind) -> Sequence[str]:
         """For discovery."""
-        return self._of(kind, "create").strategy.verbs
+        return self._of(kind, "table").strategy.verbs
 
     def kind(self, group: str, version: str, resource: str) -> Kind:
         served = self._state.by_resource(group, resource)
@@ -149,9 +154,19 @@ class Registry:
         served = self._state.by_resource(kind.group, kind.plural)
         if served is None:
             raise _unknown_resource()
-        if served.strategy.verbs == _ASKED and verb != "create":
+        if (served.strategy.verbs == _ASKED and verb not in ("create", "table")) or (
+            served.strategy.verbs == measured.VERBS and verb not in ("get", "list", "table")
+        ):
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
         return served
+
+    def _measured(self, served: Served) -> measured.Measure | None:
+        """None: the kind's objects are stored."""
+        if served.strategy.verbs != measured.VERBS:
+            return None
+        if self._measure is None:
+            raise ServiceUnavailable("nobody measures in this control plane")
+        return self._measure
 
     # reads
 
@@ -159,7 +174,9 @@ class Registry:
         self, ctx: RequestContext, kind: Kind, namespace: str, name: str, *, resource_version: str = "",
         subresource: str = "",
     ) -> Stored:  # fmt: skip
-        served = self._of(kind)
+        served = self._of(kind, "get")
+        if (measure := self._measured(served)) is not None and not subresource:
+            return await measured.one(measure, self._env, served, namespace, name)
         if subresource == "scale" and "scale" in kind.subresources:
             return await self._scaler.get(served, namespace, name, resource_version)
         if subresource and (subresource not in kind.subresources or subresource not in _UPDATED):
@@ -167,13 +184,16 @@ class Registry:
         return await self._reader.get(served, namespace, name, resource_version)
 
     async def list(self, ctx: RequestContext, kind: Kind, options: ListOptions) -> ListResult:
-        return await self._reader.list(self._of(kind), options)
+        served = self._of(kind, "list")
+        if (measure := self._measured(served)) is not None:
+            return await measured.several(measure, self._env, served, options)
+        return await self._reader.list(served, options)
 
     def watch(self, ctx: RequestContext, kind: Kind, options: WatchOptions) -> AsyncIterator[WatchBatch]:
         return self._reader.watch(self._of(kind), options)
 
     def table(self, kind: Kind, items: Sequence[Stored]) -> resources_pb2.Table:
-        return render(self._of(kind, "create").strategy, items, self._env.now())
+        return render(self._of(kind, "table").strategy, items, self._env.now())
 
     # writes
 

@@ -16,6 +16,7 @@ from typing import Any
 from kubelet.link import SESSION
 from kubelet.pods.worker import PodWorker
 from kubelet.runtime.base import ByteStream, ContainerState, Runtime, RuntimeFailure
+from kubelet.stats import StatsKeeper
 from kubelet.streams.logs import LogQuery, read_logs
 from kubelet.streams.ports import Forwarding
 from wherry.api.context import Env
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SESSION_KEY = "wherry-session"
 MAX_SESSIONS = 256
+STATS_PIECE_BYTES = 256 << 10
 Kind = pods_pb2.StreamStart
 
 
@@ -37,9 +39,15 @@ class Sessions:
     """Runs sessions as tasks of the agent's group. `find(namespace, name, uid)` finds the pod's worker."""
 
     def __init__(
-        self, env: Env, transport: Transport, runtime: Runtime, find: Callable[[str, str, str], PodWorker | None]
+        self,
+        env: Env,
+        transport: Transport,
+        runtime: Runtime,
+        find: Callable[[str, str, str], PodWorker | None],
+        stats: StatsKeeper,
     ) -> None:
         self._env, self._transport, self._runtime, self._find = env, transport, runtime, find
+        self._stats = stats
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def open(self, group: TaskGroup, session: nodelink_pb2.OpenSession) -> None:
@@ -79,6 +87,9 @@ class Sessions:
     async def _answer(self, stream: BidiStream, start: pods_pb2.StreamStart) -> meta_v1_pb2.Status:
         """The result. Failures of ours become one; those of the stream are raised."""
         try:
+            if start.kind == Kind.STATS:
+                await _while_listening(stream, self._figures(stream))
+                return meta_v1_pb2.Status(status="Success")
             worker = self._find(start.namespace, start.name, start.uid)
             if worker is None:
                 raise NotFound(f'pods "{start.name}" not found on this node', kind="pods", name=start.name)
@@ -91,8 +102,6 @@ class Sessions:
                     return await self._attach(stream, worker, start)
                 case Kind.PORT_FORWARD:
                     await self._port_forward(stream, worker, start)
-                case Kind.STATS:
-                    await self._stats(stream, worker)
                 case _:
                     raise BadRequest(f"start.kind: {start.kind} is no kind of session")
         except APIError as error:
@@ -170,21 +179,10 @@ class Sessions:
 
     # -- stats
 
-    async def _stats(self, stream: BidiStream, worker: PodWorker) -> None:
-        """One JSON document a container."""
-        import json
-
-        ids = {c.id for c in worker.observed.containers}
-        for stats in await self._runtime.stats():
-            if stats.container_id in ids:
-                document = {
-                    "container": stats.name,
-                    "cpuUsageCoreNanoSeconds": stats.cpu_usage_core_ns,
-                    "memoryWorkingSetBytes": stats.memory_working_set_bytes,
-                    "memoryUsageBytes": stats.memory_usage_bytes,
-                    "time": stats.timestamp,
-                }
-                await stream.send(pods_pb2.StreamFrame(stdout=json.dumps(document).encode() + b"\n"))
+    async def _figures(self, stream: BidiStream) -> None:
+        document = (await self._stats.collect()).SerializeToString()
+        for start in range(0, len(document), STATS_PIECE_BYTES):
+            await stream.send(pods_pb2.StreamFrame(stdout=document[start : start + STATS_PIECE_BYTES]))
 
 
 async def _while_listening(stream: BidiStream, work: Coroutine[Any, Any, None]) -> None:

@@ -40,6 +40,7 @@ MODULES: dict[str, str] = {
     "resource.k8s.io/v1": "resource_v1",
     "storagemigration.k8s.io/v1": "storagemigration_v1",
     "apiregistration.k8s.io/v1": "apiregistration_v1",
+    "metrics.k8s.io/v1beta1": "metrics_v1beta1",
 }
 
 

@@ -88,7 +88,7 @@ class Catalogue:
             out["shortNames"] = list(kind.short_names)
         if kind.categories:
             out["categories"] = list(kind.categories)
-        if "get" in out["verbs"]:  # a review is answered, not stored
+        if "watch" in out["verbs"]:  # a review is answered, a measurement taken: neither is stored
             out["storageVersionHash"] = _storage_hash(kind)
         return out
 

@@ -26,6 +26,7 @@ MODULES: Mapping[str, str] = {
     "authentication.k8s.io": "authentication",
     "authorization.k8s.io": "authorization",
     "admissionregistration.k8s.io": "admissionregistration",
+    "metrics.k8s.io": "metrics",
 }
 
 
