@@ -1,4 +1,6 @@
-"""Prometheus metrics of a control plane, served only when asked for (`wherry server --metrics`)."""
+"""Prometheus metrics of a control plane: below /metrics of the Kubernetes API for whoever may read that, and without any
+authentication on a port of its own when that was asked for (`wherry server --metrics`). The library is imported when needed.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,17 @@ def serve_metrics(address: str, stalls: Stalls, heartbeats: Heartbeats) -> None:
         raise ValueError(f'--metrics: "{address}" is no address; wanted HOST:PORT')
     REGISTRY.register(_Collector(stalls, heartbeats))
     start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1")
+
+
+def exposition(stalls: Stalls, heartbeats: Heartbeats) -> bytes:
+    """All of it, in the text format."""
+    from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    registry.register(_Collector(stalls, heartbeats))
+    return generate_latest(registry)
 
 
 class _Collector:

@@ -35,6 +35,7 @@ from controlplane.nodelink.servicer import NodeLinkServicer
 from controlplane.registry.base import Identity, ListOptions, RequestContext
 from controlplane.registry.registry import Options as RegistryOptions
 from controlplane.registry.registry import Registry
+from controlplane.stalls import Stalls
 from controlplane.store.backup import unfinished
 from controlplane.store.base import Store, StoreError
 from controlplane.store.maintenance import Compactor
@@ -89,6 +90,7 @@ class ControlPlane:
         self.services = Services()
         self.health = HealthServicer()
         self.heartbeats = Heartbeats()
+        self.stalls = Stalls()  # run by whoever has a real loop
         self.figures: FiguresReader | None = None
         self._store = store
         self._commits = Commits()
@@ -182,6 +184,12 @@ class ControlPlane:
         else:
             await self._commits.drain()
         await self.registry.close()
+
+    def metrics(self) -> bytes:
+        """In Prometheus' text format."""
+        from controlplane.metrics import exposition
+
+        return exposition(self.stalls, self.heartbeats)
 
     @property
     def commits(self) -> Commits:

@@ -7,10 +7,11 @@ and `pod_metrics` are pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from controlplane.nodelink.figures import FiguresReader
 from controlplane.registry.base import ListOptions, RegistryAPI, RequestContext
-from wherry.api import kinds, times
+from wherry.api import kinds, quantity, times
 from wherry.api.kinds import Kind
 from wherry.pb import core_v1_pb2, meta_resource_pb2, meta_v1_pb2, metrics_v1beta1_pb2, nodelink_pb2
 
@@ -55,9 +56,8 @@ def _fill(
 
 
 def _usage(usage: Mapping[str, meta_resource_pb2.Quantity], figures: nodelink_pb2.Figures) -> None:
-    """In the forms that metrics-server uses: nanocores and KiB."""
-    usage["cpu"].string = f"{figures.cpu_nano_cores}n" if figures.cpu_nano_cores else "0"
-    usage["memory"].string = f"{figures.memory_working_set_bytes >> 10}Ki"
+    usage["cpu"].string = quantity.canonical(f"{figures.cpu_nano_cores}n")
+    usage["memory"].string = quantity.from_bytes(figures.memory_working_set_bytes)
 
 
 class Measurements:
@@ -66,9 +66,9 @@ class Measurements:
         self._reader = reader
         self._ctx = ctx
 
-    async def measure(self, kind: Kind, namespace: str, name: str, now: float) -> list[object]:
+    async def measure(self, kind: Kind, namespace: str, name: str, now: float) -> list[Any]:
         """All objects of the kind, of a namespace ("": all) or of one name; fewer when agents do not answer."""
-        found: list[object] = []
+        found: list[Any] = []
         if kind.kind == "NodeMetrics":
             nodes: list[core_v1_pb2.Node] = await self._listed("Node", "", name)
             figures = await self._reader.of_nodes(node.metadata.name for node in nodes)
@@ -83,7 +83,7 @@ class Measurements:
         found += (pod_metrics(pod, by_uid[pod.metadata.uid], now) for pod in running if pod.metadata.uid in by_uid)
         return found
 
-    async def _listed(self, kind: str, namespace: str, name: str) -> list[object]:
+    async def _listed(self, kind: str, namespace: str, name: str) -> list[Any]:
         options = ListOptions(namespace=namespace, field_selector=f"metadata.name={name}" if name else "")
         listed = await self._registry.list(self._ctx, kinds.by_name("v1", kind), options)
         return [stored.message() for stored in listed.items]

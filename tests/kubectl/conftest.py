@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from wherry.testing.kubectl import BINARIES, WEB, Kubectl, KubectlCluster
+
+_NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +27,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubectlCluster
 def kubectl(request: pytest.FixtureRequest, cluster: KubectlCluster) -> Iterator[Kubectl]:
     """In a namespace of this test's own, which goes with it: a node takes 110 pods."""
     version = str(request.param)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{request.node.originalname}-{version}".removeprefix("test_"))[-60:].strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{request.node.originalname}-{version}".removeprefix("test_"))[-55:].strip("-")
+    # A test that is run a second time must not meet what it left the first time.
+    name = f"{name}-{next(_NUMBERS)}"
     found = cluster.kubectl(BINARIES[version], name)
     found("create", "namespace", name)
     yield found

@@ -21,6 +21,7 @@ from wherry.cli.commands import (
     rollout,
     store,
     streams,
+    top,
 )
 from wherry.cli.completion import completion
 from wherry.cli.options import Config, ContextName, Namespace, Server
@@ -108,6 +109,7 @@ def _build() -> None:
     _add_group(WORKLOADS, "rollout", rollout.app)
     _add(WORKLOADS, rollout.scale)
     _add(NODES, nodes.cordon, nodes.uncordon, nodes.drain)
+    _add_group(NODES, "top", top.app)
 
 
 _build()

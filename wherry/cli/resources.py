@@ -48,7 +48,7 @@ class Catalogue:
         self._by_name: dict[str, resources_pb2.APIResource] = {}
         for resource in self.resources:
             names = (resource.plural, resource.singular, resource.kind.lower(), *resource.short_names)
-            for name in names:
+            for name in filter(None, names):
                 # The first wins, as in discovery order: "events" is core/v1 before events.k8s.io.
                 self._by_name.setdefault(name.lower(), resource)
                 if resource.group:

@@ -175,7 +175,6 @@ async def _listen(
     from controlplane.auth.admin import ADMIN, ensure_configs, keep_configs
     from controlplane.auth.serving import ServingCertificate
     from controlplane.fronts.grpc.server import JOIN_METHODS, MAX_JOIN_RPCS, GrpcServer
-    from controlplane.stalls import Stalls
     from wherry.api.tasks import TaskGroup
     from wherry.client.config import write_private
 
@@ -202,11 +201,10 @@ async def _listen(
     user_s = plane.lifetimes().user_s
     ensure_configs(plane.ca, env, arguments.data_dir, advertised, lifetime_s=user_s)
     kubernetes = _http_socket(arguments.http_listen, host, bound)
-    stalls = Stalls()
     if arguments.metrics:
         from controlplane.metrics import serve_metrics
 
-        serve_metrics(arguments.metrics, stalls, plane.heartbeats)
+        serve_metrics(arguments.metrics, plane.stalls, plane.heartbeats)
     try:
         async with TaskGroup() as group:
             ending = group.create_task(stopped.wait(), name="signals")
@@ -217,7 +215,7 @@ async def _listen(
                     partial(keep_configs, plane.ca, env, arguments.data_dir, advertised, lifetime_s=user_s),
                     name="client-configs",
                 ),
-                group.keep(stalls.run, name="stalls"),
+                group.keep(plane.stalls.run, name="stalls"),
             ]
             if kubernetes is not None:
                 from controlplane.fronts.http.start import serve

@@ -21,6 +21,7 @@ from controlplane.fronts.commit import Commits
 from controlplane.fronts.http import discovery, encoding, media
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.issuer import Issuer
+from controlplane.fronts.http.nodeproxy import EXPOSITION, Figures
 from controlplane.fronts.http.openapi.documents import Documents
 from controlplane.fronts.http.paths import resource_target
 from controlplane.fronts.http.peers import Peers, TokenReview
@@ -41,7 +42,8 @@ Checks = Mapping[str, Callable[[], bool]]
 
 
 class Handler:
-    """`checks` are asked by the health paths. `close` refuses what comes from then on."""
+    """`checks` are asked by the health paths, `figures` by the node proxy, `metrics` by /metrics. `close` refuses what comes from
+    then on."""
 
     def __init__(
         self,
@@ -53,13 +55,16 @@ class Handler:
         sessions: Sessions,
         tokens: TokenReview | None = None,
         issuer: Issuer | None = None,
+        figures: Figures | None = None,
+        metrics: Callable[[], bytes] | None = None,
     ) -> None:
         self._registry = registry
         self._authorizer = authorizer
         self._env = env
         self._checks = checks
         self._peers = Peers(authorizer, tokens)
-        self._resources = Resources(registry, authorizer, commits, env, sessions)
+        self._resources = Resources(registry, authorizer, commits, env, sessions, figures)
+        self._metrics = metrics
         self._openapi = Documents(registry.verbs)
         self._issuer = issuer
         self._closed = False
@@ -118,6 +123,8 @@ class Handler:
             return self._openapi_v2
         if self._issuer is not None and (found := self._issuer.document(parts)) is not None:
             return found
+        if parts == ["metrics"] and self._metrics is not None:
+            return self._expose
         if parts[:2] == ["openapi", "v3"]:
             return lambda exchange: self._openapi_v3(exchange, "/".join(parts[2:]))
         return None
@@ -159,7 +166,13 @@ class Handler:
         for name in _HEALTH:
             paths += [f"/{name}", *(f"/{name}/{check}" for check in sorted(self._checks))]
         issuer = ["/.well-known/openid-configuration", "/openid/v1/jwks"] if self._issuer is not None else []
-        return exchange.json({"paths": [*issuer[:1], *paths, "/openapi/v2", "/openapi/v3", *issuer[1:], "/version"]})
+        metrics = ["/metrics"] if self._metrics is not None else []
+        paths += [*metrics, "/openapi/v2", "/openapi/v3", *issuer[1:], "/version"]
+        return exchange.json({"paths": [*issuer[:1], *paths]})
+
+    async def _expose(self, exchange: Exchange) -> web.StreamResponse:
+        assert self._metrics is not None
+        return await exchange.reply_long(self._metrics(), EXPOSITION)
 
     async def _version(self, exchange: Exchange) -> web.StreamResponse:
         media.negotiate(exchange.accept, offered=(media.JSON,))

@@ -18,6 +18,7 @@ from controlplane.fronts.commit import Commits
 from controlplane.fronts.http import bodies, encoding, media, params, subresources
 from controlplane.fronts.http.exchange import Exchange
 from controlplane.fronts.http.media import Form
+from controlplane.fronts.http.nodeproxy import Figures, NodeProxy
 from controlplane.fronts.http.paths import Target, flag
 from controlplane.fronts.http.sessions import Sessions
 from controlplane.fronts.http.watch import EventEncoder
@@ -38,9 +39,16 @@ class Resources:
     """`handle` answers one request; it raises APIError, which `handler` turns into a Status."""
 
     def __init__(
-        self, registry: RegistryAPI, authorizer: Authorizer, commits: Commits, env: Env, sessions: Sessions
+        self,
+        registry: RegistryAPI,
+        authorizer: Authorizer,
+        commits: Commits,
+        env: Env,
+        sessions: Sessions,
+        figures: Figures | None = None,
     ) -> None:
         self._sessions = sessions
+        self._nodes = NodeProxy(registry, figures, sessions.handle)
         self._registry = registry
         self._authorizer = authorizer
         self._commits = commits
@@ -73,6 +81,8 @@ class Resources:
             obj = self._decode(exchange, target, kind, await exchange.body())
             await self.authorize(exchange, target, name=obj.metadata.name)
         if target.subresource and subresources.served(kind)[target.subresource].session:
+            if target.subresource == "proxy":
+                return await self._nodes.handle(exchange, target)
             return await self._sessions.handle(exchange, target)
         return await self._verbs[target.verb](exchange, target, kind)
 
@@ -86,10 +96,10 @@ class Resources:
 
     def _check_verb(self, target: Target, kind: Kind) -> None:
         """Raises NotFound for what is no path of this kind, MethodNotAllowed for a method that the path does not know."""
-        if target.extra or (target.namespace and not kind.namespaced):
+        found = subresources.served(kind).get(target.subresource)
+        if (target.extra and not (found and found.deep)) or (target.namespace and not kind.namespaced):
             raise _unknown()
         if target.subresource:
-            found = subresources.served(kind).get(target.subresource)
             if found is None or (kind.namespaced and not target.namespace):
                 raise _unknown()
             if target.verb not in found.verbs:

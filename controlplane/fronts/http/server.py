@@ -43,6 +43,8 @@ def handler_of(plane: ControlPlane) -> Handler:
         sessions,
         tokens=authentication.identity if authentication is not None else None,
         issuer=Issuer(accounts.public_keys()) if accounts is not None else None,
+        figures=plane.figures,
+        metrics=plane.metrics,
     )
 
 

@@ -23,7 +23,8 @@ class Subresource:
 
     verbs: tuple[str, ...]
     body: tuple[str, str, str] | None = None
-    session: bool = False  # a connection to a container, and not an object
+    session: bool = False  # a connection to a container or a node, and not an object
+    deep: bool = False  # may have a path of its own below
 
 
 _ALL = {
@@ -36,6 +37,9 @@ _ALL = {
     "finalize": Subresource(("update",)),
     "log": Subresource(("get",), session=True),
     "portforward": Subresource(CONNECT, ("", "v1", "PodPortForwardOptions"), session=True),
+    "proxy": Subresource(
+        ("create", "delete", "get", "patch", "update"), ("", "v1", "NodeProxyOptions"), session=True, deep=True
+    ),
     "scale": Subresource(READ_WRITE, ("autoscaling", "v1", "Scale")),
     "status": Subresource(READ_WRITE),
     "token": Subresource(("create",), ("authentication.k8s.io", "v1", "TokenRequest")),
@@ -44,7 +48,11 @@ _ALL = {
 
 def served(kind: Kind) -> dict[str, Subresource]:
     """Of a kind, by name, in alphabetical order."""
-    return {name: _ALL[name] for name in sorted(kind.subresources) if name in _ALL}
+    return {
+        name: _ALL[name]
+        for name in sorted(kind.subresources)
+        if name in _ALL and (name != "proxy" or kind.plural == "nodes")  # no way to pods and Services yet
+    }
 
 
 def body_class(kind: Kind, name: str) -> type[Message]:

@@ -24,7 +24,7 @@ def _window(obj: Any, now: float) -> str:
 def _sum(resource: str) -> Any:
     def cell(obj: Any, now: float) -> str:
         total = sum(quantity.amount(item.usage[resource]) for item in obj.containers if resource in item.usage)
-        return f"{int(total * 10**9)}n" if resource == "cpu" else f"{int(total) >> 10}Ki"
+        return quantity.canonical(f"{int(total * 10**9)}n") if resource == "cpu" else quantity.from_bytes(int(total))
 
     return cell
 

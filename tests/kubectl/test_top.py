@@ -1,0 +1,65 @@
+"""kubectl top, the node proxy and /metrics: what a person and a Prometheus read."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+
+pytestmark = [
+    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
+    pytest.mark.timeout(180),
+]
+
+
+@versions(NEWEST, OLDEST)
+def test_top(web: Kubectl) -> None:
+    node = web("top", "node")
+    assert re.search(r"NAME +CPU\(cores\) +CPU.* +MEMORY\(bytes\) +MEMORY", node)
+    assert re.search(r"hollow +\d+m +\d+% +\d+Mi +\d+%", node)
+    pods = web("get", "pods", "-o", "jsonpath={.items[*].metadata.name}").split()
+    rows = [line.split() for line in web("top", "pod", "--no-headers", "-l", "app=web").splitlines()]
+    assert sorted(row[0] for row in rows) == sorted(pods)
+    assert all(re.fullmatch(r"\d+m", row[1]) and row[2] == "1Mi" for row in rows)
+    with_containers = web("top", "pod", pods[0], "--containers").splitlines()
+    assert with_containers[0].split() == ["POD", "NAME", "CPU(cores)", "MEMORY(bytes)"]
+    assert with_containers[1].split()[:2] == [pods[0], "web"]
+    assert web.namespace in web("top", "pod", "-A")
+    assert "not found" in web.fails("top", "pod", "nope")
+
+
+@versions(NEWEST)
+def test_metrics_as_objects(web: Kubectl) -> None:
+    assert re.search(r"^nodes +metrics.k8s.io/v1beta1 +false +NodeMetrics", web("api-resources"), re.MULTILINE)
+    listed = json.loads(web("get", "--raw", f"/apis/metrics.k8s.io/v1beta1/namespaces/{web.namespace}/pods"))
+    assert listed["kind"] == "PodMetricsList"
+    item = listed["items"][0]
+    assert item["metadata"]["labels"]["app"] == "web"
+    assert item["containers"][0]["usage"]["memory"] == "1Mi"
+    assert {"timestamp", "window"} <= set(item)
+    assert re.search(r"NAME +CPU +MEMORY +WINDOW", web("get", "podmetrics"))
+    assert "MethodNotAllowed" in web.fails("delete", "podmetrics", item["metadata"]["name"])
+
+
+@versions(NEWEST)
+def test_the_node_proxy_and_the_control_planes_own_metrics(web: Kubectl) -> None:
+    proxy = "/api/v1/nodes/hollow/proxy"
+    summary = json.loads(web("get", "--raw", f"{proxy}/stats/summary"))
+    assert summary["node"]["nodeName"] == "hollow"
+    mine = [pod for pod in summary["pods"] if pod["podRef"]["namespace"] == web.namespace]
+    assert [container["name"] for pod in mine for container in pod["containers"]] == ["web", "web"]
+    assert mine[0]["memory"]["workingSetBytes"] == 1 << 20
+    text = web("get", "--raw", f"{proxy}/metrics/resource")
+    labels = rf'container="web",namespace="{web.namespace}",pod="[-\w]+"'
+    assert re.search(rf"^container_memory_working_set_bytes\{{{labels}\}} 1048576 \d+$", text, re.MULTILINE)
+    pod = web("get", "pods", "-o", "jsonpath={.items[0].metadata.name}")
+    log = web("logs", pod)
+    assert web("get", "--raw", f"{proxy}/containerLogs/{web.namespace}/{pod}/web") == log
+    assert web("get", "--raw", f"{proxy}/healthz") == "ok"
+    assert "NotFound" in web.fails("get", "--raw", "/api/v1/nodes/nope/proxy/stats/summary")
+    metrics = web("get", "--raw", "/metrics")
+    assert re.search(r"^wherry_nodes_connected 1\.0$", metrics, re.MULTILINE)
+    assert re.search(r"^process_resident_memory_bytes ", metrics, re.MULTILINE)
