@@ -70,7 +70,7 @@ def test_other_data_directory_or_fewer_nodes_are_refused(name: str, tmp_path: Pa
         up_module._decide(name, 2, tmp_path / "elsewhere", ingress=False)
     with pytest.raises(ClusterError, match="has 2 nodes, 1 asked for"):
         up_module._decide(name, 1, None, ingress=False)
-    assert up_module._decide(name, 3, None).node_count == 3
+    assert up_module._decide(name, 3, None, ingress=False).node_count == 3
 
 
 def test_without_root_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
