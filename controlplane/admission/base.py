@@ -3,8 +3,9 @@ registry's writes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 from controlplane.registry.base import Identity
 from wherry.api.errors import Cause, Forbidden
@@ -17,7 +18,8 @@ Operation = Literal["CREATE", "UPDATE", "DELETE"]
 class Request:
     """One write. `obj` is None for DELETE; `old` is None for CREATE; `name` may be empty when it is to be generated.
 
-    Plugins that mutate change `obj` in place; nobody changes `old`."""
+    Plugins that mutate change `obj` in place; nobody changes `old`. `warnings` go to the client, `annotations` into the audit
+    log. `options` are the verb's own (CreateOptions, DeleteOptions ...) as JSON, for webhooks."""
 
     operation: Operation
     kind: Kind
@@ -28,6 +30,9 @@ class Request:
     old: Any
     identity: Identity
     dry_run: bool = False
+    warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def forbid(self, reason: str, *, causes: tuple[Cause, ...] = ()) -> Forbidden:
         """The refusal in Kubernetes' words: `pods "x" is forbidden: <reason>`."""
@@ -35,6 +40,14 @@ class Request:
         full = self.kind.group_resource
         head = f'{full} "{name}" is forbidden' if name else f"{full} is forbidden"
         return Forbidden(f"{head}: {reason}", group=self.kind.group, kind=self.kind.plural, name=name, causes=causes)
+
+
+class Found(NamedTuple):
+    """An object as it lies in the store: where, at which revision, and its message (shared: not to be changed)."""
+
+    key: str
+    revision: int
+    message: Any
 
 
 class Lookup(Protocol):
@@ -46,6 +59,20 @@ class Lookup(Protocol):
 
     async def all(self, api_version: str, kind: str) -> list[Any]:
         """All objects of a kind without namespaces, by name."""
+        ...
+
+    async def present(self, group: str, plural: str = "") -> bool:
+        """Whether there is any object of the kind (of the group, without `plural`). Loads nothing that would be needed to
+        understand one, so that a feature which nobody uses costs nothing."""
+        ...
+
+    async def within(self, api_version: str, kind: str, namespace: str, *, keep: bool = True) -> Sequence[Found]:
+        """The objects of a kind in a namespace, by name. `keep` is off for kinds of which there are many: their messages are
+        parsed for this call alone."""
+        ...
+
+    def acknowledge(self, api_version: str, kind: str, revision: int) -> None:
+        """An object of the kind was written at this revision, beside another one: reads from now on see it."""
         ...
 
 

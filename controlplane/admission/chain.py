@@ -1,20 +1,37 @@
-"""The plugins in their order. Built by the registry from its options."""
+"""The plugins in their order, Kubernetes' order. Built by the registry from its options.
+
+Mutating plugins, mutating webhooks; then (after the registry's own validation) validating plugins, admission policies,
+validating webhooks; and last the quotas, in the transaction itself. What few clusters use is imported when there is an object
+that asks for it: see `Lookup.present`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from controlplane.admission import (
+    default_class,
     lifecycle,
+    limit_ranger,
     node_restriction,
     node_taints,
+    pod_security,
     priority,
     runtime_class,
     service_account,
     tolerations,
 )
 from controlplane.admission.base import Lookup, Plugin, Request
+from controlplane.admission.charge import FREE, Charge
+
+if TYPE_CHECKING:
+    from controlplane.admission.quota.ledger import Ledger
+
+# Never counted: they come and go by themselves.
+_UNCOUNTED = (("", "events"), ("events.k8s.io", "events"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +52,28 @@ class Chain:
         self._node = node_restriction.NodeRestriction()
         self._plugins: tuple[Plugin, ...] = (
             lifecycle.NamespaceLifecycle(),
-            self._node,
+            limit_ranger.LimitRanger(),
             service_account.ServiceAccount(suffix, token_volume=options.token_volume),
+            self._node,
+            node_taints.NodeTaints(),
+            pod_security.PodSecurity(),
             priority.Priority(),
             tolerations.DefaultTolerations(options.toleration_s),
             runtime_class.RuntimeClass(),
-            node_taints.NodeTaints(),
+            default_class.DefaultIngressClass(),
+            default_class.DefaultStorageClass(),
         )
+        self._ledger: Ledger | None = None
 
     def add(self, plugin: Plugin) -> None:
         """Runs after the present ones."""
         self._plugins = (*self._plugins, plugin)
 
-    async def mutate(self, request: Request) -> None:
+    async def mutate(self, request: Request) -> bool:
+        """Whether somebody outside has changed the object, so that its defaults have to be filled in again."""
         for plugin in self._plugins:
             await plugin.mutate(request, self._lookup)
+        return False
 
     async def validate(self, request: Request) -> None:
         for plugin in self._plugins:
@@ -58,3 +82,22 @@ class Chain:
     def check_node(self, request: Request) -> None:
         """NodeRestriction alone, for batches of statuses: it needs to look nothing up."""
         self._node.check(request)
+
+    @asynccontextmanager
+    async def charging(self, request: Request) -> AsyncIterator[Charge]:
+        """Around the transaction of a write: what it costs, with the namespace's quotas to itself in this process."""
+        kind = request.kind
+        if (
+            not kind.namespaced
+            or request.subresource == "status"
+            or (kind.group, kind.plural) in _UNCOUNTED
+            or not await self._lookup.present("", "resourcequotas")
+        ):
+            yield FREE
+            return
+        if self._ledger is None:
+            from controlplane.admission.quota.ledger import Ledger
+
+            self._ledger = Ledger(self._lookup)
+        async with self._ledger.charging(request) as charge:
+            yield charge

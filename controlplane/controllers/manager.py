@@ -21,6 +21,7 @@ from controlplane.controllers.nodelifecycle.controller import NodeLifecycleContr
 from controlplane.controllers.podgc.controller import PodCollector
 from controlplane.controllers.podgc.plan import TERMINATED_THRESHOLD
 from controlplane.controllers.replicaset.controller import ReplicaSetController
+from controlplane.controllers.resourcequota.controller import ResourceQuotaController
 from controlplane.controllers.serviceaccount.controller import ServiceAccountController
 from controlplane.controllers.shell import Kit
 from wherry.api.context import Env
@@ -36,6 +37,7 @@ WATCHED_WHOLE: frozenset[type[Message]] = frozenset(
         core_v1_pb2.Node,
         core_v1_pb2.Namespace,
         core_v1_pb2.Service,
+        core_v1_pb2.ResourceQuota,
         apps_v1_pb2.ReplicaSet,
         apps_v1_pb2.Deployment,
         policy_v1_pb2.PodDisruptionBudget,
@@ -69,6 +71,7 @@ async def run(
         EndpointSliceController(kit),
         LoadBalancerController(kit),
         DisruptionController(kit),
+        ResourceQuotaController(kit),
         PodCollector(kit, terminated_threshold=options.terminated_pod_threshold),
         GarbageCollector(kit, shared=WATCHED_WHOLE),
     ]

@@ -40,6 +40,7 @@ class RequestContext:
     field_manager: str = ""
     dry_run: bool = False
     field_validation: str = "Strict"
+    annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from controlplane.admission.base import Found
+from controlplane.registry.keys import ROOT
 from controlplane.registry.keys import key as key_of
 from controlplane.registry.keys import prefix as prefix_of
 from controlplane.registry.strategy import Strategy
@@ -24,6 +26,7 @@ from wherry.api.kinds import Kind
 
 READ_TIMEOUT_S = 10.0  # a cache that is further behind than this is not going to catch up for this request
 FUTURE_REVISION_TIMEOUT_S = 3.0
+_SLICE = 100  # objects parsed between two chances for the loop to do something else
 
 
 class Entry(NamedTuple):
@@ -110,6 +113,9 @@ class State:
         self._consistent = consistent
         # Writes that ended without an answer may have happened, at a revision that we do not know; so many are settled.
         self._doubts = self._settled = 0
+        self._presence: dict[
+            str, asyncio.Task[WatchCache]
+        ] = {}  # by prefix, each with the bare keys of a kind or group
         self._closed = False
 
     def by_resource(self, group: str, plural: str) -> Served | None:
@@ -146,6 +152,11 @@ class State:
                 await item.cache.stop()
             if item.companions is not None:
                 await item.companions.stop()
+        for task in list(self._presence.values()):
+            if not task.done():
+                task.cancel()
+            elif not task.cancelled() and task.exception() is None:
+                await task.result().stop()
 
     # reads
 
@@ -227,6 +238,59 @@ class State:
             return []
         cache = await self.fresh(served)
         return [shared_message(served.kind, entry.value, entry.memo) for entry in cache.list(served.prefix)]
+
+    async def present(self, group: str, plural: str = "") -> bool:
+        """For admission: whether there is any such object. As long as nobody here has asked for the group, nobody here has
+        written to it either, so a look at the bare keys does."""
+        if plural and group not in self._later:
+            return len(await self.fresh(self.served[group, plural])) > 0
+        prefix = f"{ROOT}{group or 'core'}/{plural}{'/' if plural else ''}"
+        task = self._presence.get(prefix)
+        if task is None:
+            task = self._presence[prefix] = asyncio.ensure_future(self._keys_under(prefix))
+        cache = await asyncio.shield(task)
+        try:
+            if self._consistent and plural:
+                await cache.wait_fresh(READ_TIMEOUT_S)
+            else:
+                written = [item.acknowledged for item in self.served.values() if item.kind.group == group]
+                await cache.wait_for(max(written, default=0), READ_TIMEOUT_S)
+        except (store_base.StoreError, TimeoutError) as error:
+            raise ServiceUnavailable("the server has not seen its newest writes in time", retry_after_s=1) from error
+        return len(cache) > 0
+
+    async def _keys_under(self, prefix: str) -> WatchCache:
+        if self._closed:
+            raise ServiceUnavailable("the registry is shutting down")
+        cache = WatchCache(self.store, prefix)
+        try:
+            await cache.start()
+        except BaseException:
+            self._presence.pop(prefix, None)  # the next request tries again
+            raise
+        return cache
+
+    async def within(self, api_version: str, kind: str, namespace: str, *, keep: bool = True) -> list[Found]:
+        """For admission: as `all`, those of a namespace, with what it takes to write them anew."""
+        served = self.by_name(api_version, kind)
+        if served is None:
+            return []
+        cache = await self.fresh(served)
+        found = []
+        for index, entry in enumerate(cache.list(prefix_of(served.kind, namespace))):
+            if keep:
+                message = shared_message(served.kind, entry.value, entry.memo)
+            else:
+                message = served.kind.message.FromString(entry.value)
+                if index % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0)
+            found.append(Found(entry.key, entry.mod_revision, message))
+        return found
+
+    def acknowledge(self, api_version: str, kind: str, revision: int) -> None:
+        served = self.by_name(api_version, kind)
+        if served is not None:
+            served.acknowledge(revision)
 
     # writes
 

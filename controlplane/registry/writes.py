@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from controlplane.admission import base as admission
 from controlplane.admission.chain import Chain
+from controlplane.admission.charge import Charge
 from controlplane.registry import deletion, managers, metadata, violations
 from controlplane.registry.base import DeleteResult, RequestContext, Stored
 from controlplane.registry.keys import key as key_of
@@ -77,8 +78,9 @@ class Writer:
         if meta.resource_version not in ("", "0") and not ctx.dry_run:
             raise BadRequest("resourceVersion should not be set on objects to be created")
         served.strategy.defaults(obj)
-        request = admission.Request("CREATE", kind, "", namespace, meta.name, obj, None, ctx.identity, ctx.dry_run)
-        await self._chain.mutate(request)
+        request = self._request(ctx, "CREATE", kind, namespace, meta.name, obj, None)
+        if await self._chain.mutate(request):
+            served.strategy.defaults(obj)
         metadata.fill_new(meta, self._state.env)
         served.strategy.prepare_create(obj)
         generated = not meta.name and meta.generate_name
@@ -91,10 +93,20 @@ class Writer:
                 managers.track(ctx, kind, obj, None, self._state.env, applied=applied)
                 self._validate_new(ctx, served, obj)
                 await self._chain.validate(request)
-            stored, existing = await self._insert(ctx, served, obj)
+            async with self._chain.charging(request) as charge:
+                stored, existing = await self._insert(ctx, served, obj, charge)
             if stored is not None:
                 return stored
         raise self._exists(kind, meta, existing, bool(generated))
+
+    def _request(
+        self, ctx: RequestContext, operation: admission.Operation, kind: Kind, namespace: str, name: str, obj: Any,
+        old: Any, subresource: str = "",
+    ) -> admission.Request:  # fmt: skip
+        return admission.Request(
+            operation, kind, subresource, namespace, name, obj, old, ctx.identity, ctx.dry_run, ctx.warnings,
+            ctx.annotations,
+        )  # fmt: skip
 
     def _place(self, kind: Kind, namespace: str, meta: meta_v1_pb2.ObjectMeta) -> None:
         if kind.namespaced:
@@ -115,11 +127,14 @@ class Writer:
         violations.raise_if(kind, obj.metadata.name, causes)
         ctx.warnings.extend(strategy.warnings(obj, None))
 
-    async def _insert(self, ctx: RequestContext, served: Served, obj: Any) -> tuple[Stored | None, Entry | None]:
+    async def _insert(
+        self, ctx: RequestContext, served: Served, obj: Any, charge: Charge
+    ) -> tuple[Stored | None, Entry | None]:
         """The object as stored, or what stands in its place."""
         kind, meta = served.kind, obj.metadata
         key = key_of(kind, meta.namespace, meta.name)
         if ctx.dry_run:
+            await charge.plan(obj, None)
             await self._plan_companions(served, obj, None, set())
             existing = await self._state.current(served, key)
             if existing is not None:
@@ -133,12 +148,14 @@ class Writer:
                 chosen = kind.message()
                 chosen.CopyFrom(obj)
             compares, operations = await self._plan_companions(served, chosen, None, refused)
+            charged, charges = await charge.plan(chosen, None)
             value = chosen.SerializeToString(deterministic=True)
             result = await self._state.txn(
-                (Compare(key, 0), *compares), (Put(key, value, served.strategy.ttl_s), *operations)
+                (Compare(key, 0), *compares, *charged), (Put(key, value, served.strategy.ttl_s), *operations, *charges)
             )
             if result.succeeded:
                 served.acknowledge(result.revision)
+                charge.settle(result.revision)
                 return Stored(kind, value, result.revision, {}), None
             if result.current[0] is not None:
                 return None, Entry(result.current[0].value, result.current[0].mod_revision, {})
@@ -227,19 +244,23 @@ class Writer:
             base.metadata.resource_version = str(entry.revision)
             obj = change(base)
             pinned = self._check_revision(served, obj, name, entry)
-            value, remove, extra = await self._next(
-                ctx, served, namespace, name, obj, old, subresource, applied, refused
-            )
+            request = self._request(ctx, "UPDATE", kind, namespace, name, obj, old, subresource)
+            value, remove, extra = await self._next(ctx, served, request, applied, refused)
             if value == entry.value and not remove:
                 return Stored(kind, entry.value, entry.revision, entry.memo)
-            if ctx.dry_run:
-                return Stored(kind, value, entry.revision, {})
-            compares, operations = extra
-            step: Operation = Delete(key) if remove else Put(key, value, served.strategy.ttl_s)
-            result = await self._state.txn((Compare(key, entry.revision), *compares), (step, *operations))
-            if result.succeeded:
-                served.acknowledge(result.revision)
-                return Stored(kind, value, entry.revision if remove else result.revision, {})
+            async with self._chain.charging(request) as charge:
+                charged, charges = await charge.plan(None if remove else obj, old)
+                if ctx.dry_run:
+                    return Stored(kind, value, entry.revision, {})
+                compares, operations = extra
+                step: Operation = Delete(key) if remove else Put(key, value, served.strategy.ttl_s)
+                result = await self._state.txn(
+                    (Compare(key, entry.revision), *compares, *charged), (step, *operations, *charges)
+                )
+                if result.succeeded:
+                    served.acknowledge(result.revision)
+                    charge.settle(result.revision)
+                    return Stored(kind, value, entry.revision if remove else result.revision, {})
             refused.update(kv.key for kv in result.current[1:] if kv is not None)
             now = result.current[0]
             if pinned and now is not None and now.mod_revision != entry.revision:
@@ -265,22 +286,20 @@ class Writer:
         self,
         ctx: RequestContext,
         served: Served,
-        namespace: str,
-        name: str,
-        obj: Any,
-        old: Any,
-        subresource: str,
+        request: admission.Request,
         applied: bool,
         refused: set[str],
     ) -> tuple[bytes, bool, Extra]:
         """From what the client wants to what is to be stored: its bytes, whether it goes with this write, and the other
         keys that go along."""
         kind, strategy = served.kind, served.strategy
+        name, obj, old, subresource = request.name, request.obj, request.old, request.subresource
         self._check_identity(kind, name, obj, old)
         strategy.defaults(obj)
         strategy.defaults_of_name(obj)
-        request = admission.Request("UPDATE", kind, subresource, namespace, name, obj, old, ctx.identity, ctx.dry_run)
-        await self._chain.mutate(request)
+        if await self._chain.mutate(request):
+            self._check_identity(kind, name, obj, old)
+            strategy.defaults(obj)
         metadata.keep_system_fields(obj.metadata, old.metadata)
         if subresource == "status":
             metadata.only_status(obj.metadata, old.metadata)
@@ -340,7 +359,9 @@ class Writer:
                 raise not_found(kind, name)
             old: Any = kind.message.FromString(entry.value)
             deletion.check_preconditions(kind, name, old, entry.revision, options)
-            request = admission.Request("DELETE", kind, subresource, namespace, name, None, old, ctx.identity, dry_run)
+            request = self._request(ctx, "DELETE", kind, namespace, name, None, old, subresource)
+            request.dry_run = dry_run
+            await self._chain.mutate(request)
             await self._chain.validate(request)
             obj: Any = kind.message()
             obj.CopyFrom(old)
@@ -357,9 +378,15 @@ class Writer:
                 released = served.companions.release(old) if served.companions is not None else ()
                 operations = (Delete(key), *released)
             compares, more = extra
-            result = await self._state.txn((Compare(key, entry.revision), *compares), (*operations, *more))
+            async with self._chain.charging(request) as charge:
+                charged, charges = await charge.plan(None, old) if plan.remove else ((), ())
+                result = await self._state.txn(
+                    (Compare(key, entry.revision), *compares, *charged), (*operations, *more, *charges)
+                )
+                if result.succeeded:
+                    served.acknowledge(result.revision)
+                    charge.settle(result.revision)
             if result.succeeded:
-                served.acknowledge(result.revision)
                 if guard is not None:
                     guard.committed(result.revision)
                 if not plan.remove:

@@ -22,7 +22,6 @@ NO_VOLUMES = "no volume is provisioned, bound or mounted for it"
 def kinds() -> Iterator[Served]:
     yield entry(
         "v1", "LimitRange", columns=tables.LIMIT_RANGES, fill=defaults.limit_range, check=limits.limit_range,
-        stored_only="pods are not held to it",
     )  # fmt: skip
     yield entry(
         "v1", "PersistentVolume", columns=storage_tables.VOLUMES, fill=storage_defaults.volume,
@@ -46,5 +45,5 @@ def kinds() -> Iterator[Served]:
     )  # fmt: skip
     yield entry(
         "v1", "ResourceQuota", columns=tables.RESOURCE_QUOTAS, check=limits.resource_quota,
-        compare=limits.resource_quota_update, stored_only="nothing is counted against it",
+        compare=limits.resource_quota_update,
     )  # fmt: skip

@@ -83,6 +83,7 @@ def resource_quota(obj: Any) -> Causes:
             causes.append(violations.invalid(path, name, "must be a standard resource for quota"))
         if quantity.amount(amount) < 0:
             causes.append(violations.invalid(path, amount.string, "must be greater than or equal to 0"))
+    causes += _scope_selector(obj)
     scopes = list(obj.spec.scopes)
     if not scopes:
         return causes
@@ -95,6 +96,32 @@ def resource_quota(obj: Any) -> Causes:
     for one, other in (("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")):
         if one in scopes and other in scopes:
             causes.append(violations.invalid("spec.scopes", scopes, "conflicting scopes"))
+    return causes
+
+
+def _scope_selector(obj: Any) -> Causes:
+    causes: Causes = []
+    for index, term in enumerate(obj.spec.scope_selector.match_expressions):
+        path = f"spec.scopeSelector.matchExpressions[{index}]"
+        if term.scope_name not in _SCOPES:
+            causes.append(violations.invalid(f"{path}.scopeName", term.scope_name, "unsupported scope"))
+        if term.scope_name in _SCOPES[:4] + _SCOPES[5:6] and term.operator != "Exists":
+            detail = (
+                "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, "
+                "ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or "
+                "ResourceQuotaScopeCrossNamespacePodAffinity"
+            )
+            causes.append(violations.invalid(f"{path}.operator", term.operator, detail))
+        if term.operator in ("In", "NotIn"):
+            if not term.values:
+                detail = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"
+                causes.append(violations.required(f"{path}.values", detail))
+        elif term.operator in ("Exists", "DoesNotExist"):
+            if term.values:
+                detail = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"
+                causes.append(violations.invalid(f"{path}.values", list(term.values), detail))
+        else:
+            causes.append(violations.invalid(f"{path}.operator", term.operator, "not a valid selector operator"))
     return causes
 
 
