@@ -14,9 +14,10 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from controlplane.fronts.http import spdy
+from controlplane.fronts.http.upgrade import content
 from wherry.api.errors import BadRequest
 from wherry.client.windows import Credit, Pipe, Window
 from wherry.pb import pods_pb2
@@ -191,8 +192,9 @@ class _Channels:
                 await self._socket.send_bytes(bytes((channel,)) + struct.pack("<H", port))
             yield Frame(channel=number + 1, start_port=port)
         async for message in self._socket:
-            if message.type is WSMsgType.BINARY and len(message.data) > 1:
-                yield Frame(channel=message.data[0] // 2 + 1, data=message.data[1:])
+            data = content(message)
+            if len(data) > 1:
+                yield Frame(channel=data[0] // 2 + 1, data=data[1:])
 
     async def data(self, channel: int, data: bytes) -> None:
         await self._socket.send_bytes(bytes((2 * channel - 2,)) + data)

@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from controlplane.fronts.http import encoding, forward, params, spdy
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.paths import Target, flag
-from controlplane.fronts.http.upgrade import MAX_MESSAGE_BYTES, RawLink, SocketLink, Taken
+from controlplane.fronts.http.upgrade import MAX_MESSAGE_BYTES, RawLink, SocketLink, Taken, content
 from wherry.api.errors import APIError, BadRequest
 from wherry.api.times import parse_rfc3339
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2
@@ -166,8 +166,8 @@ class _Session:
 
         async def read() -> None:
             async for message in socket:
-                if message.type is WSMsgType.BINARY and message.data:
-                    frame = _of_channel(message.data[0], message.data[1:])
+                if data := content(message):
+                    frame = _of_channel(data[0], data[1:])
                     if frame is not None:
                         await self._incoming.put(frame)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 MAX_MESSAGE_BYTES = 4 << 20
 _READ_BYTES = 64 << 10
@@ -64,6 +64,14 @@ class RawLink:
         await self._writer.drain()
 
 
+def content(message: WSMessage) -> bytes:
+    """Of a message of either type: there are clients that send text frames. Empty for what is no data."""
+    if message.type is WSMsgType.TEXT:
+        text: str = message.data
+        return text.encode()
+    return bytes(message.data) if message.type is WSMsgType.BINARY else b""
+
+
 class SocketLink:
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self._socket = socket
@@ -72,8 +80,7 @@ class SocketLink:
         while True:
             message = await self._socket.receive()
             if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
-                data = message.data.encode() if isinstance(message.data, str) else bytes(message.data)
-                if data:
+                if data := content(message):
                     return data
             elif message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
                 return b""
