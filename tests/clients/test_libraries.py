@@ -139,8 +139,8 @@ def test_official_pods(official: Any, own: str) -> None:
     failing.write_stdin("7\n")
     failing.run_forever(timeout=30)
     assert failing.returncode == 7
-    scale = apps.patch_namespaced_deployment_scale(own, "default", {"spec": {"replicas": 0}})
-    assert scale.spec.replicas == 0
+    scale = apps.patch_namespaced_deployment_scale(own, "default", {"spec": {"replicas": 2}})
+    assert scale.spec.replicas == 2
     apps.delete_namespaced_deployment(own, "default", propagation_policy="Foreground")
     until(lambda: not core.list_namespaced_pod("default", label_selector=f"app={own}").items)
 
@@ -192,7 +192,7 @@ async def test_kr8s(kubeconfig: Path, own: str) -> None:
     done = await pod.exec(["sh", "-c", "echo out; echo err >&2; exit 3"], check=False)
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 3)
     await workload.scale(2)
-    await workload.wait("jsonpath={.status.readyReplicas}=2", timeout=90)
+    await workload.wait("jsonpath='{.status.readyReplicas}'=2", timeout=90)
     await workload.delete(propagation_policy="Background")
     await workload.wait("delete", timeout=60)
 
@@ -223,7 +223,7 @@ def test_lightkube(kubeconfig: Path, own: str) -> None:
         event, item = next(iter(client.watch(ConfigMap, namespace="default", fields={"metadata.name": own})))
         assert (event, item.data["c"]) == ("ADDED", "3")
         client.delete(ConfigMap, own, namespace="default")
-        with pytest.raises(ApiError, match="configmaps own not found"):
+        with pytest.raises(ApiError, match=f'configmaps "{own}" not found'):
             client.get(ConfigMap, own, namespace="default")
 
         client.create(Deployment.from_dict(deployment(own)))
