@@ -159,7 +159,7 @@ class Agent:
 
             zone = options.labels.get(ZONE, "")
             here = Where(options.node_name, options.ips[0] if options.ips else "", zone)
-            self.traffic = NodeTraffic(self.client, env, here, root, options.network)
+            self.traffic = NodeTraffic(self.client, transport, env, here, root, options.network)
             self.services.service_env = self._service_env
             self.drain = self.services.drain = Drain(self.traffic.slices, self.link.ask_routes)
         self._report_now = asyncio.Event()

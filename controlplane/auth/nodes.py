@@ -21,11 +21,13 @@ RequesterOf = Callable[[str], Awaitable[str]]
 
 LEASE_NAMESPACE = "kube-node-lease"
 _READ = ("get", "list", "watch")
-# Read by every node: what services and routes between nodes need.
+# Read by every node: what services, policies and routes between nodes need.
 _READABLE = {
     ("", "nodes"),
     ("", "services"),
+    ("", "namespaces"),
     ("discovery.k8s.io", "endpointslices"),
+    ("networking.k8s.io", "networkpolicies"),
     ("node.k8s.io", "runtimeclasses"),
     ("storage.k8s.io", "csidrivers"),
 }

@@ -15,6 +15,7 @@ from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.nodelink.connection import Connection
 from controlplane.nodelink.heartbeats import Heartbeats
+from controlplane.nodelink.peers import peers
 from controlplane.nodelink.routing import Routing
 from controlplane.nodelink.sessions import SESSION_KEY, Sessions
 from controlplane.registry.base import RegistryAPI
@@ -131,6 +132,16 @@ class NodeLinkServicer:
                 yield frame
         finally:
             await frames.aclose()  # type: ignore[attr-defined]
+
+    async def Peers(self, request: nodelink_pb2.PeersRequest, call: Call) -> AsyncIterator[nodelink_pb2.PodBatch]:
+        if not node_of(call.identity):
+            raise Forbidden(f'User "{call.identity.user}" is no node: only agents follow the pods of others')
+        stream = peers(self._registry, call.context())
+        try:
+            async for batch in stream:
+                yield batch
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
 
 
 async def _hello(requests: AsyncIterator[nodelink_pb2.AgentMessage]) -> nodelink_pb2.Hello:

@@ -13,6 +13,7 @@ from kubelet.network import NetworkError, cni, conntrack, hostports, links, masq
 from kubelet.network.mesh import kernel as mesh
 from kubelet.network.mesh.plan import LINK as OVERLAY
 from kubelet.network.mesh.plan import OVERHEAD
+from kubelet.network.policy.plan import TABLE as POLICIES_TABLE
 from kubelet.network.services.ruleset import TABLE as SERVICES_TABLE
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -90,6 +91,7 @@ class NodeNetwork:
         mesh.remove()
         masquerade.delete(options.table)
         masquerade.delete(SERVICES_TABLE)
+        masquerade.delete(POLICIES_TABLE)
         hostports.remove_unused()
         links.drop_addresses()
         if options.bridge in links.names():

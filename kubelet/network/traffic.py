@@ -21,6 +21,9 @@ from kubelet.network.dns.server import NameServer
 from kubelet.network.dns.upstream import Upstream
 from kubelet.network.mesh.controller import MeshController
 from kubelet.network.mesh.plan import Peer
+from kubelet.network.policy.controller import PolicyController
+from kubelet.network.policy.peers import PeerStream
+from kubelet.network.policy.plan import TABLE as POLICIES_TABLE
 from kubelet.network.services.controller import SERVICE_INDEX, ServiceController, by_service
 from kubelet.network.services.kernel import Nftables
 from kubelet.network.services.plan import Place
@@ -29,7 +32,7 @@ from kubelet.pods import serviceenv
 from kubelet.pods.services import ConfigError
 from wherry.api.context import Env
 from wherry.api.tasks import TaskGroup
-from wherry.client.base import ClientAPI
+from wherry.client.base import ClientAPI, Transport
 from wherry.client.informer import SharedInformers
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
@@ -65,8 +68,11 @@ class NodeTraffic:
     """Without a `network` somebody else joins the nodes' pods. `run` until cancelled; routes, the table and the name server's
     address stay, and the next agent takes them up."""
 
-    def __init__(self, client: ClientAPI, env: Env, here: Where, root: Path, network: PodNetwork | None) -> None:
+    def __init__(
+        self, client: ClientAPI, transport: Transport, env: Env, here: Where, root: Path, network: PodNetwork | None
+    ) -> None:
         self._env = env
+        self._transport = transport
         self._here = here
         self._network = network
         self._file = root / "traffic.json"
@@ -128,6 +134,7 @@ class NodeTraffic:
         async with TaskGroup() as group:
             if settings.pod_cidr:
                 group.create_task(self._route(settings), name="services")
+                group.keep(self._restrict, name="network-policies")
             if settings.pod_cidr and self._network is not None:
                 group.create_task(self._join(self._network, settings.pod_cidr), name="mesh")
             if settings.cluster_dns:
@@ -143,6 +150,10 @@ class NodeTraffic:
                 # A defect here must not end the pods' tasks beside it.
                 log.exception("services: starting over in %g s", RETRY_S)
             await asyncio.sleep(RETRY_S)
+
+    async def _restrict(self) -> None:
+        peers = PeerStream(self._transport, self._env)
+        await PolicyController(self._informers, peers, Nftables(POLICIES_TABLE), self._here.node_name).run()
 
     async def _join(self, network: PodNetwork, pod_cidr: str) -> None:
         own = Peer(self._here.node_name, pod_cidr, self._here.address)

@@ -29,7 +29,7 @@ def kinds() -> Iterator[Served]:
     )  # fmt: skip
     yield entry(
         _V1, "NetworkPolicy", columns=tables.NETWORK_POLICIES, fill=defaults.network_policy,
-        check=validation.network_policy, counted=("spec",), stored_only="traffic is not held to it",
+        check=validation.network_policy, counted=("spec",),
     )  # fmt: skip
     yield entry(
         _V1, "ServiceCIDR", columns=tables.SERVICE_CIDRS, check=validation.service_cidr,

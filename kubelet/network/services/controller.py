@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from kubelet.network import NetworkError
 from kubelet.network.services import plan as planning
 from kubelet.network.services.plan import Part, Place
-from kubelet.network.services.ruleset import Ruleset
+from kubelet.network.services.ruleset import TABLE, Ruleset, skeleton
 from wherry.api import meta
 from wherry.client.informer import SharedInformers
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
@@ -59,7 +59,7 @@ class ServiceController:
         self._level: asyncio.Future[None] | None = None  # when it knows more
         self._wake = asyncio.Event()
         self._active = True
-        self._ruleset = Ruleset()
+        self._ruleset = Ruleset(TABLE, skeleton(TABLE))
         self._services.add_handler(self._on_service)
         self._slices.add_handler(self._on_slice)
 
@@ -86,7 +86,7 @@ class ServiceController:
         await self._services.wait_synced()
         await self._slices.wait_synced()
         visible = await asyncio.to_thread(self._kernel.prepare)
-        self._ruleset = Ruleset(bridged_pods="" if visible else self._place.pod_cidr)
+        self._ruleset = Ruleset(TABLE, skeleton(TABLE, bridged_pods="" if visible else self._place.pod_cidr))
         self._dirty = dict.fromkeys(self._services.keys())
         seen = self._seen
         self._ruleset.change(await self._plan())

@@ -1,5 +1,5 @@
 """The whole table: the parts of all Services put together, and each change as one transaction for `nft -f -`. Pure; called by
-`controller`.
+`controller`, and for another table of such parts by `kubelet.network.policy`.
 
 Two Services may claim one external address and port: the first by name has it. The name of one empty chain tells which state
 the table is in, so that an agent that comes back finds out whether it needs to write at all.
@@ -71,9 +71,10 @@ table ip {table} {{
 class Ruleset:
     """Invariant: `_claims[element]` names exactly the Services whose part has the element."""
 
-    def __init__(self, table: str = TABLE, *, bridged_pods: str = "") -> None:
+    def __init__(self, table: str, base: str) -> None:
+        """`base`: what is there without any part, from the making of the table on."""
         self._table = table
-        self._skeleton = skeleton(table, bridged_pods=bridged_pods)
+        self._skeleton = base
         self._parts: dict[str, Part] = {}
         self._claims: dict[Element, dict[str, str]] = {}
         self._digest = 0  # of all lines, in no order
@@ -144,7 +145,7 @@ class Ruleset:
                 self._claims[element].pop(key)
                 if not self._claims[element]:
                     del self._claims[element]
-        if part is not None and (part.chains or part.elements):
+        if part is not None and (part.chains or part.sets or part.elements):
             self._digest ^= _digest(part)
             self._parts[key] = part
             for element, value in part.elements.items():

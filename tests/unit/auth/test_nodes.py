@@ -128,7 +128,7 @@ DENIED_TO_NODES = [
     ("get -/configmaps ns/kube-root-ca.crt", "no relationship found"),
     ("get -/serviceaccounts ns/default", "no relationship found"),
     ("create -/serviceaccounts/token ns/default", "no relationship found"),
-    ("list -/namespaces -/-", ""),
+    ("update -/namespaces -/x", ""),
     ("update -/services ns/s", ""),
     ("get apps/deployments ns/d", ""),
     ("create rbac.authorization.k8s.io/clusterrolebindings -/x", ""),

@@ -8,7 +8,7 @@ import pytest
 
 from kubelet.network.services import controller
 from kubelet.network.services.plan import Part, Place, plan
-from kubelet.network.services.ruleset import Ruleset
+from kubelet.network.services.ruleset import TABLE, Ruleset, skeleton
 from wherry.api import codec
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
@@ -172,7 +172,7 @@ def part_of(*endpoints: tuple[str, str, str], **spec: Any) -> Part:
 
 
 def test_a_change_of_one_endpoint_rewrites_one_chain() -> None:
-    rules = Ruleset()
+    rules = Ruleset(TABLE, skeleton(TABLE))
     rules.change({f"default/s{number}": plan(service(f"s{number}", clusterIP=f"10.96.2.{number}"), [slice_of(HERE)], PLACE)
                   for number in range(50)})  # fmt: skip
     rules.change({"default/web": part_of(THERE)})
@@ -188,7 +188,7 @@ def test_a_change_of_one_endpoint_rewrites_one_chain() -> None:
 
 
 def test_the_state_names_the_contents_and_not_how_they_came_about() -> None:
-    one, other = Ruleset(), Ruleset()
+    one, other = Ruleset(TABLE, skeleton(TABLE)), Ruleset(TABLE, skeleton(TABLE))
     empty = one.state
     one.change({"default/web": part_of(HERE)})
     one.change({"default/web": part_of(HERE, THERE), "default/db": part_of(THERE, clusterIP="10.96.1.2")})
@@ -202,7 +202,7 @@ def test_the_state_names_the_contents_and_not_how_they_came_about() -> None:
 
 
 def test_of_two_claims_to_an_address_the_first_name_wins_until_it_goes() -> None:
-    rules = Ruleset()
+    rules = Ruleset(TABLE, skeleton(TABLE))
     first, second = (
         plan(service(name, clusterIP=address, externalIPs=["192.0.2.1"]), [slice_of(THERE)], PLACE)
         for name, address in (("a", "10.96.1.1"), ("b", "10.96.1.2"))
