@@ -159,7 +159,7 @@ async def test_streams_end_in_order_when_the_server_stops(running: Serving, admi
     stopping = asyncio.create_task(running.stop_listening())
     with pytest.raises(ServiceUnavailable, match="shutting down"):
         await anext(aiter(stream))
-    await asyncio.wait_for(stopping, 3)
+    await asyncio.wait_for(stopping, 30)
 
 
 def tls_of(credentials: NodeCredentials) -> TLS:

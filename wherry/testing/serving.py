@@ -66,8 +66,8 @@ class Serving:
         return TLS(self.plane.ca.certificate_pem, pair.certificate_pem, pair.key_pem)
 
     async def stop_listening(self) -> None:
-        await self.server.stop(0.2)
-        await self.joining.stop(0.2)
+        await self.server.stop(2.0)
+        await self.joining.stop(2.0)
 
     async def listen_again(self) -> None:
         """On the same ports, as a server that was restarted."""
