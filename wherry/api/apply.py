@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import Message
@@ -100,8 +101,8 @@ def decode_managers(entries: Sequence[Any] | None) -> Managers:
     return found
 
 
-def encode_managers(managers: Managers) -> list[dict[str, Any]]:
-    """Appliers first, then by time and name."""
+def encode_managers(managers: Managers) -> list[tuple[dict[str, Any], PathSet]]:
+    """The entries, each without its `fieldsV1` and with the paths that stand there. Appliers first, then by time and name."""
     ordered = sorted(
         managers.items(),
         key=lambda item: (
@@ -117,10 +118,10 @@ def encode_managers(managers: Managers) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"manager": key.manager, "operation": key.operation, "apiVersion": owned.api_version}
         if owned.time:
             entry["time"] = owned.time
-        entry |= {"fieldsType": "FieldsV1", "fieldsV1": owned.paths.to_fields()}
+        entry["fieldsType"] = "FieldsV1"
         if key.subresource:
             entry["subresource"] = key.subresource
-        entries.append(entry)
+        entries.append((entry, owned.paths))
     return entries
 
 
@@ -259,8 +260,13 @@ def _plain(message: Message) -> tuple[dict[str, Any], list[Any]]:
     return {**value, "metadata": meta}, entries
 
 
+@cache
+def _nothing(cls: type[Message]) -> dict[str, Any]:
+    return codec.to_dict(cls())
+
+
 def _empty(cls: type[Message], like: dict[str, Any]) -> dict[str, Any]:
-    value = codec.to_dict(cls())
+    value = _nothing(cls)
     return {
         **value,
         "apiVersion": like.get("apiVersion"),
@@ -392,8 +398,10 @@ def set_managers(message: Any, managers: Managers) -> None:
     from wherry.pb import meta_v1_pb2
 
     del message.metadata.managed_fields[:]
-    for entry in encode_managers(managers):
-        message.metadata.managed_fields.append(codec.from_dict(entry, meta_v1_pb2.ManagedFieldsEntry))
+    for entry, paths in encode_managers(managers):
+        made = codec.from_dict(entry, meta_v1_pb2.ManagedFieldsEntry)
+        made.fields_v1.raw = paths.to_json().encode()
+        message.metadata.managed_fields.append(made)
 
 
 def managed_by(message: Message) -> Managers:

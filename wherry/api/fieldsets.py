@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from json.encoder import encode_basestring
 from typing import Any
 
 Steps = tuple[str, ...]
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 class PathSet:
@@ -85,6 +87,18 @@ class PathSet:
             out[step] = {".": {}, **under} if step in self.members and under else under
         return out
 
+    def to_json(self) -> str:
+        """The FieldsV1 object as text, as `jsonforms.dump` writes it with sorted keys."""
+        parts = []
+        for step in sorted(self.members | self.children.keys()):
+            under = "{}"
+            if step in self.children:
+                under = self.children[step].to_json()
+                if step in self.members:
+                    under = '{".":{},' + under[1:]
+            parts.append(f"{encode_basestring(step)}:{under}")
+        return "{" + ",".join(parts) + "}"
+
 
 EMPTY = PathSet()
 
@@ -122,11 +136,11 @@ def field(name: str) -> str:
 
 
 def keyed(keys: dict[str, Any]) -> str:
-    return "k:" + json.dumps(keys, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "k:" + _encode(keys)
 
 
 def valued(value: Any) -> str:
-    return "v:" + json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "v:" + _encode(value)
 
 
 def describe(path: Steps) -> str:

@@ -6,6 +6,7 @@ and pruning. Called by `apply` only.
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -301,16 +302,42 @@ def compare(old: Any, new: Any, kind: Type) -> Comparison:
 
 def _compare_one(before: Any, after: Any, kind: Type) -> tuple[int | None, Comparison | None]:
     """0 added, 1 modified, 2 removed, None for "look inside", and what is inside."""
+    if before is ABSENT:
+        return 0, Comparison(inner, EMPTY, EMPTY) if (inner := _added(after, kind)) else None
+    if _identical(before, after):
+        return None, None
     if _is_leaf(before, after, kind):
-        if before is ABSENT:
-            return 0, None
         if after is ABSENT:
             return 2, None
         return (None, None) if same(before, after) else (1, None)
-    inner = compare(before, after, kind)
-    if before is ABSENT:
-        return 0, inner
-    return (2 if after is ABSENT else None), inner
+    return (2 if after is ABSENT else None), compare(before, after, kind)
+
+
+def _identical(before: Any, after: Any) -> bool:
+    """Most of what a write sends back is what it read: seen at once, and not leaf by leaf. True is not 1 here either."""
+    return after is not ABSENT and bool(before == after) and marshal.dumps(before, 0) == marshal.dumps(after, 0)
+
+
+def _added(value: Any, kind: Type) -> PathSet:
+    """All that lies in a value of which nothing was there before."""
+    if not value or _shape(value, kind) == "leaf":
+        return EMPTY
+    members: list[str] = []
+    children: dict[str, PathSet] = {}
+    if kind.kind == "map":
+        fields = kind.fields
+        for key, item in value.items():
+            step = "f:" + key
+            members.append(step)
+            sub = fields.get(key) or kind.element
+            if sub.kind != "leaf" and (under := _added(item, sub)):
+                children[step] = under
+    else:
+        for step, item in _by_step(value, kind).items():
+            members.append(step)
+            if under := _added(item, kind.element):
+                children[step] = under
+    return PathSet(members, children)
 
 
 def _is_leaf(before: Any, after: Any, kind: Type) -> bool:
