@@ -42,14 +42,15 @@ def _no_decode(value: Any, path: Any, problems: Any) -> Any:
 
 
 def _object(descriptor: Descriptor) -> Encode:
-    table: dict[int, tuple[str, Encode | None]] = {}
-    inlined: list[tuple[int, Callable[[], Any]]] = []
+    # By the descriptor itself: there is one object for each as long as somebody holds it, and to ask for its number takes longer.
+    table: dict[FieldDescriptor, tuple[str, Encode | None]] = {}
+    inlined: list[tuple[FieldDescriptor, Callable[[], Any]]] = []
     keep: list[tuple[str, Callable[[], Any]]] = []
 
     def encode(message: Any) -> dict[str, Any]:
         out = {}
         for field, value in message.ListFields():
-            key, convert = table[field.number]
+            key, convert = table[field]
             out[key] = value if convert is None else convert(value)
         for key, empty in keep:
             if key not in out:
@@ -60,10 +61,9 @@ def _object(descriptor: Descriptor) -> Encode:
         out: dict[str, Any] = {}
         waiting = dict(inlined)
         for field, value in message.ListFields():
-            number = field.number
-            key, convert = table[number]
-            if number in waiting:
-                del waiting[number]
+            key, convert = table[field]
+            if field in waiting:
+                del waiting[field]
                 assert convert is not None
                 out.update(convert(value))
             else:
@@ -80,9 +80,9 @@ def _object(descriptor: Descriptor) -> Encode:
     _compiled[descriptor.full_name] = chosen  # before the fields: a message may contain itself
     for field in descriptor.fields:
         rules = schema.rules(field)
-        table[field.number] = (field.json_name, _field(field))
+        table[field] = (field.json_name, _field(field))
         if rules.inline:
-            inlined.append((field.number, _empty(field)))
+            inlined.append((field, _empty(field)))
         elif rules.keep_empty:
             keep.append((field.json_name, _empty(field)))
     return chosen

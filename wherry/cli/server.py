@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     set_up(arguments.log_level, form=arguments.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(20000, 20, 20)
     import uvloop
 
     from controlplane.store.base import StoreError
