@@ -2,8 +2,8 @@
 
     python -m bench._constant DIRECTORY
 
-It uses a cluster CA and a client certificate of its own, which it leaves in DIRECTORY as `admin.conf`, prints its port, and ends when its
-input does. The body of a request says how long the answer shall be: `/N` is N bytes.
+It uses a cluster CA and a client certificate of its own, which it leaves in DIRECTORY as `admin.conf`, prints its port, and ends
+when its input does. The path of a request says how long the answer shall be: `/N` is N bytes.
 """
 
 from __future__ import annotations

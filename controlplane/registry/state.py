@@ -223,6 +223,12 @@ class State:
         entry = cache.get(key)
         return None if entry is None else Entry(entry.value, entry.mod_revision, entry.memo)
 
+    def memo_of(self, served: Served, key: str, revision: int) -> dict[Any, Any]:
+        """Of what was just written: that of the cache's entry where the cache has it already, so that the answer and the
+        watches' events are encoded once."""
+        entry = served.cache.get(key) if served.cache is not None else None
+        return entry.memo if entry is not None and entry.mod_revision == revision else {}
+
     async def find(self, api_version: str, kind: str, namespace: str, name: str) -> Any | None:
         """For admission: the message of an object, parsed once per revision and shared. Not to be changed."""
         served = self.by_name(api_version, kind)

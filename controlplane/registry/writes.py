@@ -156,7 +156,7 @@ class Writer:
             if result.succeeded:
                 served.acknowledge(result.revision)
                 charge.settle(result.revision)
-                return Stored(kind, value, result.revision, {}), None
+                return Stored(kind, value, result.revision, self._state.memo_of(served, key, result.revision)), None
             if result.current[0] is not None:
                 return None, Entry(result.current[0].value, result.current[0].mod_revision, {})
             refused.update(kv.key for kv in result.current if kv is not None)
@@ -260,7 +260,9 @@ class Writer:
                 if result.succeeded:
                     served.acknowledge(result.revision)
                     charge.settle(result.revision)
-                    return Stored(kind, value, entry.revision if remove else result.revision, {})
+                    if remove:
+                        return Stored(kind, value, entry.revision, {})
+                    return Stored(kind, value, result.revision, self._state.memo_of(served, key, result.revision))
             refused.update(kv.key for kv in result.current[1:] if kv is not None)
             now = result.current[0]
             if pinned and now is not None and now.mod_revision != entry.revision:

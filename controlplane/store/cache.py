@@ -39,16 +39,23 @@ class EventType(enum.Enum):
     DELETED = "DELETED"
 
 
+class Memo(dict[Any, Any]):
+    """What callers keep of an entry. A class of its own, so that they can tell it from one that nobody else sees."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One revision of one key. Never changed, but for `memo`, which belongs to the callers; what is in it is shared by all
-    of them and must not be changed either."""
+    of them and must not be changed either. It is emptied when another revision takes the place of this one: who still needs
+    what was there makes it again."""
 
     key: str
     value: bytes
     mod_revision: int
     create_revision: int
-    memo: dict[Any, Any] = field(default_factory=dict)
+    memo: Memo = field(default_factory=Memo)
     index_values: tuple[tuple[str, ...], ...] = ()  # per indexer, in the order of the cache's indexers
 
 
@@ -364,7 +371,7 @@ class _State:
 
     def make(self, kv: KeyValue) -> Entry:
         values = tuple(_index_values(indexer, kv.value, kv.key) for indexer in self._indexers.values())
-        return Entry(kv.key, kv.value, kv.mod_revision, kv.create_revision, {}, values)
+        return Entry(kv.key, kv.value, kv.mod_revision, kv.create_revision, Memo(), values)
 
     def append(self, entry: Entry) -> None:
         """For filling in the order of the keys."""
@@ -381,6 +388,7 @@ class _State:
         place = bisect_left(self.keys, key)
         if previous is not None:
             self._unindex(previous)
+            previous.memo.clear()  # of the history nothing is kept but what cannot be made again
         if told.type is EventType.DELETED:
             if previous is not None:
                 del self.keys[place], self.items[place], self.entries[key]
@@ -405,7 +413,7 @@ class _State:
             created = previous.create_revision if previous is not None else 0
             values = previous.index_values if previous is not None else ()
             return CacheEvent(
-                EventType.DELETED, Entry(event.kv.key, value, event.kv.mod_revision, created, {}, values), previous
+                EventType.DELETED, Entry(event.kv.key, value, event.kv.mod_revision, created, Memo(), values), previous
             )
         entry = known if known is not None and known.mod_revision == event.kv.mod_revision else self.make(event.kv)
         return CacheEvent(EventType.ADDED if previous is None else EventType.MODIFIED, entry, previous)
@@ -423,7 +431,7 @@ class _State:
             if now is None or (before is not None and before.key < now.key):
                 assert before is not None
                 before_at += 1
-                gone = Entry(before.key, before.value, revision, before.create_revision, {}, before.index_values)
+                gone = Entry(before.key, before.value, revision, before.create_revision, Memo(), before.index_values)
                 events.append(CacheEvent(EventType.DELETED, gone, before))
             elif before is None or now.key < before.key:
                 now_at += 1

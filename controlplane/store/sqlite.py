@@ -48,7 +48,7 @@ GROUP_BYTES = 8 << 20
 PENDING_TRANSACTIONS = 20_000  # beyond these a writer is refused: the disk does not keep up
 READERS = 4
 RING_EVENTS = 4096
-RING_BYTES = 8 << 20
+RING_BYTES = 4 << 20  # a reader that is further behind reads the file
 LEASE_CLOCK_INTERVAL_S = 30.0  # how much of the lease clock a crash may lose
 
 

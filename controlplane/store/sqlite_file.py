@@ -34,7 +34,7 @@ from controlplane.store.base import (
     TxnResult,
     Unavailable,
 )
-from controlplane.store.sqlite_read import NEWEST, POSITION_BITS, Reader, Row, connect, existing
+from controlplane.store.sqlite_read import NEWEST, POSITION_BITS, READER_CACHE_KIB, Reader, Row, connect, existing
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,7 @@ class Database(Reader):
     def reader(self) -> Reader:
         connection = connect(self.path)
         connection.execute("PRAGMA query_only = ON")
+        connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
         return Reader(connection)
 
     def lease_clock_ms(self) -> int:

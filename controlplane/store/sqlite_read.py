@@ -18,6 +18,8 @@ Row = tuple[int, int, bytes | None]  # id, create_revision, value
 POSITION_BITS = 8  # 256 positions in a revision: more than MAX_OPERATIONS
 HISTORY_ROWS = 512
 HISTORY_BYTES = 1 << 20
+WRITER_CACHE_KIB = 2048
+READER_CACHE_KIB = 256  # there are several, and lists and histories, which they read, pass through but once
 ROWS_PER_SLICE = 250  # about 1 ms
 KEYS_PER_SLICE = 10_000
 
@@ -31,7 +33,7 @@ def connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=64)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = FAST")
-    connection.execute("PRAGMA cache_size = -4000")
+    connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
     return connection
 
 

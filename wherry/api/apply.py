@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import Message
@@ -102,7 +101,7 @@ def decode_managers(entries: Sequence[Any] | None) -> Managers:
 
 
 def encode_managers(managers: Managers) -> list[tuple[dict[str, Any], PathSet]]:
-    """The entries, each without its `fieldsV1` and with the paths that stand there. Appliers first, then by time and name."""
+    """The entries, each without its `fieldsV1` and with the paths that stand there; appliers first, then by time and name."""
     ordered = sorted(
         managers.items(),
         key=lambda item: (
@@ -260,13 +259,13 @@ def _plain(message: Message) -> tuple[dict[str, Any], list[Any]]:
     return {**value, "metadata": meta}, entries
 
 
-@cache
-def _nothing(cls: type[Message]) -> dict[str, Any]:
-    return codec.to_dict(cls())
+_nothing: dict[type[Message], dict[str, Any]] = {}
 
 
 def _empty(cls: type[Message], like: dict[str, Any]) -> dict[str, Any]:
-    value = _nothing(cls)
+    value = _nothing.get(cls)
+    if value is None:
+        value = _nothing[cls] = codec.to_dict(cls())
     return {
         **value,
         "apiVersion": like.get("apiVersion"),

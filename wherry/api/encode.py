@@ -42,7 +42,7 @@ def _no_decode(value: Any, path: Any, problems: Any) -> Any:
 
 
 def _object(descriptor: Descriptor) -> Encode:
-    # By the descriptor itself: there is one object for each as long as somebody holds it, and to ask for its number takes longer.
+    # By the descriptor itself: there is one object for each while somebody holds it, and to ask for its number takes longer.
     table: dict[FieldDescriptor, tuple[str, Encode | None]] = {}
     inlined: list[tuple[FieldDescriptor, Callable[[], Any]]] = []
     keep: list[tuple[str, Callable[[], Any]]] = []

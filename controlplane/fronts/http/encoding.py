@@ -1,19 +1,21 @@
 """Objects, lists, tables and Status to bytes. Called by `resources` and `watch`.
 
-An object's JSON is made once per revision and kept in the memo of its watch cache entry, shared by every get, list and watch;
-what stands around it (kind, list, event) is put on as bytes.
+An object's JSON is made once per revision and kept (see `kept`) in the memo of its watch cache entry, shared by every get,
+list and watch; what stands around it (kind, list, event) is put on as bytes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from google.protobuf.message import Message
 
 from controlplane.fronts.http import media
 from controlplane.fronts.http.bodies import MAGIC
+from controlplane.fronts.http.kept import Kept
 from controlplane.fronts.http.media import Form
 from controlplane.registry.base import ListResult, Stored
 from wherry.api import jsonforms, schema
@@ -23,6 +25,7 @@ from wherry.api.kinds import Kind
 from wherry.pb import meta_runtime_pb2, meta_v1_pb2, resources_pb2
 
 _JSON_KEY, _META_KEY = "http.json", "http.metadata"
+_KEPT = Kept()
 _INCLUDES = ("", "Metadata", "Object", "None")
 
 
@@ -35,28 +38,30 @@ def dump(value: Any) -> bytes:
 
 def json_of(stored: Stored) -> bytes:
     """The object's JSON without apiVersion and kind."""
-    found: bytes | None = stored.memo.get(_JSON_KEY)
+    found = _KEPT.get(stored.memo, _JSON_KEY)
     if found is None:
         found = dump(encoder(schema.descriptor_of(stored.kind.message))(stored.message()))
-        if stored.revision:
-            stored.memo[_JSON_KEY] = found
+        _KEPT.put(stored.memo, _JSON_KEY, found)
     return found
 
 
 def metadata_json(stored: Stored) -> bytes:
     """`{"metadata":{...}}`."""
-    found: bytes | None = stored.memo.get(_META_KEY)
+    found = _KEPT.get(stored.memo, _META_KEY)
     if found is None:
         message: Any = stored.message()
         found = dump({"metadata": encoder(message.metadata.DESCRIPTOR)(message.metadata)})
-        if stored.revision:
-            stored.memo[_META_KEY] = found
+        _KEPT.put(stored.memo, _META_KEY, found)
     return found
 
 
+@cache
+def _head(kind: str, api_version: str) -> bytes:
+    return f'{{"kind":{json.dumps(kind)},"apiVersion":{json.dumps(api_version)}'.encode()
+
+
 def _typed(kind: str, api_version: str, body: bytes) -> bytes:
-    head = f'{{"kind":{json.dumps(kind)},"apiVersion":{json.dumps(api_version)}'.encode()
-    return head + (b"," + body[1:] if len(body) > 2 else b"}")
+    return _head(kind, api_version) + (b"," + body[1:] if len(body) > 2 else b"}")
 
 
 def typed_json(stored: Stored) -> bytes:
@@ -77,6 +82,13 @@ def envelope(api_version: str, kind: str, raw: bytes) -> bytes:
     unknown = meta_runtime_pb2.Unknown(raw=raw)
     unknown.type_meta.api_version, unknown.type_meta.kind = api_version, kind
     return MAGIC + unknown.SerializeToString()
+
+
+def _opened(api_version: str, kind: str, size: int) -> bytes:
+    """An envelope up to its contents, of that many bytes."""
+    unknown = meta_runtime_pb2.Unknown()
+    unknown.type_meta.api_version, unknown.type_meta.kind = api_version, kind
+    return MAGIC + unknown.SerializeToString() + b"\x12" + _varint(size)
 
 
 def finish(text: bytes, form: Form, *, pretty: bool = False) -> bytes:
@@ -129,7 +141,9 @@ def list_pieces(kind: Kind, result: ListResult, form: Form) -> Iterator[bytes]:
     name = media.METADATA_LIST if partial else f"{kind.kind}List"
     api_version = f"meta.k8s.io/{form.version}" if partial else kind.api_version
     if form.encoding == media.PROTOBUF:
-        yield envelope(api_version, name, b"".join(_wire_list(metadata, result.items, partial)))
+        wire = list(_wire_list(metadata, result.items, partial))
+        yield _opened(api_version, name, sum(map(len, wire)))
+        yield from wire
         return
     head = _typed(name, api_version, dump({"metadata": encoder(metadata.DESCRIPTOR)(metadata)}))
     yield head[:-1] + b',"items":['
@@ -199,8 +213,18 @@ def rows_json(table: resources_pb2.Table, items: Sequence[Stored], form: Form, i
 
 
 def table_json(metadata: bytes, columns: bytes, rows: bytes, version: str) -> bytes:
+    return b"".join(table_pieces(metadata, columns, [rows], version))
+
+
+def table_pieces(metadata: bytes, columns: bytes, rows: Sequence[bytes], version: str) -> Iterator[bytes]:
+    """A table in pieces of one row each."""
     head = _typed("Table", f"meta.k8s.io/{version}", b'{"metadata":' + metadata + b"}")
-    return head[:-1] + b',"columnDefinitions":' + columns + b',"rows":[' + rows + b"]}"
+    yield head[:-1] + b',"columnDefinitions":' + columns + b',"rows":['
+    separator = b""
+    for row in rows:
+        yield separator + row
+        separator = b","
+    yield b"]}"
 
 
 def list_metadata(revision: int, continue_token: str = "", remaining: int | None = None) -> bytes:

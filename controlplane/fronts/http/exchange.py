@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from aiohttp import web
 from controlplane.fronts.call import Call
 from controlplane.fronts.http import encoding, media
 from controlplane.fronts.http.media import Form
+from controlplane.fronts.pace import Pace
 from controlplane.registry.base import Identity, RequestContext
 from wherry.api.errors import APIError, RequestEntityTooLarge, Unauthorized
 
@@ -23,7 +24,7 @@ MAX_BODY_BYTES = 3 * 1024 * 1024
 GZIP_MIN_BYTES = 128 * 1024  # below that the time is worth more than the bytes
 GZIP_LEVEL = 1
 TEXT = "text/plain; charset=utf-8"
-_SLICE_BYTES = 256 * 1024  # written or compressed between two chances for the loop to do something else
+_SLICE_BYTES = 128 * 1024  # encrypted or compressed between two chances for the loop to do something else
 _BROWSERS = ("curl", "Wget", "Mozilla")
 
 
@@ -124,35 +125,52 @@ class Exchange:
         return self.reply(b"404 page not found\n", TEXT, status=404)
 
     async def reply_pieces(self, pieces: Iterable[bytes], form: Form) -> web.StreamResponse:
-        """A possibly long answer: pauses between its slices, compressed when it is long and the client can read that."""
+        """A possibly long answer: made in slices, sent in slices, compressed when it is long and the client can read that."""
+        pace = Pace()
         collected: list[bytes] = []
-        size = since = 0
         for piece in pieces:
             collected.append(piece)
-            size += len(piece)
-            since += len(piece)
-            if since > _SLICE_BYTES:
-                since = 0
-                await asyncio.sleep(0)
-        body = b"".join(collected)
+            await pace.breathe()
         if (self.pretty and form.encoding == media.JSON) or form.encoding == media.YAML:
-            body = encoding.finish(body, form, pretty=self.pretty)
-        return await self.reply_long(body, form.content_type)
+            collected = [encoding.finish(b"".join(collected), form, pretty=self.pretty)]
+        size = sum(map(len, collected))
+        if size <= _SLICE_BYTES and not (size >= GZIP_MIN_BYTES and self._reads_gzip):
+            return self.reply(b"".join(collected), form.content_type)
+        return await self._send(collected, size, form.content_type)
+
+    async def _send(self, pieces: Iterable[bytes], size: int, content_type: str) -> web.StreamResponse:
+        """As fast as the client reads it, so that no second copy of a long list waits in the connection's buffers."""
+        response = web.StreamResponse(headers=self.headers(content_type))
+        self._finish_headers(response)
+        compressor = None
+        if self._reads_gzip:
+            compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+            response.headers.update({"Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
+            if self.request.version >= (1, 1):
+                response.enable_chunked_encoding()
+            else:
+                response.force_close()  # its end is the connection's
+        else:
+            response.content_length = size
+        await response.prepare(self.request)
+        self.prepared = True
+        for part in _slices(pieces):
+            data = part if compressor is None else compressor.compress(part)
+            if data:
+                await response.write(data)
+            await asyncio.sleep(0)
+        await response.write_eof(compressor.flush() if compressor is not None else b"")
+        return response
+
+    @property
+    def _reads_gzip(self) -> bool:
+        return "gzip" in self.request.headers.get("Accept-Encoding", "")
 
     def reply_packed(self, packed: bytes, content_type: str, *, headers: Mapping[str, str]) -> web.Response:
         """Of a body that is kept compressed."""
-        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+        if self._reads_gzip:
             return self.reply(packed, content_type, headers={**headers, "Content-Encoding": "gzip"})
         return self.reply(gzip.decompress(packed), content_type, headers=headers)
-
-    async def reply_long(
-        self, body: bytes, content_type: str, *, headers: Mapping[str, str] | None = None
-    ) -> web.StreamResponse:
-        extra = dict(headers or {})
-        if len(body) >= GZIP_MIN_BYTES and "gzip" in self.request.headers.get("Accept-Encoding", ""):
-            body = await _gzip(body)
-            extra |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-        return self.reply(body, content_type, headers=extra)
 
     async def open_stream(self, content_type: str) -> web.StreamResponse:
         """A chunked answer that goes on for a while."""
@@ -190,11 +208,17 @@ def warning(text: str) -> str:
     return f'299 - "{quoted[:4096]}"'
 
 
-async def _gzip(body: bytes) -> bytes:
-    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    parts = []
-    for start in range(0, len(body), _SLICE_BYTES):
-        parts.append(compressor.compress(body[start : start + _SLICE_BYTES]))
-        await asyncio.sleep(0)
-    parts.append(compressor.flush())
-    return b"".join(parts)
+def _slices(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in parts of about one slice."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        for start in range(0, len(piece), _SLICE_BYTES):
+            part = piece[start : start + _SLICE_BYTES]
+            waiting.append(part)
+            size += len(part)
+            if size >= _SLICE_BYTES:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)

@@ -22,6 +22,7 @@ from controlplane.fronts.http.nodeproxy import Figures, NodeProxy
 from controlplane.fronts.http.paths import Target, flag
 from controlplane.fronts.http.sessions import Sessions
 from controlplane.fronts.http.watch import EventEncoder
+from controlplane.fronts.pace import Pace
 from controlplane.registry.base import ListResult, RegistryAPI, Stored, WatchBatch
 from wherry.api.context import Env
 from wherry.api.errors import APIError, MethodNotAllowed, NotFound, UnsupportedMediaType
@@ -306,13 +307,13 @@ class Resources:
         include = exchange.query.get("includeObject", "")
         rows: list[bytes] = []
         columns = encoding.columns_json(self._registry.table(kind, ()))
-        for start in range(0, len(result.items), 100):
-            part = result.items[start : start + 100]
+        pace = Pace()
+        for start in range(0, len(result.items), 16):
+            part = result.items[start : start + 16]
             rows += encoding.rows_json(self._registry.table(kind, part), part, form, include)
-            await asyncio.sleep(0)
+            await pace.breathe()
         head = encoding.list_metadata(result.revision, result.continue_token, result.remaining)
-        body = encoding.table_json(head, columns, b",".join(rows), form.version)
-        return await exchange.reply_pieces((body,), form)
+        return await exchange.reply_pieces(encoding.table_pieces(head, columns, rows, form.version), form)
 
 
 def _shown(attributes: Attributes, target: Target) -> Attributes:
