@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry.api import apply, codec, fieldsets, schema, typed
+from wherry.api import apply, codec, fieldsets, jsonforms, schema, typed
 from wherry.api.errors import APIError, BadRequest
 from wherry.pb import apps_v1_pb2, core_v1_pb2, meta_v1_pb2, resources_pb2
 
@@ -191,7 +191,50 @@ def test_sets_behave_like_sets_of_paths(left: fieldsets.PathSet, right: fieldset
     assert set((left & right).paths()) == one & other
     assert set((left - right).paths()) == one - other
     assert fieldsets.from_fields(left.to_fields()) == left
+    assert left.to_json().encode() == jsonforms.dump(left.to_fields(), sort_keys=True)
     assert bool(left) == bool(one)
+
+
+values = st.recursive(
+    st.sampled_from([None, True, False, 0, 1, 1.0, "", "x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+entries = st.dictionaries(st.sampled_from(["name", "value"]), st.sampled_from(["", "x", None, 1]), max_size=2)
+objects = st.fixed_dictionaries(
+    {},
+    optional={
+        "map": values,
+        "list": st.lists(entries, max_size=3),
+        "set": st.lists(st.sampled_from("xy")),
+        "leaf": values,
+    },
+)
+SHAPES = typed.Type(
+    "map",
+    fields=lambda: {
+        "map": typed.UNTYPED,
+        "list": typed.Type("list", element=lambda: typed.UNTYPED, keys=("name",)),
+        "set": typed.Type("set"),
+        "leaf": typed.LEAF,
+    },
+)
+
+
+@given(objects, objects)
+def test_a_comparison_is_the_same_by_whole_values_and_by_leaves(old: Any, new: Any) -> None:
+    found = typed.compare(old, new, SHAPES)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(typed, "_identical", lambda before, after: False)
+        patched.setattr(typed, "_added", lambda value, kind: _added_by_leaves(value, kind))
+        assert typed.compare(old, new, SHAPES) == found
+
+
+def _added_by_leaves(value: Any, kind: typed.Type) -> fieldsets.PathSet:
+    """As every leaf of a comparison with nothing."""
+    if typed._is_leaf(typed.ABSENT, value, kind):
+        return fieldsets.EMPTY
+    return typed.compare(typed.ABSENT, value, kind).added
 
 
 data = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz"), max_size=3)
