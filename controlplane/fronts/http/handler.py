@@ -22,6 +22,7 @@ from controlplane.fronts.http import discovery, encoding, media
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.issuer import Issuer
 from controlplane.fronts.http.nodeproxy import EXPOSITION, Figures
+from controlplane.fronts.http.media import Form
 from controlplane.fronts.http.openapi.documents import Documents
 from controlplane.fronts.http.paths import resource_target
 from controlplane.fronts.http.peers import Peers, TokenReview
@@ -172,7 +173,7 @@ class Handler:
 
     async def _expose(self, exchange: Exchange) -> web.StreamResponse:
         assert self._metrics is not None
-        return await exchange.reply_long(self._metrics(), EXPOSITION)
+        return await exchange.reply_pieces((self._metrics(),), Form(EXPOSITION))
 
     async def _version(self, exchange: Exchange) -> web.StreamResponse:
         media.negotiate(exchange.accept, offered=(media.JSON,))
