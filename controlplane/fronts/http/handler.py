@@ -21,8 +21,8 @@ from controlplane.fronts.commit import Commits
 from controlplane.fronts.http import discovery, encoding, media
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.issuer import Issuer
-from controlplane.fronts.http.nodeproxy import EXPOSITION, Figures
 from controlplane.fronts.http.media import Form
+from controlplane.fronts.http.nodeproxy import EXPOSITION, Figures
 from controlplane.fronts.http.openapi.documents import Documents
 from controlplane.fronts.http.paths import resource_target
 from controlplane.fronts.http.peers import Peers, TokenReview
