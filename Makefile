@@ -4,9 +4,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 NODES ?= 2
+REPLICAS ?= 1
 TESTS ?= tests
 
-.PHONY: help up down status install dev test test-full lint format proto bench clean
+.PHONY: help up down status install dev test test-full lint format proto bench clean images compose-up compose-down
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +20,15 @@ down: ## remove every trace of it
 
 status: ## what runs
 	@$(BIN)/wherry status
+
+images: install ## the image of the compose cluster, on the docker that answers (BASE=image to choose its base)
+	@deploy/images
+
+compose-up: images ## a control plane and three nodes, each a container (REPLICAS=3: three control planes on etcd)
+	@REPLICAS=$(REPLICAS) deploy/compose-up
+
+compose-down: ## remove it, volumes and all
+	@deploy/compose-up down
 
 install: ## a virtual environment with our package
 	@deploy/bootstrap

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from kubelet.network import cni
 from kubelet.runtime import mounts
+from kubelet.runtime.archives import PAUSE_IMAGE
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.cri import CriRuntime
 from kubelet.runtime.processes import SBIN, ProcessRef, find_binary, spawn, tail
 
 log = logging.getLogger(__name__)
 
-PAUSE_IMAGE = "wherry.local/pause:1"
 MINIMUM_VERSION = (1, 6)
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0

@@ -57,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--runtime", choices=("cri", "hollow"), default="cri", help="hollow: containers are only pretended")
     add("--runtime-endpoint", default="", metavar="unix:///PATH", help="default: a private containerd, started here")
+    add(
+        "--images", type=Path, default=None, metavar="DIR",
+        help="image files (docker-archive or OCI layout, .tar) that the private containerd gets; default: images in --data-dir",
+    )  # fmt: skip
     add("--cgroup-parent", default="", help="cgroup above all pods of this node")
     add("--capacity", default="", metavar="cpu=2,memory=4Gi", help="default: the whole machine")
     add("--labels", action="append", default=[], metavar="KEY=VALUE[,...]", help="labels of the node")
@@ -105,6 +109,7 @@ def main(argv: Sequence[str]) -> int:
     _bound_malloc_arenas()
     from kubelet.identity import IdentityError
     from kubelet.network import NetworkError
+    from kubelet.runtime.archives import ImageError
     from kubelet.runtime.base import RuntimeFailure
 
     try:
@@ -116,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError("--server: wanted HOST:PORT of the control plane")
         asyncio.run(_run(arguments))
         return 0
-    except (IdentityError, RuntimeFailure, NetworkError, ValueError, OSError) as error:
+    except (IdentityError, ImageError, RuntimeFailure, NetworkError, ValueError, OSError) as error:
         print(f"wherry agent: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -275,7 +280,14 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
 
     if arguments.runtime_endpoint:
         return CriRuntime(arguments.runtime_endpoint), []
-    from kubelet.runtime.containerd import HOST_PORTS_HANDLER, Containerd, ContainerdOptions, Layout
+    from kubelet.runtime import archives
+    from kubelet.runtime.containerd import (
+        HOST_PORTS_HANDLER,
+        Containerd,
+        ContainerdOptions,
+        Layout,
+        choose_snapshotter,
+    )
     from wherry.api.supervise import keep_running
 
     _make_directory(arguments.run_dir)
@@ -283,6 +295,8 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     foreign = arguments.cni_conf_dir
     containerd = Containerd(ContainerdOptions(layout, cni_conf_dir=foreign, cni_bin_dir=arguments.cni_bin_dir))
     await containerd.start()
+    folder = arguments.images or arguments.data_dir / "images"
+    await archives.preload(layout.socket, folder, snapshotter=choose_snapshotter(layout.root))
     supervisor = asyncio.get_running_loop().create_task(
         keep_running("containerd", containerd.supervise), name="containerd"
     )

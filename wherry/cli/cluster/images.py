@@ -1,116 +1,43 @@
-"""Images built on the spot, without a registry or a build tool: the pause image that every sandbox needs, and the demo image
-(busybox) of manifests/hello.yaml. Written as docker-archive files; the same input gives the same bytes, and so the same image id.
-Called by `wherry up`, and by tests that run real containers.
+"""The demo image (busybox) of manifests/hello.yaml and of the tests, built on the spot. Called by `wherry up`, and by tests that
+run real containers. Writing and loading image files is `kubelet.runtime.archives`, whose names are to be had here too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
-import json
 import os
-import platform
 import subprocess
-import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from kubelet.runtime.archives import (
+    PAUSE_IMAGE,
+    ImageError,
+    Layer,
+    archive_id,
+    docker_archive,
+    load,
+    pause_archive,
+    present,
+)
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.cri import CriRuntime
-from wherry.cli.cluster.pause import machines, pause_program
 
-PAUSE_IMAGE = "wherry.local/pause:1"
+__all__ = [
+    "DEMO_IMAGE",
+    "PAUSE_IMAGE",
+    "ImageError",
+    "Layer",
+    "answers",
+    "archive_id",
+    "demo_archive",
+    "docker_archive",
+    "load",
+    "pause_archive",
+    "present",
+]
+
 DEMO_IMAGE = "wherry.local/demo:1"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# Images have one birthday: it must not change the id.
-_CREATED = "2024-01-01T00:00:00Z"
 _BUSYBOX_PLACES = ("/bin/busybox", "/usr/bin/busybox", "/usr/local/bin/busybox")
-
-
-class ImageError(Exception):
-    """An image can't be built or loaded here; the message says what is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One file system: files by path (without the leading slash) with content and mode, links, directories with mode."""
-
-    files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
-    directories: Mapping[str, int] = field(default_factory=dict)
-
-    def tar(self) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for path, mode in sorted(self.directories.items()):
-                archive.addfile(_entry(path, tarfile.DIRTYPE, mode))
-            for path, (content, mode) in sorted(self.files.items()):
-                info = _entry(path, tarfile.REGTYPE, mode)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-            for path, target in sorted(self.links.items()):
-                info = _entry(path, tarfile.SYMTYPE, 0o777)
-                info.linkname = target
-                archive.addfile(info)
-        return buffer.getvalue()
-
-
-def _entry(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(path)
-    info.type, info.mode = kind, mode
-    return info
-
-
-def docker_archive(
-    reference: str,
-    layer: Layer,
-    *,
-    entrypoint: Sequence[str] = (),
-    cmd: Sequence[str] = (),
-    env: Sequence[str] = (),
-    user: str = "",
-    working_dir: str = "/",
-    labels: Mapping[str, str] | None = None,
-) -> bytes:
-    """A docker-archive (what `docker save` writes) with one image of one layer."""
-    content = layer.tar()
-    digest = hashlib.sha256(content).hexdigest()
-    config = {
-        "created": _CREATED,
-        "architecture": _architecture(),
-        "os": "linux",
-        "config": {
-            "Entrypoint": list(entrypoint) or None,
-            "Cmd": list(cmd) or None,
-            "Env": list(env),
-            "User": user,
-            "WorkingDir": working_dir,
-            "Labels": dict(labels or {}),
-        },
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-        "history": [{"created": _CREATED, "created_by": "wherry"}],
-    }
-    config_bytes = json.dumps(config, sort_keys=True).encode()
-    config_name = f"{hashlib.sha256(config_bytes).hexdigest()}.json"
-    manifest = [{"Config": config_name, "RepoTags": [reference], "Layers": [f"{digest}/layer.tar"]}]
-    return Layer(
-        files={
-            config_name: (config_bytes, 0o644),
-            f"{digest}/layer.tar": (content, 0o644),
-            "manifest.json": (json.dumps(manifest).encode(), 0o644),
-        },
-        directories={digest: 0o755},
-    ).tar()
-
-
-def pause_archive() -> bytes:
-    machine = platform.machine()
-    if machine not in machines():
-        raise ImageError(f"no pause program for this machine ({machine}); there is one for {', '.join(machines())}")
-    layer = Layer(files={"pause": (pause_program(machine), 0o755)})
-    return docker_archive(PAUSE_IMAGE, layer, entrypoint=["/pause"], user="65535:65535")
 
 
 def demo_archive(busybox: Path | None = None) -> bytes:
@@ -135,15 +62,6 @@ def demo_archive(busybox: Path | None = None) -> bytes:
     return docker_archive(DEMO_IMAGE, layer, cmd=["sh"], env=["PATH=/bin"])
 
 
-async def present(socket: Path) -> dict[str, str]:
-    """The images of a containerd by name, with their ids."""
-    runtime = CriRuntime(str(socket))
-    try:
-        return {tag: image.id for image in await runtime.list_images() for tag in image.tags}
-    finally:
-        await runtime.close()
-
-
 async def answers(socket: Path) -> bool:
     """Whether a containerd serves CRI at this socket."""
     runtime = CriRuntime(str(socket))
@@ -155,44 +73,6 @@ async def answers(socket: Path) -> bool:
         return False
     finally:
         await runtime.close()
-
-
-def archive_id(archive: Path) -> str:
-    """The id that the one image of a docker-archive has, once imported."""
-    with tarfile.open(archive) as opened:
-        member = opened.extractfile("manifest.json")
-        if member is None:
-            raise ImageError(f"{archive}: no manifest.json in it")
-        manifest = json.load(member)
-    return "sha256:" + str(manifest[0]["Config"]).removesuffix(".json")
-
-
-def load(socket: Path, archive: Path, *, snapshotter: str = "overlayfs", timeout_s: float = 600.0) -> list[str]:
-    """Imports an image file (docker-archive or OCI layout, in a tar) into a containerd; returns the names it now has.
-    Raises ImageError with containerd's words."""
-    argv = [
-        "ctr", "--address", str(socket), "--namespace", "k8s.io",
-        "images", "import", "--snapshotter", snapshotter, str(archive),
-    ]  # fmt: skip
-    path = os.pathsep.join(("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"))
-    try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=timeout_s, check=False, env={**os.environ, "PATH": path}
-        )
-    except FileNotFoundError as error:
-        raise ImageError("the program ctr is not installed; it comes with containerd") from error
-    except subprocess.TimeoutExpired as error:
-        raise ImageError(f"{archive}: containerd did not take it within {timeout_s:g} s") from error
-    if done.returncode != 0:
-        words = done.stderr.strip().splitlines()
-        raise ImageError(f"{archive}: {words[-1].removeprefix('ctr: ') if words else 'import failed'}")
-    # A line per image: "unpacking NAME (sha256:...)...done".
-    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("unpacking ")]
-
-
-def _architecture() -> str:
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, machine)
 
 
 def _find_busybox() -> Path:

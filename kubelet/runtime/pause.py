@@ -1,7 +1,7 @@
 """The pause program: the first process of every sandbox, which holds its namespaces and reaps orphans in a shared PID namespace.
 
 It is a static ELF file of under 300 bytes, written here byte by byte, so that building images needs no compiler. Used by
-`wherry.cli.cluster.images`.
+`kubelet.runtime.archives`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,119 @@
+"""The compose cluster (deploy/compose.yaml) on a daemon of the tests' own. For tests/compose and the benchmarks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from wherry.testing.dockerd import ROOT, Dockerd
+from wherry.testing.local import until
+from wherry.testing.require import require_binary
+
+MAIN = [sys.executable, "-m", "wherry.cli.main"]
+NODES = ("node-1", "node-2", "node-3")
+CONTROL_PLANES = ("control-plane", "control-plane-2", "control-plane-3")
+
+
+class ComposeCluster:
+    """`up` does what `make compose-up` does; `down` what `make compose-down` does. Commands run on the daemon's "host"."""
+
+    def __init__(self, dockerd: Dockerd, directory: Path, *, replicas: int = 1, image: str = "wherry:dev") -> None:
+        self.dockerd = dockerd
+        self.project = f"wherry{replicas}"
+        self.directory = directory
+        self.replicas = replicas
+        self._environment = {
+            "COMPOSE_PROJECT_NAME": self.project, "WHERRY_COMPOSE_DIR": str(directory), "WHERRY_IMAGE": image,
+            "REPLICAS": str(replicas), "PYTHONPATH": str(ROOT), "WHERRY": str(directory / "wherry"),
+        }  # fmt: skip
+
+    def up(self) -> str:
+        require_binary("docker-compose", "docker-compose")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        command = self.directory / "wherry"  # this checkout's, wherever the virtual environment is
+        command.write_text(f'#!/bin/sh\nexec {" ".join(MAIN)} "$@"\n')
+        command.chmod(0o755)
+        return self._script("up")
+
+    def down(self) -> None:
+        self._script("down")
+
+    def _script(self, word: str) -> str:
+        path = str(ROOT / "deploy" / "compose-up")
+        return self.dockerd.host(path, word, env=self._environment, timeout_s=400).stdout
+
+    # -- the host's tools
+
+    def wherry(self, *words: str, check: bool = True, stdin: str | None = None, timeout_s: float = 180) -> str:
+        config = str(self.directory / "admin.conf")
+        done = self.dockerd.host(
+            *MAIN, "--config", config, *words, check=check, stdin=stdin, timeout_s=timeout_s, env=self._environment
+        )
+        return done.stdout
+
+    def tries(self, *words: str, stdin: str | None = None, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        config = str(self.directory / "admin.conf")
+        return self.dockerd.host(
+            *MAIN, "--config", config, *words, check=False, stdin=stdin, timeout_s=timeout_s, env=self._environment
+        )
+
+    def kubectl(self, *words: str) -> str:
+        config = str(self.directory / "kubeconfig")
+        return self.dockerd.host("kubectl", *words, env={"KUBECONFIG": config}).stdout
+
+    def apply(self, manifest: str) -> None:
+        self.wherry("apply", "-f", "-", stdin=manifest)
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.wherry("get", *words, "-o", "json"))
+
+    def pods(self, selector: str) -> list[dict[str, Any]]:
+        items = self.json("pods", "-l", selector)["items"]
+        return [item for item in items if "deletionTimestamp" not in item["metadata"]]
+
+    def running(self, selector: str, count: int, timeout_s: float = 120) -> list[dict[str, Any]]:
+        """Waits until so many pods are Ready."""
+
+        def ready() -> list[dict[str, Any]]:
+            found = [pod for pod in self.pods(selector) if _condition(pod) == "True"]
+            return found if len(found) == count else []
+
+        return until(ready, timeout_s)
+
+    def node_ready(self, name: str) -> str:
+        return _condition(self.json("node", name))
+
+    # -- its containers
+
+    def container(self, service: str) -> str:
+        """By its labels: the two generations of compose name containers differently."""
+        done = self.dockerd.docker(
+            "ps", "--all", "--quiet",
+            "--filter", f"label=com.docker.compose.project={self.project}",
+            "--filter", f"label=com.docker.compose.service={service}",
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    def docker(self, word: str, service: str, *more: str) -> str:
+        return self.dockerd.docker(word, *more, self.container(service)).stdout
+
+    def inside(self, service: str, script: str, *, check: bool = True) -> str:
+        """A script in a service's container."""
+        return self.dockerd.docker("exec", self.container(service), "sh", "-c", script, check=check).stdout
+
+    def address(self, service: str) -> str:
+        form = "{{range $name, $net := .NetworkSettings.Networks}}{{$name}}={{$net.IPAddress}} {{end}}"
+        said = self.dockerd.docker("inspect", "--format", form, self.container(service)).stdout.split()
+        return next(part.split("=")[1] for part in said if part.startswith(f"{self.project}_default="))
+
+    def logs(self, service: str) -> str:
+        done = self.dockerd.docker("logs", "--tail", "60", self.container(service), check=False)
+        return done.stdout + done.stderr
+
+
+def _condition(item: dict[str, Any]) -> str:
+    conditions = item.get("status", {}).get("conditions", [])
+    return next((str(found["status"]) for found in conditions if found["type"] == "Ready"), "")
