@@ -134,7 +134,9 @@ def archive_id(archive: Path) -> str:
     return "sha256:" + str(manifest[0]["Config"]).removesuffix(".json")
 
 
-def load(socket: Path, archive: Path, *, snapshotter: str = "overlayfs", timeout_s: float = 600.0) -> list[str]:
+def load(
+    socket: Path, archive: Path, *, snapshotter: str = "overlayfs", timeout_s: float = 600.0, again: bool = True
+) -> list[str]:
     """Imports an image file (docker-archive or OCI layout, in a tar) into a containerd; returns the names it now has.
     Raises ImageError with containerd's words."""
     argv = [
@@ -152,6 +154,9 @@ def load(socket: Path, archive: Path, *, snapshotter: str = "overlayfs", timeout
         raise ImageError(f"{archive}: containerd did not take it within {timeout_s:g} s") from error
     if done.returncode != 0:
         words = done.stderr.strip().splitlines()
+        if again and words and words[-1].endswith("already exists"):
+            # Two that import the same image at once (`wherry up` and the agent): the second finds it there, next time.
+            return load(socket, archive, snapshotter=snapshotter, timeout_s=timeout_s, again=False)
         raise ImageError(f"{archive}: {words[-1].removeprefix('ctr: ') if words else 'import failed'}")
     # A line per image: "unpacking NAME (sha256:...)...done".
     return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("unpacking ")]
