@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -70,3 +71,25 @@ def test_a_node_port_answers_the_host(cluster: ComposeCluster, web: list[dict[st
             return cluster.dockerd.host("curl", "-sf", "-m", "5", url, check=False).stdout
 
         assert until(fetch).strip() in names
+
+
+def test_pods_of_different_nodes_reach_each_other(
+    cluster: ComposeCluster, web: list[dict[str, dict[str, str]]]
+) -> None:
+    by_node = {pod["spec"]["nodeName"]: pod for pod in web}
+    for source in NODES:
+        inside = by_node[source]["metadata"]["name"]
+
+        def ask(host: str, port: int, inside: str = inside) -> str:
+            # Not wget: the demo image's falls over its resolver, even with an address.
+            command = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {host} {port} | tail -n 1"
+            return cluster.wherry("exec", inside, "--", "sh", "-c", command, check=False).strip()
+
+        for target in NODES:
+            address = by_node[target]["status"]["podIP"]
+            assert until(partial(ask, address, 8080)) == by_node[target]["metadata"]["name"]
+        # The cluster DNS knows the Service, and its address leads to one of its pods.
+        said = cluster.wherry("exec", inside, "--", "nslookup", "-type=a", "web.default.svc.cluster.local")
+        service = cluster.json("service", "web")["spec"]["clusterIP"]
+        assert service in said
+        assert until(partial(ask, service, 80)) in {pod["metadata"]["name"] for pod in web}
