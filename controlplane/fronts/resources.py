@@ -137,7 +137,9 @@ class ResourcesServicer:
         stored = await self._commits.run(
             self._registry.update(ctx, kind, request.namespace, request.name, obj, subresource=request.subresource)
         )
-        return _object_response(ctx, stored)
+        response = _object_response(ctx, stored)
+        response.created = ctx.created
+        return response
 
     async def Patch(self, request: resources_pb2.PatchRequest, call: Call) -> resources_pb2.ObjectResponse:
         ctx, kind = await self._patchable(request, call)

@@ -32,7 +32,8 @@ ANONYMOUS = Identity("system:anonymous", ("system:unauthenticated",))
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request. `warnings` collects what becomes Warning headers; `cause` is carried into events and logs."""
+    """One request. `warnings` collects what becomes Warning headers; `cause` is carried into events and logs. `created` is set
+    when an update made the object."""
 
     identity: Identity
     cause: str = ""
@@ -41,6 +42,7 @@ class RequestContext:
     dry_run: bool = False
     field_validation: str = "Strict"
     annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
+    created: bool = False
 
 
 @dataclass(slots=True)
@@ -118,10 +120,12 @@ class WatchBatch:
 
 @dataclass(slots=True)
 class DeleteResult:
-    """`stored` is set while the object still exists (grace, finalizers); else `status` tells what went."""
+    """`stored` is set while the object still exists (grace, finalizers); else `status` tells what went, and `last` is what it
+    was, for kinds whose deletion Kubernetes answers with the object."""
 
     stored: Stored | None
     status: meta_v1_pb2.Status | None
+    last: Stored | None = None
 
 
 @dataclass(slots=True)

@@ -20,6 +20,23 @@ ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
 _POLICIES = ("Foreground", "Background", "Orphan", "nil")
 
+# Kinds whose deletion is answered with what was deleted, and not with a Status.
+ANSWERED_WITH_OBJECT = frozenset(
+    (
+        *(("", plural) for plural in (
+            "persistentvolumeclaims", "persistentvolumes", "pods", "podtemplates", "resourcequotas", "serviceaccounts",
+            "services",
+        )),
+        *(("resource.k8s.io", plural) for plural in (
+            "deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices",
+        )),
+        *(("storage.k8s.io", plural) for plural in (
+            "csidrivers", "csinodes", "csistoragecapacities", "storageclasses", "volumeattachments",
+            "volumeattributesclasses",
+        )),
+    )
+)  # fmt: skip
+
 
 @dataclass(slots=True)
 class Deletion:

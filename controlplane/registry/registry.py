@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from controlplane.admission.base import Plugin, Request
 from controlplane.admission.chain import Chain
 from controlplane.admission.chain import Options as AdmissionOptions
-from controlplane.registry import deletion, kinds, managers, measured, patches, violations
+from controlplane.registry import deletion, kinds, managers, measured, patches, versions, violations
 from controlplane.registry.allocation import Ranges, ServiceAllocator
 from controlplane.registry.base import (
     ADMIN,
@@ -135,13 +135,15 @@ class Registry:
     # kinds
 
     def served(self) -> Sequence[Kind]:
-        return [served.kind for served in self._state.everything()]
+        return [*(served.kind for served in self._state.everything()), *versions.everything()]
 
     def verbs(self, kind: Kind) -> Sequence[str]:
         """For discovery."""
         return self._of(kind, "table").strategy.verbs
 
     def kind(self, group: str, version: str, resource: str) -> Kind:
+        if (view := versions.find(group, version, resource)) is not None:
+            return view.kind
         served = self._state.by_resource(group, resource)
         if served is None or served.kind.version != version:
             raise _unknown_resource()
@@ -151,7 +153,9 @@ class Registry:
         return self._state.served[group, plural]
 
     def _of(self, kind: Kind, verb: str = "") -> Served:
-        served = self._state.by_resource(kind.group, kind.plural)
+        view = versions.of(kind)
+        stored = kind if view is None else view.primary
+        served = self._state.by_resource(stored.group, stored.plural)
         if served is None:
             raise _unknown_resource()
         if (served.strategy.verbs == _ASKED and verb not in ("create", "table")) or (
@@ -174,6 +178,12 @@ class Registry:
         self, ctx: RequestContext, kind: Kind, namespace: str, name: str, *, resource_version: str = "",
         subresource: str = "",
     ) -> Stored:  # fmt: skip
+        if (view := versions.of(kind)) is not None:
+            return view.shown(
+                await self.get(
+                    ctx, view.primary, namespace, name, resource_version=resource_version, subresource=subresource
+                )
+            )
         served = self._of(kind, "get")
         if (measure := self._measured(served)) is not None and not subresource:
             return await measured.one(measure, self._env, served, namespace, name)
@@ -184,15 +194,21 @@ class Registry:
         return await self._reader.get(served, namespace, name, resource_version)
 
     async def list(self, ctx: RequestContext, kind: Kind, options: ListOptions) -> ListResult:
+        if (view := versions.of(kind)) is not None:
+            return view.shown_list(await self.list(ctx, view.primary, view.options(options)))
         served = self._of(kind, "list")
         if (measure := self._measured(served)) is not None:
             return await measured.several(measure, self._env, served, options)
         return await self._reader.list(served, options)
 
     def watch(self, ctx: RequestContext, kind: Kind, options: WatchOptions) -> AsyncIterator[WatchBatch]:
+        if (view := versions.of(kind)) is not None:
+            return view.shown_watch(self.watch(ctx, view.primary, view.options(options)))
         return self._reader.watch(self._of(kind), options)
 
     def table(self, kind: Kind, items: Sequence[Stored]) -> resources_pb2.Table:
+        if (view := versions.of(kind)) is not None:
+            items = [view.hidden(stored) for stored in items]
         return render(self._of(kind, "table").strategy, items, self._env.now())
 
     # writes
@@ -202,6 +218,16 @@ class Registry:
     ) -> Stored:
         self._check(ctx, "CreateOptions")
         served = self._of(kind, "create")
+        if (view := versions.of(kind)) is not None:
+            self._expect(kind.message, obj)
+            if causes := view.check(obj):
+                given: Any = obj
+                raise violations.invalid_object("", kind.kind, given.metadata.name, causes)
+            return view.shown(
+                await self.create(
+                    ctx, view.primary, namespace, view.to_primary(obj), name=name, subresource=subresource
+                )
+            )
         if kind.plural == "pods" and subresource == "binding":
             return await self._bind_one(ctx, namespace, name, obj)
         if kind.plural == "pods" and subresource == "eviction":
@@ -222,6 +248,10 @@ class Registry:
     ) -> Stored:
         self._check(ctx, "UpdateOptions")
         served = self._of(kind)
+        if (view := versions.of(kind)) is not None:
+            self._expect(kind.message, obj)
+            changed = view.to_primary(obj)
+            return view.shown(await self.update(ctx, view.primary, namespace, name, changed, subresource=subresource))
         if subresource == "scale" and "scale" in kind.subresources:
             return await self._scaler.update(ctx, served, namespace, name, lambda current: obj)
         self._check_subresource(kind, subresource)
@@ -234,6 +264,10 @@ class Registry:
     ) -> Stored:  # fmt: skip
         self._check(ctx, "PatchOptions")
         served = self._of(kind)
+        if (view := versions.of(kind)) is not None:
+            self._check_subresource(kind, subresource)
+            way = view.patch(patch_type, patches.parse(patch_type, body), ctx)
+            return view.shown(await self._writer.change(ctx, served, namespace, name, way, subresource))
         if subresource == "scale" and "scale" in kind.subresources:
             change = patches.parse(patch_type, body)
 
@@ -252,17 +286,28 @@ class Registry:
         subresource: str = "",
     ) -> tuple[Stored, bool]:  # fmt: skip
         self._check(ctx, "PatchOptions")
+        if (view := versions.of(kind)) is not None:
+            stored, created = await self.apply(
+                ctx, view.primary, namespace, name, view.configuration(body), force=force, subresource=subresource
+            )
+            return view.shown(stored), created
         self._check_subresource(kind, subresource)
         return await self._patcher.apply(ctx, self._of(kind), namespace, name, body, force, subresource)
 
     async def delete(
         self, ctx: RequestContext, kind: Kind, namespace: str, name: str, options: meta_v1_pb2.DeleteOptions
     ) -> DeleteResult:
-        return await self._writer.delete(ctx, self._of(kind), namespace, name, options)
+        done = await self._writer.delete(ctx, self._of(kind), namespace, name, options)
+        if (view := versions.of(kind)) is not None and done.stored is not None:
+            return DeleteResult(view.shown(done.stored), None)
+        return done
 
     async def delete_collection(
         self, ctx: RequestContext, kind: Kind, selection: ListOptions, options: meta_v1_pb2.DeleteOptions
     ) -> ListResult:
+        if (view := versions.of(kind)) is not None:
+            gone = await self.delete_collection(ctx, view.primary, view.options(selection), options)
+            return view.shown_list(gone)
         served = self._of(kind)
         if "deletecollection" not in served.strategy.verbs:
             raise MethodNotAllowed("the server does not allow this method on the requested resource")

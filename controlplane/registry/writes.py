@@ -236,7 +236,9 @@ class Writer:
             del ctx.warnings[warned:]  # those of a try that somebody else was faster than
             if entry is None:
                 if create is not None:
-                    return await self.create(ctx, served, namespace, create)
+                    made = await self.create(ctx, served, namespace, create)
+                    ctx.created = True
+                    return made
                 raise not_found(kind, name)
             old: Any = kind.message.FromString(entry.value)
             base: Any = kind.message()
@@ -407,4 +409,4 @@ class Writer:
         status.details.group = kind.group
         status.details.kind = kind.plural
         status.details.uid = old.metadata.uid
-        return DeleteResult(None, status)
+        return DeleteResult(None, status, done if (kind.group, kind.plural) in deletion.ANSWERED_WITH_OBJECT else None)

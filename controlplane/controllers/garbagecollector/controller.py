@@ -79,8 +79,10 @@ class GarbageCollector:
             kind = kinds.by_resource(resource.group, resource.version, resource.plural)
             if kind is None or kind.plural in _IGNORED or not {"list", "watch", "delete"} <= set(resource.verbs):
                 continue
+            # A second version is another shape of objects that are watched already.
+            known = any((other.group, other.plural) == (kind.group, kind.plural) for other in self._served.values())
             self._served[(kind.api_version, kind.kind)] = kind
-            if kind.message not in self._informers:
+            if kind.message not in self._informers and not known:
                 self._watch(group, kind)
 
     def _watch(self, group: TaskGroup, kind: Kind) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from controlplane.fronts.http.subresources import Subresource, served
+from controlplane.registry import versions
 from wherry.api.kinds import Kind
 
 # The order in which Kubernetes lists its groups; the others follow by name.
@@ -155,7 +156,9 @@ def _subresource(kind: Kind, name: str, found: Subresource) -> Document:
 
 def _storage_hash(kind: Kind) -> str:
     """Tells clients whether objects are stored in another way than before: eight bytes of the hash of the stored type."""
-    text = f"{kind.group}/{kind.version}/{kind.kind}"
+    view = versions.of(kind)
+    stored = kind if view is None else view.primary
+    text = f"{stored.group}/{stored.version}/{stored.kind}"
     return base64.b64encode(hashlib.sha256(text.encode()).digest()[:8]).decode()
 
 

@@ -207,7 +207,7 @@ class Resources:
         stored = await self._commits.run(
             self._registry.update(ctx, kind, target.namespace, target.name, obj, subresource=target.subresource)
         )
-        return await self._one(exchange, stored, form)
+        return await self._one(exchange, stored, form, status=201 if ctx.created else 200)
 
     async def _patch(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
         form = self._form(exchange, _ONE)
@@ -248,8 +248,9 @@ class Resources:
         options = await self._delete_options(exchange)
         ctx = exchange.context(dry_run="All" in options.dry_run)
         result = await self._commits.run(self._registry.delete(ctx, kind, target.namespace, target.name, options))
-        if result.stored is not None:
-            return await self._one(exchange, result.stored, form)
+        found = result.stored or result.last
+        if found is not None:
+            return await self._one(exchange, found, form)
         assert result.status is not None
         body = encoding.message_bytes(result.status, Form(form.encoding), pretty=exchange.pretty)
         return exchange.reply(body, form.content_type)

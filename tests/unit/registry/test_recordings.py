@@ -34,7 +34,6 @@ DRY_RUN_TEXT = "a dry run there answers with the quantity as it was sent"
 DRY_RUN_PORTS = "a dry run there does not look at ranges of ports; here it says what would happen"
 CLIENT_ERROR = "the client's mistake is a 400 here, a 500 there"
 LATER = "needs a kind or a subresource that is not served yet"
-CREATED = "the registry's update does not tell that it created"
 OTHER_CLUSTER = "revisions of another cluster"
 
 EXCEPTIONS: dict[str, dict[int, str]] = {
@@ -54,8 +53,6 @@ EXCEPTIONS: dict[str, dict[int, str]] = {
         419: FRONT,
         452: "shows the template as it is in JSON, not as a structure of another implementation",
         442: CLIENT_ERROR,
-        486: CREATED,
-        487: CREATED,
         **dict.fromkeys((494, 495, 498, 506, 510, 511, 512, 513, 540, 541), FRONT),
         **dict.fromkeys(
             (517, 526, 527, 528, 529, 538, 544), "a body that is no patch is refused before the object is looked for"
