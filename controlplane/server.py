@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
     from controlplane.auth.certificates import Lifetimes
+    from controlplane.outbound.https import HttpsTransport
     from wherry.client.leader import LeaderElector
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ class ControlPlane:
         nodes = Nodes(self._pods_of, self._requester_of)
         self.authorizer = Authorizer([Masters(), Components(), Everyone(), nodes, rbac])
         self.registry.admit_also(Escalation(rbac, self.authorizer))
+        self._outbound: HttpsTransport | None = None
+        self.registry.reach(self._outside)
         self.registry.answer_with(Reviews(self.authorizer, rbac).answer)
         self._scheduling = SchedulingServicer(self.authorizer)
         self._task: asyncio.Task[None] | None = None
@@ -183,7 +186,16 @@ class ControlPlane:
             await self._commits.cancel()
         else:
             await self._commits.drain()
+        if self._outbound is not None:
+            await self._outbound.close()
         await self.registry.close()
+
+    def _outside(self) -> tuple[Env, HttpsTransport]:
+        """For admission's webhooks, when there is the first one."""
+        from controlplane.outbound.https import HttpsTransport
+
+        self._outbound = HttpsTransport(self.env)
+        return self.env, self._outbound
 
     def metrics(self) -> bytes:
         """In Prometheus' text format."""

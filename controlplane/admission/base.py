@@ -3,7 +3,7 @@ registry's writes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,6 +12,10 @@ from wherry.api.errors import Cause, Forbidden
 from wherry.api.kinds import Kind
 
 Operation = Literal["CREATE", "UPDATE", "DELETE"]
+
+
+def _as_it_is(obj: Any) -> None:
+    """Of a kind without defaults."""
 
 
 @dataclass(slots=True)
@@ -33,6 +37,7 @@ class Request:
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    defaults: Callable[[Any], None] = _as_it_is  # of the kind, for an object that somebody outside has changed
 
     def forbid(self, reason: str, *, causes: tuple[Cause, ...] = ()) -> Forbidden:
         """The refusal in Kubernetes' words: `pods "x" is forbidden: <reason>`."""

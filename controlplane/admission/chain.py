@@ -29,7 +29,11 @@ from controlplane.admission.charge import FREE, Charge
 
 if TYPE_CHECKING:
     from controlplane.admission.quota.ledger import Ledger
+    from controlplane.admission.webhooks.base import Transport
+    from controlplane.admission.webhooks.dispatch import Dispatcher
+    from wherry.api.context import Env
 
+_REGISTRATION = "admissionregistration.k8s.io"
 # Never counted: they come and go by themselves.
 _UNCOUNTED = (("", "events"), ("events.k8s.io", "events"))
 
@@ -64,6 +68,12 @@ class Chain:
             default_class.DefaultStorageClass(),
         )
         self._ledger: Ledger | None = None
+        self._hooks: Dispatcher | None = None
+        self._outside: Callable[[], tuple[Env, Transport]] | None = None
+
+    def reach(self, outside: Callable[[], tuple[Env, Transport]]) -> None:
+        """How webhooks are called; asked for with the first of them. Without it there are none."""
+        self._outside = outside
 
     def add(self, plugin: Plugin) -> None:
         """Runs after the present ones."""
@@ -73,11 +83,36 @@ class Chain:
         """Whether somebody outside has changed the object, so that its defaults have to be filled in again."""
         for plugin in self._plugins:
             await plugin.mutate(request, self._lookup)
-        return False
+        hooks = await self._dispatcher("mutatingwebhookconfigurations")
+        if hooks is None:
+            return False
+        seen: dict[str, bytes] = {}
+        changed = await hooks.mutate(request, seen)
+        if changed:
+            # What a hook added has to be looked at by those before it, as in Kubernetes: once more, and not for ever.
+            for plugin in self._plugins:
+                await plugin.mutate(request, self._lookup)
+            await hooks.mutate(request, seen)
+        return changed
 
     async def validate(self, request: Request) -> None:
         for plugin in self._plugins:
             await plugin.validate(request, self._lookup)
+        hooks = await self._dispatcher("validatingwebhookconfigurations")
+        if hooks is not None:
+            await hooks.validate(request)
+
+    async def _dispatcher(self, plural: str) -> Dispatcher | None:
+        """None when nobody has such a configuration."""
+        if self._outside is None or not await self._lookup.present(_REGISTRATION):
+            return None
+        if not await self._lookup.present(_REGISTRATION, plural):
+            return None
+        if self._hooks is None:
+            from controlplane.admission.webhooks.dispatch import Dispatcher
+
+            self._hooks = Dispatcher(self._lookup, *self._outside())
+        return self._hooks
 
     def check_node(self, request: Request) -> None:
         """NodeRestriction alone, for batches of statuses: it needs to look nothing up."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
@@ -40,6 +40,9 @@ from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, BadRequest, MethodNotAllowed, NotFound, ServiceUnavailable
 from wherry.api.kinds import Kind
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
+
+if TYPE_CHECKING:
+    from controlplane.admission.webhooks.base import Transport
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 EVENT_TTL_S = 3600
@@ -110,6 +113,10 @@ class Registry:
     def admit_also(self, plugin: Plugin) -> None:
         """One more admission plugin, after the others: for what needs to know more than the registry does."""
         self._chain.add(plugin)
+
+    def reach(self, outside: Callable[[], tuple[Env, Transport]]) -> None:
+        """How admission calls webhooks."""
+        self._chain.reach(outside)
 
     def answer_with(self, answer: Answer) -> None:
         """Who answers the kinds that are questions: they can be created, and are not stored."""

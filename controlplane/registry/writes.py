@@ -79,8 +79,9 @@ class Writer:
             raise BadRequest("resourceVersion should not be set on objects to be created")
         served.strategy.defaults(obj)
         request = self._request(ctx, "CREATE", kind, namespace, meta.name, obj, None)
+        request.defaults = served.strategy.defaults
         if await self._chain.mutate(request):
-            served.strategy.defaults(obj)
+            self._place(kind, namespace, meta)
         metadata.fill_new(meta, self._state.env)
         served.strategy.prepare_create(obj)
         generated = not meta.name and meta.generate_name
@@ -301,9 +302,9 @@ class Writer:
         self._check_identity(kind, name, obj, old)
         strategy.defaults(obj)
         strategy.defaults_of_name(obj)
+        request.defaults = strategy.defaults
         if await self._chain.mutate(request):
             self._check_identity(kind, name, obj, old)
-            strategy.defaults(obj)
         metadata.keep_system_fields(obj.metadata, old.metadata)
         if subresource == "status":
             metadata.only_status(obj.metadata, old.metadata)

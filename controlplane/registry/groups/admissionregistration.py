@@ -25,7 +25,7 @@ def kinds() -> Iterator[Served]:
     )  # fmt: skip
     yield entry(
         _V1, "MutatingWebhookConfiguration", columns=tables.WEBHOOKS, fill=defaults.webhooks,
-        check=validation.webhooks, counted=("webhooks",), stored_only=_IDLE,
+        check=validation.webhooks, counted=("webhooks",),
     )  # fmt: skip
     yield entry(
         _V1, "ValidatingAdmissionPolicy", columns=tables.VALIDATING_POLICIES, fill=defaults.policy,
@@ -37,5 +37,5 @@ def kinds() -> Iterator[Served]:
     )  # fmt: skip
     yield entry(
         _V1, "ValidatingWebhookConfiguration", columns=tables.WEBHOOKS, fill=defaults.webhooks,
-        check=validation.webhooks, counted=("webhooks",), stored_only=_IDLE,
+        check=validation.webhooks, counted=("webhooks",),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from wherry.api import names
 
 _OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
 _FAILURE = ("Fail", "Ignore")
+_MAX_CONDITIONS = 64
 _URL_FORM = "desired format: https://host[/path]"
 
 
@@ -42,6 +43,7 @@ def webhooks(obj: Any) -> Causes:
             causes += common.one_of(hook.reinvocation_policy, allowed, f"{path}.reinvocationPolicy")
         causes += common.label_selector(hook.namespace_selector, f"{path}.namespaceSelector")
         causes += common.label_selector(hook.object_selector, f"{path}.objectSelector")
+        causes += _conditions(hook.match_conditions, f"{path}.matchConditions")
         causes += _client(hook.client_config, f"{path}.clientConfig")
     return causes
 
@@ -81,6 +83,36 @@ def _versions(versions: Any, path: str) -> Causes:
         detail = "must include at least one of v1, v1beta1"
         return [violations.invalid(path, list(versions), detail)]
     return []
+
+
+def _conditions(conditions: Any, path: str, *, policy: bool = False) -> Causes:
+    if not conditions:
+        return []
+    from controlplane.admission import expressions
+
+    causes: Causes = []
+    if len(conditions) > _MAX_CONDITIONS:
+        causes.append(violations.too_many(path, len(conditions), _MAX_CONDITIONS))
+    seen: set[str] = set()
+    for index, condition in enumerate(conditions):
+        where = f"{path}[{index}]"
+        if not condition.name:
+            causes.append(violations.required(f"{where}.name"))
+        else:
+            causes += (
+                violations.invalid(f"{where}.name", condition.name, text)
+                for text in names.qualified_name(condition.name)
+            )
+        if condition.name in seen:
+            causes.append(violations.duplicate(f"{where}.name", condition.name))
+        seen.add(condition.name)
+        if not condition.expression.strip():
+            causes.append(violations.required(f"{where}.expression"))
+        else:
+            causes += expressions.check(
+                condition.expression, f"{where}.expression", expressions.condition_variables(policy=policy), ("bool",)
+            )
+    return causes
 
 
 def _client(config: Any, path: str) -> Causes:

@@ -1,0 +1,67 @@
+"""A request as webhooks and expressions see it: the fields of an AdmissionRequest, as JSON. Pure; called by `webhooks` and
+`policies`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from controlplane.admission import matching
+from controlplane.admission.base import Request
+
+_OPTIONS = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions", "CONNECT": ""}
+
+
+@dataclass(slots=True)
+class View:
+    """`request` lacks the objects; `object` is None for what goes, `old` for what is new."""
+
+    request: dict[str, Any]
+    object: dict[str, Any] | None
+    old: dict[str, Any] | None
+
+
+def view(request: Request, uid: str) -> View:
+    kind = request.kind
+    operation = matching.operation(request)
+    group, version, name = kind.group, kind.version, kind.kind
+    obj, old = matching.plain(request.obj), matching.plain(request.old)
+    if request.subresource == "scale":
+        group, version, name = "autoscaling", "v1", "Scale"
+        obj, old = _scale(request.obj), _scale(request.old)
+    elif request.subresource == "eviction":
+        group, version, name = "policy", "v1", "Eviction"
+        meta = {"name": request.name, "namespace": request.namespace}
+        obj, old = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}, None
+    identity = request.identity
+    user: dict[str, Any] = {"username": identity.user, "groups": list(identity.groups)}
+    if identity.uid:
+        user["uid"] = identity.uid
+    if identity.extra:
+        user["extra"] = {key: list(values) for key, values in sorted(identity.extra.items())}
+    gvk = {"group": group, "version": version, "kind": name}
+    gvr = {"group": kind.group, "version": kind.version, "resource": kind.plural}
+    found: dict[str, Any] = {"uid": uid, "kind": gvk, "resource": gvr}
+    below = {"subResource": request.subresource} if request.subresource else {}
+    found |= {**below, "requestKind": gvk, "requestResource": gvr}
+    if request.subresource:
+        found["requestSubResource"] = request.subresource
+    if request.name:
+        found["name"] = request.name
+    if request.namespace:
+        found["namespace"] = request.namespace
+    found |= {"operation": operation, "userInfo": user, "dryRun": request.dry_run}
+    options = _OPTIONS[operation]
+    if options:
+        found["options"] = {"apiVersion": "meta.k8s.io/v1", "kind": options, **request.options}
+        if request.dry_run:
+            found["options"]["dryRun"] = ["All"]
+    return View(found, obj, old)
+
+
+def _scale(obj: Any | None) -> dict[str, Any] | None:
+    if obj is None:
+        return None
+    from controlplane.registry import scale
+
+    return matching.plain(scale.of(obj))

@@ -1,0 +1,100 @@
+"""Which requests a webhook or a policy asks for: rules and selectors. Pure; called by `webhooks` and `policies`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from controlplane.admission.base import Request
+from wherry.api import labels
+
+GROUP = "admissionregistration.k8s.io"
+
+
+def exempt(request: Request) -> bool:
+    """What decides over requests is not put before itself: a mistake in it could not be undone."""
+    return request.kind.group == GROUP
+
+
+def operation(request: Request) -> str:
+    """An eviction is the creation of one."""
+    return "CREATE" if request.subresource == "eviction" else request.operation
+
+
+def any_rule(rules: Iterable[Any], request: Request) -> bool:
+    """`rules` are RuleWithOperations."""
+    return any(rule_matches(rule, request) for rule in rules)
+
+
+def any_named_rule(rules: Iterable[Any], request: Request) -> bool:
+    """`rules` are NamedRuleWithOperations."""
+    return any(
+        (not rule.resource_names or request.name in rule.resource_names)
+        and rule_matches(rule.rule_with_operations, request)
+        for rule in rules
+    )
+
+
+def rule_matches(rule: Any, request: Request) -> bool:
+    kind, what = request.kind, rule.rule
+    return (
+        _has(rule.operations, operation(request))
+        and _has(what.api_groups, kind.group)
+        and _has(what.api_versions, kind.version)
+        and _scope(what.scope, request)
+        and any(_resource(pattern, kind.plural, request.subresource) for pattern in what.resources)
+    )
+
+
+def _has(allowed: Any, value: str) -> bool:
+    return "*" in allowed or value in allowed
+
+
+def _scope(scope: str, request: Request) -> bool:
+    """A namespace itself is of the cluster."""
+    if scope in ("", "*"):
+        return True
+    return (scope == "Namespaced") == request.kind.namespaced
+
+
+def _resource(pattern: str, plural: str, subresource: str) -> bool:
+    resource, _, below = pattern.partition("/")
+    if resource not in ("*", plural):
+        return False
+    if pattern == "*/*":
+        return True
+    return below in ("*", subresource) if "/" in pattern else not subresource
+
+
+def namespace_matches(selector: Any, request: Request, namespace: Any | None) -> bool:
+    """What lies in no namespace is never left out by one; a namespace is matched by its own labels."""
+    if not selector.match_labels and not selector.match_expressions:
+        return True
+    if not request.kind.namespaced:
+        if request.kind.kind != "Namespace" or request.kind.group:
+            return True
+        namespace = request.obj if request.obj is not None else request.old
+    return labels.from_message(selector).matches(namespace.metadata.labels if namespace is not None else {})
+
+
+def object_matches(selector: Any, request: Request) -> bool:
+    """Before or after the change: nobody slips out by taking a label off."""
+    if not selector.match_labels and not selector.match_expressions:
+        return True
+    found = labels.from_message(selector)
+    return any(found.matches(obj.metadata.labels) for obj in (request.obj, request.old) if obj is not None)
+
+
+def plain(obj: Any | None) -> dict[str, Any] | None:
+    """An object as its JSON."""
+    if obj is None:
+        return None
+    from wherry.api import codec
+
+    return codec.to_dict(obj)
+
+
+def from_plain(value: Mapping[str, Any], like: Any) -> Any:
+    from wherry.api import codec
+
+    return codec.from_dict(dict(value), type(like), strict=False)
