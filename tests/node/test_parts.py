@@ -26,6 +26,7 @@ from kubelet.runtime.processes import ProcessRef, spawn
 from wherry.cli.cluster import hosts, images, layout, pause, resolver
 from wherry.pb import containerd_events_pb2 as events_pb
 from wherry.pb import cri_runtime_pb2 as pb
+from wherry.testing.require import require_binary
 
 # -- sessions
 
@@ -220,14 +221,13 @@ def test_dynamic_busybox_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_pause_program_waits_and_ends_on_a_signal(tmp_path: Path, number: int) -> None:
-    machine = os.uname().machine
-    if machine not in pause.machines():
-        pytest.skip(f"no pause program for {machine}")
+@pytest.mark.parametrize("machine", pause.machines())
+def test_pause_program_waits_and_ends_on_a_signal(tmp_path: Path, number: int, machine: str) -> None:
     path = tmp_path / "pause"
     path.write_bytes(pause.pause_program(machine))
     path.chmod(0o755)
-    with subprocess.Popen([path]) as process:
+    emulator = [] if machine == os.uname().machine else [require_binary(f"qemu-{machine}", "qemu-user")]
+    with subprocess.Popen([*emulator, path]) as process:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)
         process.send_signal(number)
