@@ -1,4 +1,4 @@
-"""metrics.k8s.io: what the agents tell, as NodeMetrics and PodMetrics. Nothing of it is stored.
+"""metrics.k8s.io: what the agents tell, as NodeMetrics and PodMetrics, and v1 ComponentStatus. Nothing of it is stored.
 
 `controlplane.server` gives `Measurements.measure` to the registry, which calls it for the kinds that are measured. `node_metrics`
 and `pod_metrics` are pure.
@@ -60,6 +60,17 @@ def _usage(usage: Mapping[str, meta_resource_pb2.Quantity], figures: nodelink_pb
     usage["memory"].string = quantity.from_bytes(figures.memory_working_set_bytes)
 
 
+def components() -> list[core_v1_pb2.ComponentStatus]:
+    """What Kubernetes runs apart is one process here: that it answers says that all of it is there."""
+    found = []
+    for name in ("controller-manager", "scheduler", "store"):
+        status = core_v1_pb2.ComponentStatus()
+        status.metadata.name = name
+        status.conditions.add(type="Healthy", status="True", message="ok")
+        found.append(status)
+    return found
+
+
 class Measurements:
     def __init__(self, registry: RegistryAPI, reader: FiguresReader, ctx: RequestContext) -> None:
         self._registry = registry
@@ -68,6 +79,8 @@ class Measurements:
 
     async def measure(self, kind: Kind, namespace: str, name: str, now: float) -> list[Any]:
         """All objects of the kind, of a namespace ("": all) or of one name; fewer when agents do not answer."""
+        if kind.kind == "ComponentStatus":
+            return [status for status in components() if name in ("", status.metadata.name)]
         found: list[Any] = []
         if kind.kind == "NodeMetrics":
             nodes: list[core_v1_pb2.Node] = await self._listed("Node", "", name)

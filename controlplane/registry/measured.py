@@ -1,4 +1,5 @@
-"""Kinds whose objects are measured when they are asked for, and stored nowhere: metrics.k8s.io. Get and list only.
+"""Kinds whose objects are measured when they are asked for, and stored nowhere: metrics.k8s.io, v1 ComponentStatus. They can be
+got and listed, and no more.
 
 Called by `registry.Registry`, with the measuring function that `controlplane.server` gave it.
 """
@@ -12,6 +13,7 @@ from controlplane.registry import keys
 from controlplane.registry.base import ListOptions, ListResult, Stored
 from controlplane.registry.selection import Selection
 from controlplane.registry.state import Served
+from controlplane.registry.writes import not_found
 from wherry.api.context import Env
 from wherry.api.errors import NotFound
 from wherry.api.kinds import Kind
@@ -25,6 +27,8 @@ async def one(measure: Measure, env: Env, served: Served, namespace: str, name: 
     kind = served.kind
     for found in await measure(kind, namespace, name, env.now()):
         return Stored(kind, found.SerializeToString(deterministic=True), 0, {})
+    if not kind.group:
+        raise not_found(kind, name)
     # As metrics-server says it.
     singular = f"{kind.kind.lower()}s" if not kind.kind.endswith("s") else kind.kind.lower()
     place = f"{namespace}/{name}" if namespace else name

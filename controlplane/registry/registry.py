@@ -171,12 +171,14 @@ class Registry:
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
         return served
 
-    def _measured(self, served: Served) -> measured.Measure | None:
+    def _measured(self, ctx: RequestContext, served: Served) -> measured.Measure | None:
         """None: the kind's objects are stored."""
         if served.strategy.verbs != measured.VERBS:
             return None
         if self._measure is None:
             raise ServiceUnavailable("nobody measures in this control plane")
+        if served.kind.kind == "ComponentStatus":
+            ctx.warnings.append("v1 ComponentStatus is deprecated in v1.19+")
         return self._measure
 
     # reads
@@ -192,7 +194,7 @@ class Registry:
                 )
             )
         served = self._of(kind, "get")
-        if (measure := self._measured(served)) is not None and not subresource:
+        if (measure := self._measured(ctx, served)) is not None and not subresource:
             return await measured.one(measure, self._env, served, namespace, name)
         if subresource == "scale" and "scale" in kind.subresources:
             return await self._scaler.get(served, namespace, name, resource_version)
@@ -204,7 +206,7 @@ class Registry:
         if (view := versions.of(kind)) is not None:
             return view.shown_list(await self.list(ctx, view.primary, view.options(options)))
         served = self._of(kind, "list")
-        if (measure := self._measured(served)) is not None:
+        if (measure := self._measured(ctx, served)) is not None:
             return await measured.several(measure, self._env, served, options)
         return await self._reader.list(served, options)
 
@@ -235,7 +237,7 @@ class Registry:
                     ctx, view.primary, namespace, view.to_primary(obj), name=name, subresource=subresource
                 )
             )
-        if kind.plural == "pods" and subresource == "binding":
+        if (kind.plural == "pods" and subresource == "binding") or (kind.plural == "bindings" and not kind.group):
             return await self._bind_one(ctx, namespace, name, obj)
         if kind.plural == "pods" and subresource == "eviction":
             return await self._evict_one(ctx, namespace, name, obj)

@@ -192,7 +192,7 @@ class Resources:
         stored = await self._commits.run(
             self._registry.create(ctx, kind, target.namespace, obj, name=target.name, subresource=target.subresource)
         )
-        if target.subresource in ("binding", "eviction"):
+        if target.subresource in ("binding", "eviction") or kind.kind == "Binding":
             done = meta_v1_pb2.Status(status="Success", code=201)
             return exchange.reply(
                 encoding.message_bytes(done, Form(form.encoding), pretty=exchange.pretty), form.content_type, status=201

@@ -26,6 +26,11 @@ MODULES: Mapping[str, str] = {
     "authentication.k8s.io": "authentication",
     "authorization.k8s.io": "authorization",
     "admissionregistration.k8s.io": "admissionregistration",
+    "apiregistration.k8s.io": "apiregistration",
+    "certificates.k8s.io": "certificates",
+    "flowcontrol.apiserver.k8s.io": "flowcontrol",
+    "resource.k8s.io": "resource",
+    "storagemigration.k8s.io": "storagemigration",
     "metrics.k8s.io": "metrics",
 }
 

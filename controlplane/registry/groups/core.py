@@ -1,4 +1,6 @@
-"""The rarer kinds of v1: volumes and claims, limits and quotas, pod templates, replication controllers."""
+"""The rarer kinds of v1: bindings and component statuses (of which nothing is stored), volumes and claims, limits and quotas, pod
+templates, replication controllers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from controlplane.registry.defaults import pods as pod_defaults
 from controlplane.registry.defaults import storage as storage_defaults
 from controlplane.registry.defaults import workloads as defaults
 from controlplane.registry.groups.apps import NO_CONTROLLER
+from controlplane.registry.measured import VERBS as MEASURED
 from controlplane.registry.state import Served
 from controlplane.registry.strategies.declared import entry
 from controlplane.registry.tables import storage as storage_tables
@@ -20,6 +23,8 @@ NO_VOLUMES = "no volume is provisioned, bound or mounted for it"
 
 
 def kinds() -> Iterator[Served]:
+    yield entry("v1", "Binding", verbs=("create",))
+    yield entry("v1", "ComponentStatus", columns=tables.COMPONENTS, verbs=MEASURED)
     yield entry(
         "v1", "LimitRange", columns=tables.LIMIT_RANGES, fill=defaults.limit_range, check=limits.limit_range,
     )  # fmt: skip

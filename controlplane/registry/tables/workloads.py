@@ -93,3 +93,22 @@ def _quota(limits: bool) -> Any:
 
 
 RESOURCE_QUOTAS = (name_column(), Column("Request", _quota(False)), Column("Limit", _quota(True)), age_column())
+
+
+def _component(field: str) -> Any:
+    def cell(obj: Any, now: float) -> str:
+        return next((str(getattr(item, field)) for item in obj.conditions if item.type == "Healthy"), "")
+
+    return cell
+
+
+def _health(obj: Any, now: float) -> str:
+    return "Healthy" if _component("status")(obj, now) == "True" else "Unhealthy"
+
+
+COMPONENTS = (
+    name_column(),
+    Column("Status", _health),
+    Column("Message", _component("message")),
+    Column("Error", _component("error")),
+)

@@ -12,7 +12,8 @@ from controlplane.registry.registry import Registry
 from controlplane.registry.strategies.declared import Declared
 from wherry.api import kinds
 from wherry.api.context import Env
-from wherry.testing.registries import admin, obj, open_registry
+from wherry.api.errors import Invalid
+from wherry.testing.registries import admin, obj, open_registry, pod
 
 PAGE = Path(__file__).parents[3] / "docs" / "stored-only.md"
 
@@ -74,3 +75,46 @@ async def test_every_kind_scales_that_says_so(registry: Registry) -> None:
     await registry.update(admin(), kind, "default", "r", scale, subresource="scale")
     live = (await registry.get(admin(), kind, "default", "r")).message()
     assert (live.spec.replicas, live.metadata.generation) == (4, 2)
+
+
+async def test_a_binding_of_its_own_kind_binds(registry: Registry) -> None:
+    await registry.create(admin(), kinds.by_name("v1", "Pod"), "default", pod("p"))
+    binding = obj("v1", "Binding", "p", target={"kind": "Node", "name": "n1"})
+    await registry.create(admin(), kinds.by_name("v1", "Binding"), "default", binding)
+    bound = await registry.get(admin(), kinds.by_name("v1", "Pod"), "default", "p")
+    assert bound.message().spec.node_name == "n1"
+
+
+REFUSED = {
+    "a bundle's name says its signer": (
+        "certificates.k8s.io/v1", "ClusterTrustBundle", "x",
+        {"signerName": "example.com/s", "trustBundle": "-----BEGIN CERTIFICATE-----"},
+        "must be named with prefix example.com:s:",
+    ),
+    "a flow needs subjects": (
+        "flowcontrol.apiserver.k8s.io/v1", "FlowSchema", "x",
+        {"priorityLevelConfiguration": {"name": "p"}, "rules": [{"subjects": [], "resourceRules": []}]},
+        "subjects must contain at least one value",
+    ),
+    "a level is of a type": (
+        "flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration", "x", {"type": "Odd"},
+        'supported values: "Exempt", "Limited"',
+    ),
+    "a claim names a class": (
+        "resource.k8s.io/v1", "ResourceClaim", "x", {"devices": {"requests": [{"name": "r", "exactly": {}}]}},
+        r"spec.devices.requests\[0\].exactly.deviceClassName: Required value",
+    ),
+    "a migration names what": (
+        "storagemigration.k8s.io/v1", "StorageVersionMigration", "x", {}, "spec.resource.resource: Required value",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_what_is_refused(registry: Registry, case: str) -> None:
+    api_version, kind, name, spec, wanted = REFUSED[case]
+    found = kinds.by_name(api_version, kind)
+    with pytest.raises(Invalid, match=wanted):
+        await registry.create(
+            admin(), found, "default" if found.namespaced else "", obj(api_version, kind, name, spec=spec)
+        )
