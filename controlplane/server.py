@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from controlplane.admission.chain import Options as AdmissionOptions
-from controlplane.auth.authorizer import Authorizer
+from controlplane.admission.chain import Outside
+from controlplane.auth.authorizer import Attributes, Authorizer, Verdict
 from controlplane.auth.deciders import API_SERVER, CONTROLLER_MANAGER, SCHEDULER, Components, Everyone, Masters
 from controlplane.auth.defaults import ensure as ensure_defaults
 from controlplane.auth.nodes import Nodes
@@ -49,6 +50,7 @@ from wherry.client.local import LocalTransport
 from wherry.pb import core_v1_pb2
 
 if TYPE_CHECKING:
+    from controlplane.admission.policies.authorizer import Decision, Question
     from controlplane.auth.accounttokens import AccountTokens
     from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
@@ -104,7 +106,7 @@ class ControlPlane:
         self.authorizer = Authorizer([Masters(), Components(), Everyone(), nodes, rbac])
         self.registry.admit_also(Escalation(rbac, self.authorizer))
         self._outbound: HttpsTransport | None = None
-        self.registry.reach(self._outside)
+        self.registry.reach(Outside(env, self._transport, self._decide))
         self.registry.answer_with(Reviews(self.authorizer, rbac).answer)
         self._scheduling = SchedulingServicer(self.authorizer)
         self._task: asyncio.Task[None] | None = None
@@ -190,12 +192,23 @@ class ControlPlane:
             await self._outbound.close()
         await self.registry.close()
 
-    def _outside(self) -> tuple[Env, HttpsTransport]:
+    def _transport(self) -> HttpsTransport:
         """For admission's webhooks, when there is the first one."""
         from controlplane.outbound.https import HttpsTransport
 
         self._outbound = HttpsTransport(self.env)
-        return self.env, self._outbound
+        return self._outbound
+
+    async def _decide(self, question: Question) -> Decision:
+        """For admission's policies."""
+        from controlplane.admission.policies.authorizer import Decision
+
+        attributes = Attributes(
+            question.verb, question.group, question.resource, question.subresource,
+            namespace=question.namespace, name=question.name, path=question.path,
+        )  # fmt: skip
+        found = await self.authorizer.decide(question.identity, attributes)
+        return Decision(found.verdict is Verdict.ALLOW, found.reason)
 
     def metrics(self) -> bytes:
         """In Prometheus' text format."""

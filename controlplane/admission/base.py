@@ -76,6 +76,10 @@ class Lookup(Protocol):
         parsed for this call alone."""
         ...
 
+    async def namespaced(self, api_version: str, kind: str) -> bool | None:
+        """Whether a kind's objects lie in namespaces; None when there is no such kind."""
+        ...
+
     def acknowledge(self, api_version: str, kind: str, revision: int) -> None:
         """An object of the kind was written at this revision, beside another one: reads from now on see it."""
         ...

@@ -28,6 +28,8 @@ from controlplane.admission.base import Lookup, Plugin, Request
 from controlplane.admission.charge import FREE, Charge
 
 if TYPE_CHECKING:
+    from controlplane.admission.policies.authorizer import Decide
+    from controlplane.admission.policies.enforce import Enforcer
     from controlplane.admission.quota.ledger import Ledger
     from controlplane.admission.webhooks.base import Transport
     from controlplane.admission.webhooks.dispatch import Dispatcher
@@ -45,6 +47,15 @@ class Options:
 
     toleration_s: int = 10
     token_volume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What webhooks and policies need that the registry does not have: ways out, and who may do what."""
+
+    env: Env
+    transport: Callable[[], Transport]  # asked for with the first webhook
+    decide: Decide
 
 
 class Chain:
@@ -69,10 +80,11 @@ class Chain:
         )
         self._ledger: Ledger | None = None
         self._hooks: Dispatcher | None = None
-        self._outside: Callable[[], tuple[Env, Transport]] | None = None
+        self._policies: Enforcer | None = None
+        self._outside: Outside | None = None
 
-    def reach(self, outside: Callable[[], tuple[Env, Transport]]) -> None:
-        """How webhooks are called; asked for with the first of them. Without it there are none."""
+    def reach(self, outside: Outside) -> None:
+        """Without it there are no webhooks and no policies."""
         self._outside = outside
 
     def add(self, plugin: Plugin) -> None:
@@ -98,6 +110,9 @@ class Chain:
     async def validate(self, request: Request) -> None:
         for plugin in self._plugins:
             await plugin.validate(request, self._lookup)
+        policies = await self._enforcer()
+        if policies is not None:
+            await policies.validate(request)
         hooks = await self._dispatcher("validatingwebhookconfigurations")
         if hooks is not None:
             await hooks.validate(request)
@@ -111,8 +126,20 @@ class Chain:
         if self._hooks is None:
             from controlplane.admission.webhooks.dispatch import Dispatcher
 
-            self._hooks = Dispatcher(self._lookup, *self._outside())
+            self._hooks = Dispatcher(self._lookup, self._outside.env, self._outside.transport())
         return self._hooks
+
+    async def _enforcer(self) -> Enforcer | None:
+        """None when there is no policy that is bound."""
+        if self._outside is None or not await self._lookup.present(_REGISTRATION):
+            return None
+        if not await self._lookup.present(_REGISTRATION, "validatingadmissionpolicybindings"):
+            return None
+        if self._policies is None:
+            from controlplane.admission.policies.enforce import Enforcer
+
+            self._policies = Enforcer(self._lookup, self._outside.env, self._outside.decide)
+        return self._policies
 
     def check_node(self, request: Request) -> None:
         """NodeRestriction alone, for batches of statuses: it needs to look nothing up."""

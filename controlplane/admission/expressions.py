@@ -10,6 +10,7 @@ from typing import Any
 from controlplane.admission.attributes import View
 from wherry.api.cel import program
 from wherry.api.cel import types as cel
+from wherry.api.cel.overloads import Functions
 from wherry.api.cel.program import Program
 from wherry.api.cel.syntax import CompileError
 from wherry.api.cel.values import EvaluationError
@@ -51,22 +52,18 @@ class ConditionError(Exception):
     """A condition that could not be decided."""
 
 
-def compile_condition(source: str, variables: Mapping[str, cel.Type] = CONDITION) -> Program:
-    """Raises CompileError."""
-    return program.compile(source, variables, result=cel.BOOL)
-
-
-def condition_variables(*, policy: bool) -> Mapping[str, cel.Type]:
-    """Those of a policy see its parameters and the namespace too."""
-    return POLICY if policy else CONDITION
-
-
-def check(source: str, path: str, variables: Mapping[str, cel.Type], allowed: tuple[str, ...]) -> list[Cause]:
+def check(
+    source: str,
+    path: str,
+    allowed: tuple[str, ...],
+    variables: Mapping[str, cel.Type] = CONDITION,
+    functions: Functions | None = None,
+) -> list[Cause]:
     """What is wrong with an expression, in Kubernetes' words; `allowed` are the kinds of type that it may have."""
     from controlplane.registry import violations
 
     try:
-        compiled = program.compile(source, variables)
+        compiled = program.compile(source, variables, functions=functions)
     except CompileError as error:
         return [violations.invalid(path, source, f"compilation failed: {error}")]
     if compiled.type.kind not in (*allowed, "dyn"):
@@ -88,11 +85,18 @@ def values(view: View, namespace: Any | None = None, params: Any | None = None) 
 class Conditions:
     """matchConditions: all must hold. One that does not compile any more (it was stored by another version) fails each time."""
 
-    def __init__(self, conditions: Iterable[Any], variables: Mapping[str, cel.Type] = CONDITION) -> None:
+    def __init__(
+        self,
+        conditions: Iterable[Any],
+        variables: Mapping[str, cel.Type] = CONDITION,
+        functions: Functions | None = None,
+    ) -> None:
         self._programs: list[tuple[str, str, Program | None]] = []
         for condition in conditions:
             try:
-                compiled: Program | None = compile_condition(condition.expression, variables)
+                compiled: Program | None = program.compile(
+                    condition.expression, variables, result=cel.BOOL, functions=functions
+                )
             except CompileError:
                 compiled = None
             self._programs.append((condition.name, condition.expression, compiled))

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.message import Message
 
 from controlplane.admission.base import Plugin, Request
-from controlplane.admission.chain import Chain
+from controlplane.admission.chain import Chain, Outside
 from controlplane.admission.chain import Options as AdmissionOptions
 from controlplane.registry import deletion, kinds, managers, measured, patches, versions, violations
 from controlplane.registry.allocation import Ranges, ServiceAllocator
@@ -40,9 +40,6 @@ from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, BadRequest, MethodNotAllowed, NotFound, ServiceUnavailable
 from wherry.api.kinds import Kind
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
-
-if TYPE_CHECKING:
-    from controlplane.admission.webhooks.base import Transport
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 EVENT_TTL_S = 3600
@@ -114,8 +111,8 @@ class Registry:
         """One more admission plugin, after the others: for what needs to know more than the registry does."""
         self._chain.add(plugin)
 
-    def reach(self, outside: Callable[[], tuple[Env, Transport]]) -> None:
-        """How admission calls webhooks."""
+    def reach(self, outside: Outside) -> None:
+        """What admission needs for webhooks and policies."""
         self._chain.reach(outside)
 
     def answer_with(self, answer: Answer) -> None:

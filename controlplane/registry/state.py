@@ -293,6 +293,11 @@ class State:
             found.append(Found(entry.key, entry.mod_revision, message))
         return found
 
+    async def namespaced(self, api_version: str, kind: str) -> bool | None:
+        """For admission."""
+        served = self.by_name(api_version, kind)
+        return None if served is None else served.kind.namespaced
+
     def acknowledge(self, api_version: str, kind: str, revision: int) -> None:
         served = self.by_name(api_version, kind)
         if served is not None:

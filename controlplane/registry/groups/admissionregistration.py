@@ -29,11 +29,11 @@ def kinds() -> Iterator[Served]:
     )  # fmt: skip
     yield entry(
         _V1, "ValidatingAdmissionPolicy", columns=tables.VALIDATING_POLICIES, fill=defaults.policy,
-        check=validation.policy, counted=("spec",), stored_only=_IDLE,
+        check=validation.policy, counted=("spec",),
     )  # fmt: skip
     yield entry(
         _V1, "ValidatingAdmissionPolicyBinding", columns=tables.POLICY_BINDINGS, fill=defaults.policy_binding,
-        check=validation.validating_binding, counted=("spec",), stored_only=_IDLE,
+        check=validation.validating_binding, counted=("spec",),
     )  # fmt: skip
     yield entry(
         _V1, "ValidatingWebhookConfiguration", columns=tables.WEBHOOKS, fill=defaults.webhooks,

@@ -1,7 +1,9 @@
-"""Webhook configurations and admission policies. Expressions are not compiled here."""
+"""Webhook configurations and admission policies."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +15,8 @@ from wherry.api import names
 _OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
 _FAILURE = ("Fail", "Ignore")
 _MAX_CONDITIONS = 64
+_REASONS = ("Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL_FORM = "desired format: https://host[/path]"
 
 
@@ -90,6 +94,7 @@ def _conditions(conditions: Any, path: str, *, policy: bool = False) -> Causes:
         return []
     from controlplane.admission import expressions
 
+    check = _policy_check({}) if policy else expressions.check
     causes: Causes = []
     if len(conditions) > _MAX_CONDITIONS:
         causes.append(violations.too_many(path, len(conditions), _MAX_CONDITIONS))
@@ -109,9 +114,7 @@ def _conditions(conditions: Any, path: str, *, policy: bool = False) -> Causes:
         if not condition.expression.strip():
             causes.append(violations.required(f"{where}.expression"))
         else:
-            causes += expressions.check(
-                condition.expression, f"{where}.expression", expressions.condition_variables(policy=policy), ("bool",)
-            )
+            causes += check(condition.expression, f"{where}.expression", ("bool",))
     return causes
 
 
@@ -141,8 +144,69 @@ def policy(obj: Any) -> Causes:
         if not spec.validations and not spec.audit_annotations:
             detail = "validations or auditAnnotations must contain at least one item"
             causes += (violations.required(f"spec.{name}", detail) for name in ("validations", "auditAnnotations"))
+        causes += _conditions(spec.match_conditions, "spec.matchConditions", policy=True)
+        causes += _expressions(spec)
     elif not spec.mutations:
         causes.append(violations.required("spec.mutations", "mutations must contain at least one item"))
+    return causes
+
+
+def _policy_check(variables: Any) -> Callable[[str, str, tuple[str, ...]], Causes]:
+    """For expressions of a policy, which may speak of more."""
+    from controlplane.admission import expressions
+    from controlplane.admission.policies import authorizer, compiled
+    from wherry.api.cel import types as cel
+
+    given = {**compiled.BASE, "variables": cel.object_of("kubernetes.variables", variables)}
+    return lambda source, path, allowed: expressions.check(source, path, allowed, given, authorizer.functions())
+
+
+def _expressions(spec: Any) -> Causes:
+    """Of a ValidatingAdmissionPolicy: its variables, validations and annotations compile and are of the right type."""
+    from controlplane.admission.policies import compiled
+
+    causes: Causes = []
+    seen: set[str] = set()
+
+    def wrong(index: int, text: str) -> None:
+        path, expression = f"spec.variables[{index}].expression", spec.variables[index].expression
+        causes.append(violations.invalid(path, expression, f"compilation failed: {text}"))
+
+    for index, variable in enumerate(spec.variables):
+        path = f"spec.variables[{index}].name"
+        if not variable.name:
+            causes.append(violations.required(path, "name is not specified"))
+        elif not _IDENTIFIER.fullmatch(variable.name):
+            causes.append(violations.invalid(path, variable.name, "name is not a valid CEL identifier"))
+        elif variable.name in seen:
+            causes.append(violations.duplicate(path, variable.name))
+        seen.add(variable.name)
+    if causes:
+        return causes
+    types, _ = compiled.compile_variables(spec.variables, wrong)
+    check = _policy_check(types)
+    for index, item in enumerate(spec.validations):
+        path = f"spec.validations[{index}]"
+        if not item.expression.strip():
+            causes.append(violations.required(f"{path}.expression", "expression is not specified"))
+        else:
+            causes += check(item.expression, f"{path}.expression", ("bool",))
+        if item.message_expression:
+            causes += check(item.message_expression, f"{path}.messageExpression", ("string",))
+        if item.HasField("reason"):
+            causes += common.one_of(item.reason, _REASONS, f"{path}.reason")
+    keys: set[str] = set()
+    for index, item in enumerate(spec.audit_annotations):
+        path = f"spec.auditAnnotations[{index}]"
+        causes += (violations.invalid(f"{path}.key", item.key, text) for text in names.qualified_name(item.key))
+        if item.key in keys:
+            causes.append(violations.duplicate(f"{path}.key", item.key))
+        keys.add(item.key)
+        causes += check(item.value_expression, f"{path}.valueExpression", ("string", "null"))
+    if spec.HasField("param_kind"):
+        for name in ("api_version", "kind"):
+            if not getattr(spec.param_kind, name):
+                causes.append(violations.required(f"spec.paramKind.{'apiVersion' if name == 'api_version' else name}"))
     return causes
 
 

@@ -48,7 +48,7 @@ EXCEPTIONS: dict[str, dict[int, str]] = {
         84: "stopSignal is behind a gate there and was dropped",
         232: DRY_RUN_PORTS,
         243: DRY_RUN_PORTS,
-        **dict.fromkeys((348, 352, 353), "expressions are not compiled yet"),
+        **dict.fromkeys((348, 352), "a syntax error does not list all that could stand there"),
         398: "a MicroTime without a fraction is understood",
         419: FRONT,
         452: "shows the template as it is in JSON, not as a structure of another implementation",

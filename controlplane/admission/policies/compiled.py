@@ -1,0 +1,176 @@
+"""A policy as programs, and what they say of a request. Pure; called by `enforce`, and by validation when a policy is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.admission import expressions
+from controlplane.admission.expressions import ConditionError, Conditions
+from controlplane.admission.policies import authorizer
+from wherry.api.cel import program
+from wherry.api.cel import types as cel
+from wherry.api.cel.program import Program
+from wherry.api.cel.syntax import CompileError
+from wherry.api.cel.values import EvaluationError
+
+MAX_MESSAGE = 5 * 1024
+MAX_ANNOTATION = 10 * 1024
+
+# What conditions and expressions of a policy can speak of, before its own variables.
+BASE: Mapping[str, cel.Type] = {**expressions.POLICY, "authorizer": authorizer.AUTHORIZER}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A no: `index` is that of the validation (-1: it is about the policy as a whole). `error`: nothing was found out."""
+
+    message: str
+    index: int = -1
+    reason: str = ""
+    error: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    verdicts: list[Verdict] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
+    annotation_errors: list[str] = field(default_factory=list)
+
+
+def compile_variables(
+    variables: Any, wrong: Callable[[int, str], None] | None = None
+) -> tuple[dict[str, cel.Type], list[tuple[str, Program]]]:
+    """The types that further expressions see, and the programs in order; each variable sees those before it. Raises
+    CompileError, or tells `wrong` the index and what it is."""
+    known: dict[str, cel.Type] = {}
+    programs: list[tuple[str, Program]] = []
+    for index, variable in enumerate(variables):
+        try:
+            compiled = compile_one(variable.expression, known)
+        except CompileError as error:
+            if wrong is None:
+                raise
+            wrong(index, str(error))
+            known[variable.name] = cel.DYN
+            continue
+        known[variable.name] = compiled.type
+        programs.append((variable.name, compiled))
+    return known, programs
+
+
+def compile_one(source: str, variables: Mapping[str, cel.Type]) -> Program:
+    """Raises CompileError."""
+    given = {**BASE, "variables": cel.object_of("kubernetes.variables", dict(variables))}
+    return program.compile(source, given, functions=authorizer.functions())
+
+
+class _Variables(dict[str, Any]):
+    """Each is worked out when an expression first asks for it."""
+
+    def __init__(self, programs: list[tuple[str, Program]], given: dict[str, Any], budget: _Budget) -> None:
+        super().__init__((name, None) for name, _ in programs)
+        self._programs = dict(programs)
+        self._given = given
+        self._budget = budget
+
+    def __getitem__(self, name: str) -> Any:
+        pending = self._programs.get(name)
+        if pending is not None:
+            self[name] = self._budget.run(pending, self._given)
+            del self._programs[name]
+        return super().__getitem__(name)
+
+
+class _Budget:
+    """Of all expressions of a policy for one request."""
+
+    def __init__(self, total: float) -> None:
+        self._left = total
+
+    def run(self, compiled: Program, given: Mapping[str, Any]) -> Any:
+        """Raises EvaluationError."""
+        result = compiled.run(given, limit=min(self._left, program.RUN_LIMIT))
+        self._left -= result.cost
+        return result.value
+
+
+class Policy:
+    """Raises CompileError for a policy that another version has stored and this one can't read."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+        self._conditions = None
+        if spec.match_conditions:
+            self._conditions = Conditions(spec.match_conditions, BASE, authorizer.functions())
+        types, self._variables = compile_variables(spec.variables)
+        self._validations = [
+            (
+                item,
+                compile_one(item.expression, types),
+                compile_one(item.message_expression, types) if item.message_expression else None,
+            )
+            for item in spec.validations
+        ]
+        self._annotations = [(item.key, compile_one(item.value_expression, types)) for item in spec.audit_annotations]
+
+    def evaluate(self, given: dict[str, Any]) -> Outcome:
+        """What the policy says; a failure counts or not by its failurePolicy."""
+        outcome = Outcome()
+        if self._conditions is not None:
+            try:
+                if not self._conditions.hold(given):
+                    return outcome
+            except ConditionError as error:
+                outcome.verdicts.append(Verdict(str(error), error=True))
+                return outcome
+        budget = _Budget(expressions.POLICY_BUDGET)
+        given = {**given}
+        given["variables"] = _Variables(self._variables, given, budget)
+        for index, (item, compiled, message) in enumerate(self._validations):
+            try:
+                value = budget.run(compiled, given)
+            except EvaluationError as error:
+                outcome.verdicts.append(Verdict(_failed(item.expression, error), index, error=True))
+                continue
+            if value is not True:
+                reason = item.reason or "Invalid"
+                outcome.verdicts.append(Verdict(_message(item, message, given, budget), index, reason))
+        for key, compiled in self._annotations:
+            self._annotate(key, compiled, given, budget, outcome)
+        return outcome
+
+    def _annotate(
+        self, key: str, compiled: Program, given: Mapping[str, Any], budget: _Budget, outcome: Outcome
+    ) -> None:
+        try:
+            value = budget.run(compiled, given)
+        except EvaluationError as error:
+            outcome.annotation_errors.append(_failed(compiled.source, error))
+            return
+        if isinstance(value, str):
+            if value.strip():
+                outcome.annotations[key] = value.strip()[:MAX_ANNOTATION]
+        elif value is not None:
+            outcome.annotation_errors.append(
+                f"valueExpression '{compiled.source}' resulted in unsupported return type. "
+                "Return type must be either string or null."
+            )
+
+
+def _failed(expression: str, error: EvaluationError) -> str:
+    return f"expression '{expression}' resulted in error: {error}"
+
+
+def _message(item: Any, compiled: Program | None, given: Mapping[str, Any], budget: _Budget) -> str:
+    """Of the message expression, else the message, else the expression itself."""
+    if compiled is not None:
+        try:
+            value = budget.run(compiled, given)
+        except EvaluationError:
+            value = None
+        text = value.strip() if isinstance(value, str) else ""
+        if text and len(text.encode()) <= MAX_MESSAGE and "\n" not in text:
+            return text
+    return item.message.strip() or f"failed expression: {item.expression.strip()}"
