@@ -54,7 +54,7 @@ def ensure_config(
     except (ConfigError, ValueError):
         pass
     pair = issue_client(ca, env, account.user, list(account.groups), lifetime_s=lifetime_s)
-    write_config(replace(wanted, certificate=pair.certificate_pem, key=pair.key_pem), path)
+    write_config(replace(wanted, certificate=pair.certificate_pem, key=pair.key_pem), path, as_json=True)
     return True
 
 

@@ -34,7 +34,6 @@ log = logging.getLogger("wherry.agent")
 
 DEFAULT_DATA_DIR = Path("/var/lib/wherry-agent")
 DEFAULT_RUN_DIR = Path("/run/wherry-agent")
-M_ARENA_MAX = -8  # of malloc.h
 # A token may carry the hash of the CA's public key behind it, so that one string is enough to join.
 _TOKEN = re.compile(r"([a-z0-9]{6}\.[a-z0-9]{16})(?:[.:@](?:sha256:)?([0-9a-f]{64}))?")
 
@@ -106,7 +105,9 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    _bound_malloc_arenas()
+    from wherry.api import resident
+
+    resident.bound_malloc()
     from kubelet.identity import IdentityError
     from kubelet.network import NetworkError
     from kubelet.runtime.archives import ImageError
@@ -128,16 +129,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
 
-def _bound_malloc_arenas() -> None:
-    """glibc gives each of gRPC's threads an arena of its own, which costs some MiB of what is never used again."""
-    import ctypes
-
-    try:
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-    except (OSError, AttributeError):
-        pass  # another libc
-
-
 def _use_fast_loop() -> None:
     import uvloop
 
@@ -147,6 +138,7 @@ def _use_fast_loop() -> None:
 async def _run(arguments: argparse.Namespace) -> None:
     from kubelet.agent import Agent
     from kubelet.identity import IdentityStore, RenewingTransport, keep_renewing
+    from wherry.api import resident
     from wherry.api.context import Env
     from wherry.api.supervise import keep_running
 
@@ -178,6 +170,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         tasks = [
             *tasks,
             loop.create_task(agent.run(), name="agent"),
+            loop.create_task(keep_running("memory", resident.give_back_while_idle), name="memory"),
             loop.create_task(
                 keep_running("certificate", partial(keep_renewing, env, transport, store, name, agent.link.redial)),
                 name="certificate",

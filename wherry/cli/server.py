@@ -98,11 +98,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    from wherry.api import resident
     from wherry.api.logs import set_up
 
     set_up(arguments.log_level, form=arguments.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*COLLECT_AFTER)
+    resident.bound_malloc()
     import uvloop
 
     from controlplane.store.base import StoreError
@@ -178,6 +180,7 @@ async def _listen(
     from controlplane.auth.admin import ADMIN, ensure_configs, keep_configs
     from controlplane.auth.serving import ServingCertificate
     from controlplane.fronts.grpc.server import JOIN_METHODS, MAX_JOIN_RPCS, GrpcServer
+    from wherry.api import resident
     from wherry.api.tasks import TaskGroup
     from wherry.client.config import write_private
 
@@ -219,6 +222,7 @@ async def _listen(
                     name="client-configs",
                 ),
                 group.keep(plane.stalls.run, name="stalls"),
+                group.keep(resident.give_back_while_idle, name="memory"),
             ]
             if kubernetes is not None:
                 from controlplane.fronts.http.start import serve

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -96,14 +97,23 @@ def to_document(config: ClientConfig) -> dict[str, Any]:
 
 
 def write_config(
-    config: ClientConfig, path: str | os.PathLike[str], *, merge: bool = False, current: bool = True
+    config: ClientConfig,
+    path: str | os.PathLike[str],
+    *,
+    merge: bool = False,
+    current: bool = True,
+    as_json: bool = False,
 ) -> None:
     """Writes the file with mode 0600, whole or not at all. With `merge`, other contexts that are in it stay, and this one
-    becomes the current one unless `current` is off."""
-    import yaml
-
+    becomes the current one unless `current` is off. `as_json` (which is YAML, too) is for the server, which would load a YAML
+    library for nothing else."""
     file = Path(path)
     document = to_document(config)
+    if as_json:
+        write_private(file, json.dumps(document, indent=2).encode() + b"\n")
+        return
+    import yaml
+
     if merge and file.exists():
         old = _read(file)
         for section in ("clusters", "users", "contexts"):
@@ -155,8 +165,6 @@ def write_private(file: Path, data: bytes) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    import yaml
-
     try:
         data = file.read_text()
     except FileNotFoundError:
@@ -165,13 +173,24 @@ def _read(file: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: can't be read: {error}") from error
-    try:
-        document = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not YAML: {error}") from error
+    document = _parsed(data, file)
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: is not a kubeconfig; wanted a mapping with clusters, users and contexts")
     return document
+
+
+def _parsed(data: str, file: Path) -> Any:
+    if data.startswith("{"):
+        try:
+            return json.loads(data)
+        except ValueError:
+            pass  # a flow mapping of YAML, or neither
+    import yaml
+
+    try:
+        return yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not YAML: {error}") from error
 
 
 def _names(document: Mapping[str, Any], section: str) -> str:
