@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kubelet import admission
+from kubelet import admission, eviction
 from kubelet.cgroups import PodCgroups
 from kubelet.checkpoint import Checkpoints
 from kubelet.files import PodFiles
@@ -30,6 +30,7 @@ from kubelet.pods.services import NoCgroups, NodeSettings, NoFiles, NoVolumes, P
 from kubelet.pods.states import Phase, Stage
 from kubelet.pods.status import StatusManager
 from kubelet.pods.worker import PodWorker
+from kubelet.pressure import Limits
 from kubelet.runtime.base import (
     POD_NAME,
     POD_NAMESPACE,
@@ -93,6 +94,8 @@ class AgentOptions:
     simultaneous_starts: int = 8
     simultaneous_pulls: int = 4
     relist_s: float = 10.0
+    eviction_hard: Sequence[eviction.Threshold] = eviction.parse(eviction.DEFAULT_HARD)
+    pressure_transition_s: float = eviction.PRESSURE_TRANSITION_S
     network: NetworkSetup | None = None
     # Route Services and answer names, in the agent's network namespace; with `network` also join its pods to other nodes'.
     traffic: bool = False
@@ -115,7 +118,7 @@ class Agent:
         machine = machine_facts(root) if root is not None else Machine()
         self.report = NodeReport(
             options.node_name, machine, ips=options.ips, labels=options.labels, capacity=options.capacity,
-            taints=options.taints,
+            taints=options.taints, hard=options.eviction_hard,
         )  # fmt: skip
         facts = m.NodeFacts(options.node_name, tuple(options.ips), runtime="containerd" if not hollow else "hollow")
         self.settings = NodeSettings(
@@ -189,7 +192,8 @@ class Agent:
     def _housekeeping(self, root: Path) -> Housekeeping:
         return Housekeeping(
             self.env, self.runtime, self.report, root, self.workers, self.volumes, self.cgroups,
-            "memory" in self.options.capacity, self._report_now.set,
+            Limits(self.options.eviction_hard, self.options.pressure_transition_s, "memory" in self.options.capacity),
+            self._report_now.set,
         )  # fmt: skip
 
     def _stats(self) -> StatsKeeper:
@@ -547,6 +551,7 @@ class Agent:
             and (worker.memory.ended is None or worker.observed.alive())
         ]
         refused = admission.refusal(pod, others, self.settings.allocatable)
+        refused = refused or eviction.refusal(pod, self.report.pressure.conditions())
         if refused is not None:
             self.emit(pod, "Warning", *refused)
             self._workers[uid].end(*refused, None)

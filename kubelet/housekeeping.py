@@ -1,7 +1,7 @@
 """What the agent does now and then: eviction under pressure, image and log upkeep, refresh of volumes, emptyDir limits.
 
-Deciding is in `eviction` and `imagegc` (pure); this module measures and acts. One task of `kubelet.agent`; a failed round is
-logged and the next one tries again.
+Deciding is in `eviction` and `imagegc` (pure), eviction in `pressure`; this module keeps the rounds and acts. One task of
+`kubelet.agent`; a failed step is logged and the next round takes it again.
 """
 
 from __future__ import annotations
@@ -9,37 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from kubelet import eviction, imagegc
 from kubelet.node import NodeReport
 from kubelet.pods.worker import PodWorker
+from kubelet.pressure import EVICTION_GRACE_S, Limits, MemoryUse, Pressure
 from kubelet.runtime.base import ContainerState, Image, Runtime, RuntimeFailure
 from kubelet.volumes.manager import VolumeManager
-from wherry.api import quantity
 from wherry.api.context import Env
 
 log = logging.getLogger(__name__)
 
 ROUND_S = 10.0
+PRESSED_ROUND_S = 2.0  # while something is short: the next pod may have to go
 SLOW_ROUND_S = 60.0  # volumes, emptyDir limits
 IMAGE_ROUND_S = 300.0
 LOG_LIMIT_BYTES = 10 << 20
 LOG_FILES = 5
-EVICTION_GRACE_S = 1.0
-
-
-class MemoryUse(Protocol):
-    def memory_working_set_bytes(self) -> int | None: ...
 
 
 @dataclass(slots=True)
 class Housekeeping:
-    """`divided`: this node has only a part of the machine, so what its pods use counts, not what the machine has left."""
-
     env: Env
     runtime: Runtime
     report: NodeReport
@@ -47,98 +41,43 @@ class Housekeeping:
     workers: Callable[[], Sequence[PodWorker]]
     volumes: VolumeManager | None
     cgroups: MemoryUse | None
-    divided: bool
+    limits: Limits
     changed: Callable[[], None]  # the node's status has to be sent
 
     async def run(self) -> None:
+        pressure = Pressure(
+            self.runtime, self.report, self.root, self.workers, self.volumes, self.cgroups, self.limits, self._free_disk,
+            self.changed,
+        )  # fmt: skip
+        last_used: dict[str, float] = {}
         loop = asyncio.get_running_loop()
         next_slow, next_images = loop.time() + SLOW_ROUND_S, loop.time() + SLOW_ROUND_S
-        last_used: dict[str, float] = {}
-        pressed: dict[str, float] = {}
         while True:
-            await asyncio.sleep(ROUND_S)
-            try:
-                await self._evict(pressed)
-                await self._rotate_logs()
-                if loop.time() >= next_slow:
-                    next_slow = loop.time() + SLOW_ROUND_S * (0.9 + 0.2 * self.env.rng.random())
-                    for worker in self.workers():
-                        worker.refresh_volumes()
-                    await self._check_empty_dirs()
-                if loop.time() >= next_images:
-                    next_images = loop.time() + IMAGE_ROUND_S
-                    await self._collect_images(last_used)
-            except (RuntimeFailure, OSError) as error:
-                log.warning("housekeeping: %s", error)
+            await asyncio.sleep(PRESSED_ROUND_S if pressure.short else ROUND_S)
+            await self._step(pressure.relieve)
+            await self._step(self._rotate_logs)
+            if loop.time() >= next_slow:
+                next_slow = loop.time() + SLOW_ROUND_S * (0.9 + 0.2 * self.env.rng.random())
+                await self._step(self._refresh_volumes)
+                await self._step(self._check_empty_dirs)
+            if loop.time() >= next_images:
+                next_images = loop.time() + IMAGE_ROUND_S
+                await self._step(partial(self._collect_images, last_used))
 
-    # -- eviction
+    async def _step(self, work: Callable[[], Awaitable[None]]) -> None:
+        """One that fails, whatever the reason, keeps none of the others from being taken."""
+        try:
+            await work()
+        except (RuntimeFailure, OSError) as error:
+            log.warning("housekeeping: %s", error)
+        except Exception:
+            log.exception("housekeeping: a step failed; the next round takes it again")
 
-    async def _evict(self, pressed: dict[str, float]) -> None:
-        signals = self._measure()
-        now = asyncio.get_running_loop().time()
-        for name, short in (("memory", signals.memory_short), ("disk", signals.disk_short)):
-            if short:
-                pressed[name] = now
-        before = (self.report.pressure.memory, self.report.pressure.disk)
-        recent = {name for name, at in pressed.items() if now - at < eviction.PRESSURE_TRANSITION_S}
-        self.report.pressure.memory, self.report.pressure.disk = "memory" in recent, "disk" in recent
-        if before != (self.report.pressure.memory, self.report.pressure.disk):
-            self.changed()
-        if not (signals.memory_short or signals.disk_short):
-            return
-        if signals.disk_short and await self._free_disk():
-            return
-        if any(worker.memory.ended is not None and worker.observed.alive() for worker in self.workers()):
-            return  # one at a time: what was evicted has yet to let go of its memory
-        chosen = eviction.choose(signals, await self._candidates())
-        if chosen is None:
-            return
-        candidate, message = chosen
+    async def _refresh_volumes(self) -> None:
         for worker in self.workers():
-            if worker.pod.metadata.uid == candidate.pod.metadata.uid:
-                log.warning(
-                    "evicting %s/%s: %s", candidate.pod.metadata.namespace, candidate.pod.metadata.name, message
-                )
-                worker.evict(message, EVICTION_GRACE_S)
+            worker.refresh_volumes()
 
-    def _measure(self) -> eviction.Signals:
-        disk = os.statvfs(self.root)
-        return eviction.Signals(self._memory_available(), disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
-
-    def _memory_available(self) -> int | None:
-        available = _meminfo().get("MemAvailable")
-        if self.divided and self.cgroups is not None:
-            used = self.cgroups.memory_working_set_bytes()
-            own = None if used is None else max(self.report.memory_bytes - used, 0)
-            return own if available is None else available if own is None else min(own, available)
-        return available
-
-    async def _candidates(self) -> list[eviction.Candidate]:
-        memory: dict[str, int] = {}
-        disk: dict[str, int] = {}
-        texts: dict[str, list[str]] = {}
-        owners = {c.id: worker for worker in self.workers() for c in worker.observed.containers}
-        for stats in await self.runtime.stats():
-            worker = owners.get(stats.container_id)
-            if worker is None:
-                continue
-            uid = worker.pod.metadata.uid
-            memory[uid] = memory.get(uid, 0) + stats.memory_working_set_bytes
-            disk[uid] = disk.get(uid, 0) + stats.writable_layer_bytes
-            request = next(
-                (c.resources.requests.get("memory") for c in worker.pod.spec.containers if c.name == stats.name), None
-            )
-            used = quantity.from_bytes(stats.memory_working_set_bytes // 1024 * 1024)
-            texts.setdefault(uid, []).append(
-                f"Container {stats.name} was using {used}, request is {request.string if request is not None else '0'}, "
-                "has larger consumption of memory"
-            )
-        return [
-            eviction.Candidate(worker.pod, memory.get(uid, 0), disk.get(uid, 0), ". ".join(texts.get(uid, [])))
-            for worker in self.workers()
-            for uid in [worker.pod.metadata.uid]
-            if worker.memory.ended is None
-        ]
+    # -- emptyDirs
 
     async def _check_empty_dirs(self) -> None:
         if self.volumes is None:
@@ -238,12 +177,3 @@ def _shift(path: Path, limit_bytes: int, files: int) -> bool:
                 old.rename(path.with_name(f"{path.name}.{number + 1}"))
         path.rename(path.with_name(path.name + ".1"))
     return True
-
-
-def _meminfo() -> dict[str, int]:
-    """In bytes."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return {}
-    return {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if rest}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import wherry
+from kubelet import eviction
+from kubelet.eviction import Threshold
 from kubelet.runtime.base import DNSConfig, Image
 from wherry.api import quantity
 from wherry.api.times import to_time
@@ -22,7 +24,6 @@ from wherry.pb import core_v1_pb2
 RESOLVER_FILES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 MAX_IMAGES = 50
 MAX_PODS = 110
-MEMORY_RESERVE_BYTES = 100 << 20  # the hard eviction threshold is not for pods to ask for
 
 
 def agent_version() -> str:
@@ -118,6 +119,11 @@ class Pressure:
     disk: bool = False
     pids: bool = False
 
+    def conditions(self) -> list[str]:
+        """Those that are true, as the kubelet orders them."""
+        pairs = (("DiskPressure", self.disk), ("MemoryPressure", self.memory), ("PIDPressure", self.pids))
+        return [name for name, pressed in pairs if pressed]
+
 
 class NodeReport:
     """Builds the Node object and its status. `capacity` overrides the machine's, for nodes that share one."""
@@ -131,12 +137,14 @@ class NodeReport:
         labels: Mapping[str, str] | None = None,
         capacity: Mapping[str, str] | None = None,
         taints: Sequence[core_v1_pb2.Taint] = (),
+        hard: Sequence[Threshold] = (),
     ) -> None:
         self.name = name
         self._machine = machine
         self._ips = tuple(ips)
         self._labels = dict(labels or {})
         self._taints = list(taints)
+        self._hard = {threshold.signal: threshold for threshold in hard}
         self.runtime_version = "unknown://0"
         self.images: Sequence[Image] = ()
         self.pressure = Pressure()
@@ -156,9 +164,14 @@ class NodeReport:
         return quantity.value(self.capacity["memory"])
 
     def allocatable(self) -> dict[str, str]:
+        """What must stay free, else pods are evicted, is not for pods to ask for."""
         left = dict(self.capacity)
-        left["memory"] = f"{max(self.memory_bytes - MEMORY_RESERVE_BYTES, 0) // 1024}Ki"
-        left["ephemeral-storage"] = str(quantity.value(left["ephemeral-storage"]) * 9 // 10)
+        for resource, signal in (("memory", eviction.MEMORY), ("ephemeral-storage", eviction.NODEFS)):
+            threshold = self._hard.get(signal)
+            if threshold is not None:
+                capacity = quantity.value(self.capacity[resource])
+                free = max(capacity - threshold.value(capacity), 0)
+                left[resource] = f"{free // 1024}Ki" if resource == "memory" else str(free)
         return {name: quantity.canonical(amount) for name, amount in left.items()}
 
     def node(self) -> core_v1_pb2.Node:

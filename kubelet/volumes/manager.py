@@ -169,6 +169,14 @@ class VolumeManager:
         if path.is_dir():
             await asyncio.to_thread(_remove, path)
 
+    def disk_bytes(self, pod: core_v1_pb2.Pod) -> int:
+        """What its emptyDirs hold of the node's disk. Blocking."""
+        return sum(
+            directories.used_bytes(self.path(pod.metadata.uid, volume.name))
+            for volume in pod.spec.volumes
+            if volume.volume_source.HasField("empty_dir") and not volume.volume_source.empty_dir.medium
+        )
+
     def over_limit(self, pod: core_v1_pb2.Pod) -> str:
         """In the kubelet's words, the first emptyDir that has outgrown its sizeLimit; "" when none has. Blocking."""
         for volume in pod.spec.volumes:

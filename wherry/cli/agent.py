@@ -85,6 +85,18 @@ def parser() -> argparse.ArgumentParser:
         help="where its plugins are; default: where the distribution has them",
     )
     add(
+        "--eviction-hard",
+        default=None,
+        metavar="memory.available<100Mi,...",
+        help="what must stay free, as the kubelet's flag; \"\" evicts nothing (default: the kubelet's thresholds)",
+    )
+    add(
+        "--eviction-pressure-transition-period",
+        default="5m",
+        metavar="DURATION",
+        help="how long a pressure is reported after it has gone (default %(default)s)",
+    )
+    add(
         "--simultaneous-starts",
         type=int,
         default=0,
@@ -199,7 +211,9 @@ def _read_token(text: str) -> str:
 
 
 def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
+    from kubelet import eviction
     from kubelet.agent import AgentOptions
+    from wherry.api.times import parse_duration
 
     hollow = arguments.runtime == "hollow"
     network: NodeNetwork | None = None
@@ -208,6 +222,14 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
     if own_containerd and arguments.cni_conf_dir is None:
         network = _network(arguments, address)
     capacity = pairs([arguments.capacity], "--capacity")
+    try:
+        hard = eviction.parse(eviction.DEFAULT_HARD if arguments.eviction_hard is None else arguments.eviction_hard)
+    except ValueError as error:
+        raise ValueError(f"--eviction-hard: {error}") from error
+    try:
+        transition_s = parse_duration(arguments.eviction_pressure_transition_period) / 1e9
+    except ValueError as error:
+        raise ValueError(f"--eviction-pressure-transition-period: {error}") from error
     return AgentOptions(
         node_name=name,
         root=None if hollow else arguments.data_dir,
@@ -217,6 +239,8 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
         capacity=capacity,
         cgroup_parent=arguments.cgroup_parent,
         simultaneous_starts=arguments.simultaneous_starts or _starts(capacity),
+        eviction_hard=hard,
+        pressure_transition_s=transition_s,
         network=network,
         traffic=own_containerd,
     )

@@ -5,19 +5,32 @@ from __future__ import annotations
 import pytest
 
 from kubelet import imagegc
-from kubelet.eviction import Candidate, Signals, choose, rank_for_disk, rank_for_memory
+from kubelet.eviction import (
+    DEFAULT_HARD,
+    Candidate,
+    Measure,
+    Threshold,
+    Usage,
+    choose,
+    met,
+    parse,
+    rank,
+    refusal,
+)
 from kubelet.runtime.base import Image
 from wherry.testing.builders import PodBuilder, make_pod
 
 MIB = 1 << 20
-SHORT = Signals(memory_available_bytes=50 * MIB, nodefs_available_bytes=50 << 30, nodefs_capacity_bytes=100 << 30)
+DEFAULTS = parse(DEFAULT_HARD)
 
 
-def using(pod: PodBuilder, memory_mib: int, disk_mib: int = 0) -> Candidate:
-    return Candidate(pod.build(), memory_mib * MIB, disk_mib * MIB)
+def using(pod: PodBuilder, memory_mib: int, disk_mib: int = 0, volumes_mib: int = 0) -> Candidate:
+    built = pod.build()
+    name = built.spec.containers[0].name
+    return Candidate(built, {name: Usage(memory_mib * MIB, disk_mib * MIB)}, volumes_mib * MIB)
 
 
-MEMORY = {
+MEMORY_ORDER = {
     "over its request first": (
         [using(make_pod("in").memory("200Mi"), 150), using(make_pod("over").memory("10Mi"), 20)], ["over", "in"],
     ),
@@ -34,40 +47,107 @@ MEMORY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("candidates", "order"), MEMORY.values(), ids=MEMORY)
+@pytest.mark.parametrize(("candidates", "order"), MEMORY_ORDER.values(), ids=MEMORY_ORDER)
 def test_rank_for_memory(candidates: list[Candidate], order: list[str]) -> None:
-    assert [candidate.pod.metadata.name for candidate in rank_for_memory(candidates)] == order
-    assert [candidate.pod.metadata.name for candidate in rank_for_memory(candidates[::-1])] == order
+    assert [candidate.pod.metadata.name for candidate in rank(candidates, "memory")] == order
+    assert [candidate.pod.metadata.name for candidate in rank(candidates[::-1], "memory")] == order
 
 
-def test_rank_for_disk() -> None:
-    ranked = rank_for_disk(
-        [using(make_pod("a").request("ephemeral-storage", "1Gi"), 0, 500), using(make_pod("b"), 0, 100)]
-    )
-    assert [candidate.pod.metadata.name for candidate in ranked] == ["b", "a"]
+def test_rank_for_disk_counts_volumes_too() -> None:
+    candidates = [
+        using(make_pod("a").request("ephemeral-storage", "1Gi"), 0, 500),
+        using(make_pod("b"), 0, 100),
+        using(make_pod("c"), 0, 50, 200),
+    ]
+    assert [candidate.pod.metadata.name for candidate in rank(candidates, "ephemeral-storage")] == ["c", "b", "a"]
 
 
-def test_message_and_choice() -> None:
-    chosen = choose(SHORT, [Candidate(make_pod("p").build(), MIB, 0, "Container c was using 1Mi, request is 0")])
-    assert chosen is not None
-    assert chosen[1] == (
+def measured(**available: int) -> dict[str, Measure]:
+    """In MiB, of 1000 MiB; names with a _ for the dot."""
+    return {name.replace("_", "."): Measure(amount * MIB, 1000 * MIB) for name, amount in available.items()}
+
+
+SHORT = {
+    "nothing was measured": ({}, []),
+    "enough": (measured(memory_available=100, nodefs_available=100, imagefs_available=150), []),
+    "memory": (measured(memory_available=99, nodefs_available=100), ["memory.available"]),
+    "disk": (measured(nodefs_available=99), ["nodefs.available"]),
+    "images": (measured(imagefs_available=149), ["imagefs.available"]),
+    "inodes": ({"nodefs.inodesFree": Measure(49, 1000)}, ["nodefs.inodesFree"]),
+    "memory comes first": (measured(nodefs_available=1, memory_available=1), ["memory.available", "nodefs.available"]),
+}
+
+
+@pytest.mark.parametrize(("found", "signals"), SHORT.values(), ids=SHORT)
+def test_thresholds(found: dict[str, Measure], signals: list[str]) -> None:
+    short = met(DEFAULTS, found)
+    assert [threshold.signal for threshold in short] == signals
+    assert (choose(short, found, [using(make_pod("p"), 1)]) is not None) is bool(signals)
+
+
+MESSAGES = {
+    "memory": (
+        measured(memory_available=50), using(make_pod("p"), 1),
         "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. "
-        "Container c was using 1Mi, request is 0. "
-    )
+        "Container c was using 1Mi, request is 0, has larger consumption of memory. ",
+    ),
+    "memory, within the request": (
+        measured(memory_available=50), using(make_pod("p").memory("2Mi"), 1),
+        "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. ",
+    ),
+    "disk": (
+        measured(nodefs_available=10), using(make_pod("p").request("ephemeral-storage", "1Mi"), 0, 3),
+        "The node was low on resource: ephemeral-storage. Threshold quantity: 100Mi, available: 10Mi. "
+        "Container c was using 3Mi, request is 1Mi, has larger consumption of ephemeral-storage. ",
+    ),
+    "inodes": (
+        {"nodefs.inodesFree": Measure(49, 1000)}, using(make_pod("p"), 1),
+        "The node was low on resource: inodes. Threshold quantity: 50, available: 49. ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "candidate", "text"), MESSAGES.values(), ids=MESSAGES)
+def test_messages(found: dict[str, Measure], candidate: Candidate, text: str) -> None:
+    chosen = choose(met(DEFAULTS, found), found, [candidate])
+    assert chosen is not None
+    assert chosen[1] == text
+
+
+def test_flags() -> None:
+    assert parse("") == ()
+    assert parse(" nodefs.available<5% , memory.available<1Gi ") == (
+        Threshold("memory.available", 1 << 30), Threshold("nodefs.available", 0, 0.05),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("signals", "short"),
-    [
-        (Signals(), (False, False)),
-        (Signals(100 * MIB, 10, 100), (False, False)),
-        (Signals(100 * MIB - 1, 10, 100), (True, False)),
-        (Signals(None, 9, 100), (False, True)),
-    ],
-)
-def test_thresholds(signals: Signals, short: tuple[bool, bool]) -> None:
-    assert (signals.memory_short, signals.disk_short) == short
-    assert (choose(signals, [using(make_pod("p"), 1)]) is not None) is any(short)
+    "text",
+    ["memory.available>1Gi", "memory<1Gi", "memory.available<lots", "nodefs.available<110%", "pid.available<5%",
+     "memory.available<1Gi,memory.available<2Gi", "memory.available<-1"],
+)  # fmt: skip
+def test_wrong_flags(text: str) -> None:
+    with pytest.raises(ValueError, match=r"memory|pid|nodefs"):
+        parse(text)
+
+
+ADMISSION = {
+    "no pressure": (make_pod("p"), [], None),
+    "best effort": (make_pod("p"), ["MemoryPressure"], "The node had condition: [MemoryPressure]. "),
+    "burstable": (make_pod("p").memory("1Mi"), ["MemoryPressure"], None),
+    "tolerating": (make_pod("p").tolerate("node.kubernetes.io/memory-pressure", effect="NoSchedule"), ["MemoryPressure"], None),
+    "disk": (make_pod("p").memory("1Mi"), ["DiskPressure"], "The node had condition: [DiskPressure]. "),
+    "both": (
+        make_pod("p").memory("1Mi"), ["DiskPressure", "MemoryPressure"],
+        "The node had condition: [DiskPressure MemoryPressure]. ",
+    ),
+    "critical": (make_pod("p").priority(2_000_000_000), ["DiskPressure"], None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("pod", "conditions", "text"), ADMISSION.values(), ids=ADMISSION)
+def test_new_pods_under_pressure(pod: PodBuilder, conditions: list[str], text: str | None) -> None:
+    assert refusal(pod.build(), conditions) == (None if text is None else ("Evicted", text))
 
 
 def image(name: str, size: int = 10, *, pinned: bool = False) -> Image:
