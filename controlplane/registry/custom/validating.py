@@ -1,0 +1,292 @@
+"""A value against its schema, with the complaints of Kubernetes: what an OpenAPI validator says, then lists that are sets or maps. Pure.
+
+`old` is what stood in the same place before. What has not changed is not complained of: a schema that has become stricter must not
+stand in the way of a change elsewhere. Called by `strategy`, and by `structural` for defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+from controlplane.registry import violations
+from controlplane.registry.custom import formats
+from wherry.api.cel import regex
+from wherry.api.errors import Cause
+from wherry.api.patch import same
+
+Schema = dict[str, Any]
+ABSENT: Final = object()
+LIST_TYPE, LIST_KEYS, MAP_TYPE = "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type"
+_NAMES: dict[type, str] = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+}
+
+
+def type_name(value: Any) -> str:
+    return "null" if value is None else _NAMES[type(value)]
+
+
+def validate(value: Any, schema: Schema, path: str = "", old: Any = ABSENT) -> list[Cause]:
+    """What the schema finds wrong."""
+    if old is not ABSENT and same(value, old):
+        return []
+    causes: list[Cause] = []
+    _value(value, schema, path, old, causes)
+    return causes
+
+
+def is_valid(value: Any, schema: Schema) -> bool:
+    return not validate(value, schema)
+
+
+def _wrong(path: str, value: Any, text: str) -> Cause:
+    return Cause("FieldValueInvalid", f"Invalid value: {violations.show(value)}: {path} in body {text}", path)
+
+
+def _wrong_type(path: str, shown: Any, wanted: str) -> Cause:
+    quoted = json.dumps(shown, ensure_ascii=False)
+    return Cause(
+        "FieldValueTypeInvalid", f"Invalid value: {quoted}: {path} in body must be of type {wanted}: {quoted}", path
+    )
+
+
+def _value(value: Any, schema: Schema, path: str, old: Any, causes: list[Cause]) -> None:
+    if value is None and schema.get("nullable"):
+        return
+    if not _type(value, schema, path, causes):
+        return
+    if "enum" in schema and not any(same(value, allowed) for allowed in schema["enum"]):
+        shown = ", ".join(violations.show(allowed) for allowed in schema["enum"])
+        message = f"Unsupported value: {violations.show(value)}: supported values: {shown}"
+        causes.append(Cause("FieldValueNotSupported", message, path))
+    if isinstance(value, str):
+        _text(value, schema, path, causes)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _number(value, schema, path, causes)
+    elif isinstance(value, list):
+        _list(value, schema, path, old, causes)
+    elif isinstance(value, dict):
+        _object(value, schema, path, old, causes)
+    _combinations(value, schema, path, causes)
+
+
+def _type(value: Any, schema: Schema, path: str, causes: list[Cause]) -> bool:
+    if schema.get("x-kubernetes-int-or-string"):
+        name = type_name(value)
+        if name not in ("integer", "string"):
+            causes.append(_wrong_type(path, name, "integer,string"))
+            return False
+        return True
+    wanted = schema.get("type")
+    if not wanted:
+        return True
+    found = type_name(value)
+    if found == wanted or (wanted == "number" and found == "integer"):
+        return True
+    if wanted == "integer" and found == "number" and value == math.floor(value):
+        return True
+    causes.append(_wrong_type(path, found, wanted))
+    if wanted == "integer" and found == "number":
+        text = f"Checked value must be of type integer (default format) in {path}"
+        causes.append(Cause("FieldValueInvalid", f'Invalid value: "": {text}', "<nil>"))
+    return False
+
+
+def _text(value: str, schema: Schema, path: str, causes: list[Cause]) -> None:
+    longest, shortest = schema.get("maxLength"), schema.get("minLength")
+    if longest is not None and len(value) > longest:
+        causes.append(violations.too_long(path, longest))
+    if shortest is not None and len(value) < shortest:
+        causes.append(_wrong(path, value, f"should be at least {shortest} chars long"))
+    pattern = schema.get("pattern")
+    if pattern and not _found(pattern, value):
+        causes.append(_wrong(path, value, f"should match '{pattern}'"))
+    name = schema.get("format")
+    if name and not formats.fits(value, name):
+        causes.append(_wrong_type(path, value, name))
+
+
+def _found(pattern: str, value: str) -> bool:
+    try:
+        return regex.search(pattern, value)
+    except ValueError:
+        return False  # a definition with such a pattern is refused; this one is from before
+
+
+def _number(value: float, schema: Schema, path: str, causes: list[Cause]) -> None:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if high is not None:
+        strictly = schema.get("exclusiveMaximum")
+        if value > high or (strictly and value == high):
+            text = "less than" if strictly else "less than or equal to"
+            causes.append(_wrong(path, value, f"should be {text} {_shown(high)}"))
+    if low is not None:
+        strictly = schema.get("exclusiveMinimum")
+        if value < low or (strictly and value == low):
+            text = "greater than" if strictly else "greater than or equal to"
+            causes.append(_wrong(path, value, f"should be {text} {_shown(low)}"))
+    factor = schema.get("multipleOf")
+    if factor and not _is_multiple(value, factor):
+        causes.append(_wrong(path, value, f"should be a multiple of {_shown(factor)}"))
+    name = schema.get("format")
+    if name in ("int32", "int64") and isinstance(value, int) and not formats.integer_fits(value, name):
+        causes.append(_wrong(path, value, f"Checked value must be of type integer with format {name} in {path}"))
+
+
+def _shown(number: float) -> str:
+    return str(int(number)) if number == math.floor(number) and abs(number) < 1e21 else str(number)
+
+
+def _is_multiple(value: float, factor: float) -> bool:
+    if isinstance(value, int) and factor == int(factor):
+        return value % int(factor) == 0
+    try:
+        return (value / factor) == math.floor(value / factor)
+    except OverflowError:
+        return False
+
+
+def _list(value: list[Any], schema: Schema, path: str, old: Any, causes: list[Cause]) -> None:
+    most, fewest = schema.get("maxItems"), schema.get("minItems")
+    if most is not None and len(value) > most:
+        causes.append(violations.too_many(path, len(value), most))
+    if fewest is not None and len(value) < fewest:
+        causes.append(_wrong(path, value, f"should have at least {fewest} items"))
+    items = schema.get("items")
+    if isinstance(items, dict):
+        for index, (item, before) in enumerate(zip(value, correlated(value, schema, old), strict=True)):
+            if before is ABSENT or not same(item, before):
+                _value(item, items, f"{path}[{index}]", before, causes)
+
+
+def _object(value: dict[str, Any], schema: Schema, path: str, old: Any, causes: list[Cause]) -> None:
+    most, fewest = schema.get("maxProperties"), schema.get("minProperties")
+    if most is not None and len(value) > most:
+        causes.append(violations.too_many(path, len(value), most))
+    if fewest is not None and len(value) < fewest:
+        causes.append(_wrong(path, value, f"should have at least {fewest} properties"))
+    for name in schema.get("required") or ():
+        if name not in value:
+            causes.append(violations.required(f"{path}.{name}" if path else name))
+    properties = schema.get("properties") or {}
+    others = schema.get("additionalProperties")
+    for key, item in value.items():
+        inner = properties.get(key)
+        if inner is None and isinstance(others, dict):
+            inner = others
+        if inner is not None:
+            before = old.get(key, ABSENT) if isinstance(old, dict) else ABSENT
+            if before is ABSENT or not same(item, before):
+                _value(item, inner, f"{path}.{key}" if path else key, before, causes)
+
+
+def _combinations(value: Any, schema: Schema, path: str, causes: list[Cause]) -> None:
+    def complain(text: str) -> None:
+        causes.append(Cause("FieldValueInvalid", f'Invalid value: "": "{path}" {text}', "<nil>"))
+
+    for inner in schema.get("allOf") or ():
+        found = validate(value, inner, path)
+        if found:
+            causes.extend(found)
+            complain("must validate all the schemas (allOf)")
+    alternatives = schema.get("anyOf")
+    if alternatives and not any(is_valid(value, inner) for inner in alternatives):
+        complain("must validate at least one schema (anyOf)")
+        causes.extend(_nearest(value, alternatives, path))
+    alternatives = schema.get("oneOf")
+    if alternatives:
+        count = sum(is_valid(value, inner) for inner in alternatives)
+        if count != 1:
+            detail = f"Found {count} valid alternatives" if count else "Found none valid"
+            complain(f"must validate one and only one schema (oneOf). {detail}")
+            if not count:
+                causes.extend(_nearest(value, alternatives, path))
+    if "not" in schema and is_valid(value, schema["not"]):
+        complain("must not validate the schema (not)")
+
+
+def _nearest(value: Any, alternatives: list[Schema], path: str) -> list[Cause]:
+    """What the alternative that fits best lacks."""
+    return min((validate(value, inner, path) for inner in alternatives), key=len)
+
+
+# lists
+
+
+def element_key(item: Any, keys: list[str], schema: Schema) -> str | None:
+    """What tells an element of a keyed list from the others; None for one that has no keys."""
+    if not isinstance(item, dict):
+        return None
+    properties = (schema.get("items") or {}).get("properties") or {}
+    found = {}
+    for key in keys:
+        if key in item:
+            found[key] = item[key]
+        elif "default" in properties.get(key, {}):
+            found[key] = properties[key]["default"]
+    return json.dumps(found, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
+def correlated(value: list[Any], schema: Schema, old: Any) -> Iterator[Any]:
+    """For each element what it was before: by its keys in a keyed list; elements of other lists have no past."""
+    if not isinstance(old, list) or schema.get(LIST_TYPE) != "map":
+        yield from (ABSENT for _ in value)
+        return
+    keys = list(schema.get(LIST_KEYS) or ())
+    before: dict[str, Any] = {}
+    for item in old:
+        key = element_key(item, keys, schema)
+        if key is not None:
+            before.setdefault(key, item)
+    for item in value:
+        key = element_key(item, keys, schema)
+        yield before.get(key, ABSENT) if key is not None else ABSENT
+
+
+def validate_lists(value: Any, schema: Schema, path: str = "", old: Any = ABSENT) -> list[Cause]:
+    """Elements that stand twice in a set or in a keyed list."""
+    causes: list[Cause] = []
+    _lists(value, schema, path, old, causes)
+    return causes
+
+
+def _lists(value: Any, schema: Schema, path: str, old: Any, causes: list[Cause]) -> None:
+    if old is not ABSENT and same(value, old):
+        return
+    if isinstance(value, dict):
+        properties = schema.get("properties") or {}
+        others = schema.get("additionalProperties")
+        for key, item in value.items():
+            inner = properties.get(key)
+            if inner is None and isinstance(others, dict):
+                inner = others
+            if inner is not None:
+                before = old.get(key, ABSENT) if isinstance(old, dict) else ABSENT
+                _lists(item, inner, f"{path}.{key}" if path else key, before, causes)
+    elif isinstance(value, list) and isinstance(schema.get("items"), dict):
+        kind = schema.get(LIST_TYPE)
+        if kind in ("set", "map"):
+            keys = list(schema.get(LIST_KEYS) or ())
+            seen: set[str] = set()
+            for index, item in enumerate(value):
+                key = (
+                    element_key(item, keys, schema)
+                    if kind == "map"
+                    else json.dumps(item, sort_keys=True, separators=(",", ":"))
+                )
+                if key is None:
+                    continue
+                if key in seen:
+                    shown = json.loads(key)
+                    causes.append(violations.duplicate(f"{path}[{index}]", shown))
+                seen.add(key)
+        for index, (item, before) in enumerate(zip(value, correlated(value, schema, old), strict=True)):
+            _lists(item, schema["items"], f"{path}[{index}]", before, causes)
