@@ -237,6 +237,7 @@ class ControlPlane:
         async with TaskGroup() as group:
             group.keep(monitor.run, name="nodelink")
             group.keep(self._make_defaults, name="defaults")
+            group.keep(self._define, name="definitions")
             group.keep(Compactor(self._store).run, name="compactor")
             if self.ca is not None:
                 from controlplane.auth.csr import Signer
@@ -291,6 +292,13 @@ class ControlPlane:
                 log.warning("the default roles are not made yet: %s", error)
                 await asyncio.sleep(_DEFAULTS_RETRY_S)
         self._defaults_made.set()
+
+    async def _define(self) -> None:
+        """Serves what CustomResourceDefinitions define; nothing of it is there before there is one."""
+        await self.registry.await_definitions()
+        from controlplane.controllers.definitions.controller import DefinitionController
+
+        await DefinitionController(self.local_client(API_SERVER), self.env).run()
 
     async def _await_defaults(self) -> None:
         """For RBAC, which would refuse what a default role allows."""

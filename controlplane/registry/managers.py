@@ -11,9 +11,9 @@ from typing import Any
 
 from controlplane.registry import violations
 from controlplane.registry.base import RequestContext
+from controlplane.registry.strategy import Strategy
 from wherry.api.context import Env
 from wherry.api.errors import Cause
-from wherry.api.kinds import Kind
 
 MAX_MANAGER_BYTES = 128
 
@@ -32,7 +32,7 @@ def check(ctx: RequestContext) -> list[Cause]:
 
 def track(
     ctx: RequestContext,
-    kind: Kind,
+    strategy: Strategy,
     obj: Any,
     old: Any | None,
     env: Env,
@@ -49,11 +49,10 @@ def track(
         return
     from wherry.api import apply, fieldsets
 
-    ignore = fieldsets.EMPTY if subresource or not _has_status(obj) else apply.IGNORE_STATUS
+    ignore = fieldsets.EMPTY if subresource or not strategy.tracks_status else apply.IGNORE_STATUS
     if old is not None and not owned and not obj.metadata.managed_fields:
         return  # tracked from its first apply on
-    apply.track(old, obj, manager=ctx.field_manager or "unknown", now=env.now(), subresource=subresource, ignore=ignore)
-
-
-def _has_status(obj: Any) -> bool:
-    return "status" in obj.DESCRIPTOR.fields_by_name
+    apply.track(
+        old, obj, manager=ctx.field_manager or "unknown", now=env.now(), subresource=subresource, kind=strategy.merge_type,
+        ignore=ignore,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from controlplane.registry.writes import Writer, not_found
 from wherry.api import apply as server_apply
 from wherry.api import codec, fieldsets, jsontext, patch, schema, strategic, yamltext
 from wherry.api.errors import APIError, BadRequest, Conflict, UnsupportedMediaType
-from wherry.api.kinds import Kind
+from wherry.api.kinds import CustomKind, Kind
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -23,12 +23,14 @@ APPLY_PATCH = "application/apply-patch+yaml"
 _APPLY_TRIES = 5
 
 
-def parse(patch_type: str, body: bytes) -> Any:
+def parse(patch_type: str, body: bytes, kind: Kind) -> Any:
     """The patch as plain values. Raises UnsupportedMediaType, BadRequest."""
-    if patch_type not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH):
+    accepted = [JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH]
+    if isinstance(kind, CustomKind):
+        accepted.remove(STRATEGIC_PATCH)  # its rules are those of the built-in kinds' fields
+    if patch_type not in accepted or patch_type == APPLY_PATCH:
         raise UnsupportedMediaType(
-            "the body of the request was in an unknown format - accepted media types include: "
-            f"{JSON_PATCH}, {MERGE_PATCH}, {STRATEGIC_PATCH}, {APPLY_PATCH}"
+            f"the body of the request was in an unknown format - accepted media types include: {', '.join(accepted)}"
         )
     value, _ = jsontext.parse(body)
     if patch_type == JSON_PATCH:
@@ -43,7 +45,7 @@ def patched(kind: Kind, cls: type[Message], obj: Any, patch_type: str, change: A
     """The object after the patch. `obj` is not changed."""
     value = codec.to_dict(obj)
     value.setdefault("apiVersion", kind.api_version)
-    value.setdefault("kind", cls.DESCRIPTOR.name)
+    value.setdefault("kind", cls.DESCRIPTOR.name if cls is not kind.message else kind.kind)
     if patch_type == JSON_PATCH:
         out = patch.apply_json_patch(value, change)
     elif patch_type == MERGE_PATCH:
@@ -87,7 +89,7 @@ class Patcher:
         subresource: str,
     ) -> Stored:
         kind = served.kind
-        change = parse(patch_type, body)
+        change = parse(patch_type, body, kind)
 
         def apply_to(current: Any) -> Any:
             out = patched(kind, kind.message, current, patch_type, change, ctx)
@@ -141,6 +143,12 @@ class Patcher:
         ignore = fieldsets.EMPTY
         if not subresource and served.strategy.has_status:
             ignore = server_apply.IGNORE_STATUS
+        undeclared = served.strategy.undeclared(config)
+        if undeclared:
+            meta = config.get("metadata", {})
+            where = f"{meta.get('namespace', '')}/{meta.get('name', '')}; {config['apiVersion']}, Kind={config['kind']}"
+            message = f"failed to create typed patch object ({where}): .{undeclared}: field not declared in schema"
+            raise BadRequest(message)
         return server_apply.apply(
             live,
             config,
@@ -149,6 +157,7 @@ class Patcher:
             now=self._state.env.now(),
             force=force,
             subresource=subresource,
+            kind=served.strategy.merge_type,
             ignore=ignore,
             strict=ctx.field_validation != "Ignore",
             warnings=ctx.warnings,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from controlplane.registry import keys, violations
 from controlplane.registry.base import ListOptions, ListResult, Stored, WatchBatch, WatchEvent, WatchOptions
@@ -17,6 +18,7 @@ from controlplane.registry.writes import not_found
 from controlplane.store import base as store_base
 from controlplane.store.cache import CacheBatch, Entry, EventType, WatchCache
 from wherry.api.errors import BadRequest, Cause, Expired, InternalError, Invalid
+from wherry.pb import resources_pb2
 
 SLICE = 128  # entries looked at between two pauses: up to 20 us each, the first time that a revision is selected
 PAGE = 500  # keys read from the store at once for a list in the past
@@ -116,7 +118,7 @@ class Reader:
                     memo = entry.memo if entry is not None and entry.mod_revision == kv.mod_revision else {}
                     if not selection.matches(kv.key, kv.value, memo):
                         continue
-                    items.append(Stored(served.kind, kv.value, kv.mod_revision, memo))
+                    items.append(served.stored(kv.value, kv.mod_revision, memo))
                     if limit and len(items) == limit:
                         left = page.count - number - 1
                         resume = keys.encode_continue(revision, kv.key[len(served.prefix) :]) if left else ""
@@ -190,7 +192,7 @@ async def _present(
 
 
 def _stored(served: Served, entry: Entry) -> Stored:
-    return Stored(served.kind, entry.value, entry.mod_revision, entry.memo)
+    return served.stored(entry.value, entry.mod_revision, entry.memo)
 
 
 def _candidates(cache: WatchCache, selection: Selection, after: str) -> Sequence[Entry]:
@@ -219,18 +221,20 @@ def _events(served: Served, selection: Selection, batch: CacheBatch) -> list[Wat
             events.append(WatchEvent("MODIFIED" if before else "ADDED", _stored(served, entry)))
         elif before:
             assert previous is not None
-            left = entry.memo.get("left")
+            left = entry.memo.get(("left", served.kind))
             if left is None:
                 # The last state that was selected, at the revision at which it no longer was.
-                left = entry.memo["left"] = Stored(served.kind, previous.value, entry.mod_revision, {})
+                left = entry.memo["left", served.kind] = served.stored(previous.value, entry.mod_revision, {})
             events.append(WatchEvent("DELETED", left))
     return events
 
 
 def _bookmark(served: Served, revision: int, *, ends_initial: bool) -> WatchEvent:
-    obj = served.kind.message()
+    obj: Any = served.kind.message()
+    if isinstance(obj, resources_pb2.Unstructured):
+        obj.api_version, obj.kind = served.kind.api_version, served.kind.kind
     if ends_initial:
-        obj.metadata.annotations[INITIAL_EVENTS_END] = "true"  # type: ignore[attr-defined]
+        obj.metadata.annotations[INITIAL_EVENTS_END] = "true"
     return WatchEvent("BOOKMARK", Stored(served.kind, obj.SerializeToString(deterministic=True), revision, {}))
 
 

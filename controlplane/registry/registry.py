@@ -26,6 +26,7 @@ from controlplane.registry.base import (
     WatchBatch,
     WatchOptions,
 )  # fmt: skip
+from controlplane.registry.custom.catalogue import Catalogue
 from controlplane.registry.metadata import generate_name
 from controlplane.registry.patches import Patcher
 from controlplane.registry.pods import PodOperations, binding_request
@@ -76,6 +77,7 @@ class Registry:
             consistent=options.consistent_reads,
             later=kinds.later(),
         )
+        self._custom = self._state.custom = Catalogue(store)
         self._pods = self._served("", "pods")
         self._services = self._served("", "services")
         self._services.companions = ServiceAllocator(store, env, options.ranges)
@@ -91,7 +93,8 @@ class Registry:
         self._pod_operations = PodOperations(self._state, self._pods, leases, chain, self._writer)
 
     async def start(self) -> None:
-        """Makes the namespaces that every cluster has."""
+        """Makes the namespaces that every cluster has, and finds the kinds that it defines."""
+        await self._custom.start()
         served = self._served("", "namespaces")
         present = await self._state.fresh(served)
         for name in SYSTEM_NAMESPACES:
@@ -102,6 +105,10 @@ class Registry:
                     await self._writer.create(RequestContext(ADMIN), served, "", namespace)
                 except AlreadyExists:
                     pass  # another replica starts too
+
+    async def await_definitions(self) -> None:
+        """Returns when there is a CustomResourceDefinition."""
+        await self._custom.await_any()
 
     async def seed(self, objects: Sequence[Message]) -> None:
         """Objects that every cluster has: each is made unless there is one of its name."""
@@ -148,7 +155,7 @@ class Registry:
     def kind(self, group: str, version: str, resource: str) -> Kind:
         if (view := versions.find(group, version, resource)) is not None:
             return view.kind
-        served = self._state.by_resource(group, resource)
+        served = self._state.by_resource(group, resource, version)
         if served is None or served.kind.version != version:
             raise _unknown_resource()
         return served.kind
@@ -156,10 +163,17 @@ class Registry:
     def _served(self, group: str, plural: str) -> Served:
         return self._state.served[group, plural]
 
+    def _used(self, ctx: RequestContext, kind: Kind, verb: str = "") -> Served:
+        """As `_of`, for a request: who uses what is deprecated is told."""
+        served = self._of(kind, verb)
+        if served.strategy.deprecation and served.strategy.deprecation not in ctx.warnings:
+            ctx.warnings.append(served.strategy.deprecation)
+        return served
+
     def _of(self, kind: Kind, verb: str = "") -> Served:
         view = versions.of(kind)
         stored = kind if view is None else view.primary
-        served = self._state.by_resource(stored.group, stored.plural)
+        served = self._state.by_resource(stored.group, stored.plural, stored.version)
         if served is None:
             raise _unknown_resource()
         if (served.strategy.verbs == _ASKED and verb not in ("create", "table")) or (
@@ -190,7 +204,7 @@ class Registry:
                     ctx, view.primary, namespace, name, resource_version=resource_version, subresource=subresource
                 )
             )
-        served = self._of(kind, "get")
+        served = self._used(ctx, kind, "get")
         if (measure := self._measured(ctx, served)) is not None and not subresource:
             return await measured.one(measure, self._env, served, namespace, name)
         if subresource == "scale" and "scale" in kind.subresources:
@@ -202,7 +216,7 @@ class Registry:
     async def list(self, ctx: RequestContext, kind: Kind, options: ListOptions) -> ListResult:
         if (view := versions.of(kind)) is not None:
             return view.shown_list(await self.list(ctx, view.primary, view.options(options)))
-        served = self._of(kind, "list")
+        served = self._used(ctx, kind, "list")
         if (measure := self._measured(ctx, served)) is not None:
             return await measured.several(measure, self._env, served, options)
         return await self._reader.list(served, options)
@@ -210,7 +224,7 @@ class Registry:
     def watch(self, ctx: RequestContext, kind: Kind, options: WatchOptions) -> AsyncIterator[WatchBatch]:
         if (view := versions.of(kind)) is not None:
             return view.shown_watch(self.watch(ctx, view.primary, view.options(options)))
-        return self._reader.watch(self._of(kind), options)
+        return self._reader.watch(self._used(ctx, kind), options)
 
     def table(self, kind: Kind, items: Sequence[Stored]) -> resources_pb2.Table:
         if (view := versions.of(kind)) is not None:
@@ -223,7 +237,7 @@ class Registry:
         self, ctx: RequestContext, kind: Kind, namespace: str, obj: Message, *, name: str = "", subresource: str = ""
     ) -> Stored:
         self._check(ctx, "CreateOptions")
-        served = self._of(kind, "create")
+        served = self._used(ctx, kind, "create")
         if (view := versions.of(kind)) is not None:
             self._expect(kind.message, obj)
             if causes := view.check(obj):
@@ -253,7 +267,7 @@ class Registry:
         self, ctx: RequestContext, kind: Kind, namespace: str, name: str, obj: Message, *, subresource: str = ""
     ) -> Stored:
         self._check(ctx, "UpdateOptions")
-        served = self._of(kind)
+        served = self._used(ctx, kind)
         if (view := versions.of(kind)) is not None:
             self._expect(kind.message, obj)
             changed = view.to_primary(obj)
@@ -269,13 +283,13 @@ class Registry:
         subresource: str = "",
     ) -> Stored:  # fmt: skip
         self._check(ctx, "PatchOptions")
-        served = self._of(kind)
+        served = self._used(ctx, kind)
         if (view := versions.of(kind)) is not None:
             self._check_subresource(kind, subresource)
-            way = view.patch(patch_type, patches.parse(patch_type, body), ctx)
+            way = view.patch(patch_type, patches.parse(patch_type, body, kind), ctx)
             return view.shown(await self._writer.change(ctx, served, namespace, name, way, subresource))
         if subresource == "scale" and "scale" in kind.subresources:
-            change = patches.parse(patch_type, body)
+            change = patches.parse(patch_type, body, kind)
 
             def patched(current: Any) -> Any:
                 out = patches.patched(kind, type(current), current, patch_type, change, ctx)
@@ -298,12 +312,12 @@ class Registry:
             )
             return view.shown(stored), created
         self._check_subresource(kind, subresource)
-        return await self._patcher.apply(ctx, self._of(kind), namespace, name, body, force, subresource)
+        return await self._patcher.apply(ctx, self._used(ctx, kind), namespace, name, body, force, subresource)
 
     async def delete(
         self, ctx: RequestContext, kind: Kind, namespace: str, name: str, options: meta_v1_pb2.DeleteOptions
     ) -> DeleteResult:
-        done = await self._writer.delete(ctx, self._of(kind), namespace, name, options)
+        done = await self._writer.delete(ctx, self._used(ctx, kind), namespace, name, options)
         if (view := versions.of(kind)) is not None and done.stored is not None:
             return DeleteResult(view.shown(done.stored), None)
         return done
@@ -314,7 +328,7 @@ class Registry:
         if (view := versions.of(kind)) is not None:
             gone = await self.delete_collection(ctx, view.primary, view.options(selection), options)
             return view.shown_list(gone)
-        served = self._of(kind)
+        served = self._used(ctx, kind)
         if "deletecollection" not in served.strategy.verbs:
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
         causes = deletion.validate_options(options)

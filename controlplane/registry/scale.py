@@ -9,6 +9,7 @@ from controlplane.registry import violations
 from controlplane.registry.base import RequestContext, Stored
 from controlplane.registry.reads import Reader
 from controlplane.registry.state import Served
+from controlplane.registry.strategy import Strategy
 from controlplane.registry.writes import Writer
 from wherry.api import labels
 from wherry.api.errors import BadRequest
@@ -18,12 +19,15 @@ from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2
 KIND = Kind("autoscaling", "v1", "Scale", "scales", "scale", True, (), (), (), autoscaling_v1_pb2.Scale)
 
 
-def of(obj: Any) -> autoscaling_v1_pb2.Scale:
-    scale = autoscaling_v1_pb2.Scale()
+def of(strategy: Strategy, obj: Any) -> autoscaling_v1_pb2.Scale:
+    own: autoscaling_v1_pb2.Scale | None = strategy.read_scale(obj)
+    scale = own if own is not None else autoscaling_v1_pb2.Scale()
     meta = scale.metadata
     for name in ("name", "namespace", "uid", "resource_version"):
         setattr(meta, name, getattr(obj.metadata, name))
     meta.creation_timestamp.CopyFrom(obj.metadata.creation_timestamp)
+    if own is not None:
+        return own
     scale.spec.replicas = obj.spec.replicas
     scale.status.replicas = obj.status.replicas
     try:
@@ -40,9 +44,9 @@ def _selector(selector: Any) -> labels.Selector:
     return labels.from_map(dict(selector))
 
 
-def stored(kind: Kind, source: Stored) -> Stored:
+def stored(strategy: Strategy, source: Stored) -> Stored:
     """The scale of a stored workload, at its revision."""
-    scale = of(source.message())
+    scale = of(strategy, source.message())
     scale.metadata.ClearField("resource_version")
     return Stored(KIND, scale.SerializeToString(deterministic=True), source.revision, {})
 
@@ -53,7 +57,7 @@ class Scaler:
         self._writer = writer
 
     async def get(self, served: Served, namespace: str, name: str, resource_version: str) -> Stored:
-        return stored(served.kind, await self._reader.get(served, namespace, name, resource_version))
+        return stored(served.strategy, await self._reader.get(served, namespace, name, resource_version))
 
     async def update(
         self, ctx: RequestContext, served: Served, namespace: str, name: str, wanted: Callable[[Any], Any]
@@ -61,7 +65,7 @@ class Scaler:
         """`wanted` gets the present Scale and gives the new one."""
 
         def change(current: Any) -> Any:
-            scale = wanted(of(current))
+            scale = wanted(of(served.strategy, current))
             meta = scale.metadata
             if meta.name and meta.name != name:
                 raise BadRequest(f"the name of the object ({meta.name}) does not match the name on the URL ({name})")
@@ -69,10 +73,11 @@ class Scaler:
                 detail = "must be greater than or equal to 0"
                 cause = violations.invalid("spec.replicas", scale.spec.replicas, detail)
                 raise violations.invalid_object(KIND.group, KIND.kind, name, [cause])
-            current.spec.replicas = scale.spec.replicas
-            current.metadata.resource_version = meta.resource_version
+            served.strategy.write_scale(current, scale.spec.replicas)
+            if meta.resource_version or served.strategy.unconditional_update:
+                current.metadata.resource_version = meta.resource_version
             if meta.uid:
                 current.metadata.uid = meta.uid
             return current
 
-        return stored(served.kind, await self._writer.change(ctx, served, namespace, name, change, "scale"))
+        return stored(served.strategy, await self._writer.change(ctx, served, namespace, name, change, "scale"))

@@ -24,6 +24,7 @@ def labels_of(served: Served, value: bytes, memo: dict[Any, Any]) -> Mapping[str
 
 def fields_of(served: Served, value: bytes, memo: dict[Any, Any]) -> Mapping[str, str]:
     """The kind's own selectable fields."""
+    value, memo = served.view(value, memo)
     found: Mapping[str, str] | None = memo.get("fields")
     if found is None:
         message: Any = served.kind.message.FromString(value)

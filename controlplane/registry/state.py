@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from controlplane.admission.base import Found
+from controlplane.registry.base import Stored
 from controlplane.registry.keys import ROOT
 from controlplane.registry.keys import key as key_of
 from controlplane.registry.keys import prefix as prefix_of
@@ -35,6 +36,19 @@ class Entry(NamedTuple):
     value: bytes
     revision: int
     memo: dict[Any, Any]
+
+
+class CustomKinds(Protocol):
+    """The kinds that definitions in the store define; they come and go. `cache` is that of the definitions."""
+
+    @property
+    def cache(self) -> WatchCache: ...
+
+    def by_resource(self, group: str, plural: str, version: str) -> Served | None: ...
+    def by_name(self, api_version: str, kind: str) -> Served | None: ...
+    def versions(self) -> Iterable[Served]: ...
+    def homes(self) -> Iterable[Served]: ...
+    async def close(self) -> None: ...
 
 
 class Companions(Protocol):
@@ -62,13 +76,43 @@ class Served:
     cache: WatchCache | None = None
     acknowledged: int = 0
     starting: asyncio.Future[None] | None = None
+    # A kind that is served in several versions: the one whose cache they share, and how stored bytes look in this version.
+    home: Served | None = None
+    look: Callable[[bytes], bytes] | None = None
 
     @property
     def prefix(self) -> str:
         return prefix_of(self.kind)
 
     def acknowledge(self, revision: int) -> None:
-        self.acknowledged = max(self.acknowledged, revision)
+        home = self.home or self
+        home.acknowledged = max(home.acknowledged, revision)
+
+    def view(self, value: bytes, memo: dict[Any, Any]) -> tuple[bytes, dict[Any, Any]]:
+        """Stored bytes as this version shows them, with the memo that belongs to them."""
+        if self.look is None:
+            return value, memo
+        key = ("view", self.kind)
+        found: tuple[bytes, dict[Any, Any]] | None = memo.get(key)
+        if found is None:
+            for old in [
+                other
+                for other in memo
+                if type(other) is tuple and other[0] == "view" and _outdated(other[1], self.kind)
+            ]:
+                del memo[old]
+            found = memo[key] = (self.look(value), {})
+        return found
+
+    def stored(self, value: bytes, revision: int, memo: dict[Any, Any]) -> Stored:
+        """What a client of this version gets."""
+        shown, own = self.view(value, memo)
+        return Stored(self.kind, shown, revision, own)
+
+
+def _outdated(kind: Kind, now: Kind) -> bool:
+    """Whether this is the same version of a definition that has changed since."""
+    return kind.version == now.version and kind != now
 
 
 def translated(error: store_base.StoreError) -> APIError:
@@ -110,6 +154,8 @@ class State:
         self.served: dict[tuple[str, str], Served] = {(item.kind.group, item.kind.plural): item for item in served}
         self._by_name = {(item.kind.api_version, item.kind.kind): item for item in self.served.values()}
         self._later = dict(later or {})
+        # Kinds that definitions in the store define: by group and plural, and the versions of each.
+        self.custom: CustomKinds | None = None
         self._consistent = consistent
         # Writes that ended without an answer may have happened, at a revision that we do not know; so many are settled.
         self._doubts = self._settled = 0
@@ -118,11 +164,14 @@ class State:
         ] = {}  # by prefix, each with the bare keys of a kind or group
         self._closed = False
 
-    def by_resource(self, group: str, plural: str) -> Served | None:
+    def by_resource(self, group: str, plural: str, version: str = "") -> Served | None:
+        """`version` tells those of a custom resource apart; without it, the one in which it is stored."""
         found = self.served.get((group, plural))
         if found is None and group in self._later:
             self._load(group)
             found = self.served.get((group, plural))
+        if found is None and self.custom is not None:
+            found = self.custom.by_resource(group, plural, version)
         return found
 
     def by_name(self, api_version: str, kind: str) -> Served | None:
@@ -131,21 +180,33 @@ class State:
         if found is None and group in self._later:
             self._load(group)
             found = self._by_name.get((api_version, kind))
+        if found is None and self.custom is not None:
+            found = self.custom.by_name(api_version, kind)
         return found
 
     def everything(self) -> list[Served]:
         for group in list(self._later):
             self._load(group)
-        return list(self.served.values())
+        return [*self.served.values(), *(self.custom.versions() if self.custom is not None else ())]
+
+    def _caching(self) -> list[Served]:
+        """Everything that may have a cache."""
+        return [*self.served.values(), *(self.custom.homes() if self.custom is not None else ())]
 
     def _load(self, group: str) -> None:
         for item in self._later.pop(group)():
+            if self.custom is not None and item.prefix == self.custom.cache.prefix:
+                item.cache = self.custom.cache
+                item.starting = asyncio.get_running_loop().create_future()
+                item.starting.set_result(None)
             self.served[item.kind.group, item.kind.plural] = item
             self._by_name[item.kind.api_version, item.kind.kind] = item
 
     async def close(self) -> None:
         self._closed = True
-        for item in self.served.values():
+        if self.custom is not None:
+            await self.custom.close()
+        for item in self._caching():
             if item.starting is not None and not item.starting.done():
                 item.starting.cancel()
             if item.cache is not None:
@@ -162,6 +223,7 @@ class State:
 
     async def cache_of(self, served: Served) -> WatchCache:
         """Started, but not necessarily fresh."""
+        served = served.home or served
         if self._closed:
             raise ServiceUnavailable("the registry is shutting down")
         if served.starting is None:
@@ -182,6 +244,7 @@ class State:
 
     async def fresh(self, served: Served, at_least: int = 0) -> WatchCache:
         """The cache, with every write of this kind that was acknowledged; with all up to `at_least` as well."""
+        served = served.home or served
         cache = served.cache
         if cache is None:
             cache = await self.cache_of(served)
@@ -205,7 +268,7 @@ class State:
         doubts = self._doubts
         revision = await self.store.revision()
         self._settled = max(self._settled, doubts)
-        for item in self.served.values():
+        for item in self._caching():
             item.acknowledge(revision)
 
     async def _wait(self, cache: WatchCache, wanted: int, at_least: int) -> None:
@@ -226,7 +289,8 @@ class State:
     def memo_of(self, served: Served, key: str, revision: int) -> dict[Any, Any]:
         """Of what was just written: that of the cache's entry where the cache has it already, so that the answer and the
         watches' events are encoded once."""
-        entry = served.cache.get(key) if served.cache is not None else None
+        cache = (served.home or served).cache
+        entry = cache.get(key) if cache is not None else None
         return entry.memo if entry is not None and entry.mod_revision == revision else {}
 
     async def find(self, api_version: str, kind: str, namespace: str, name: str) -> Any | None:
@@ -235,7 +299,7 @@ class State:
         if served is None:
             return None
         entry = await self.current(served, key_of(served.kind, namespace, name))
-        return None if entry is None else shared_message(served.kind, entry.value, entry.memo)
+        return None if entry is None else shared_message(served.kind, *served.view(entry.value, entry.memo))
 
     async def all(self, api_version: str, kind: str) -> list[Any]:
         """For admission: as `find`, all objects of a kind of which there are few."""
@@ -243,7 +307,8 @@ class State:
         if served is None:
             return []
         cache = await self.fresh(served)
-        return [shared_message(served.kind, entry.value, entry.memo) for entry in cache.list(served.prefix)]
+        entries = cache.list(served.prefix)
+        return [shared_message(served.kind, *served.view(entry.value, entry.memo)) for entry in entries]
 
     async def present(self, group: str, plural: str = "") -> bool:
         """For admission: whether there is any such object. As long as nobody here has asked for the group, nobody here has
@@ -285,9 +350,9 @@ class State:
         found = []
         for index, entry in enumerate(cache.list(prefix_of(served.kind, namespace))):
             if keep:
-                message = shared_message(served.kind, entry.value, entry.memo)
+                message = shared_message(served.kind, *served.view(entry.value, entry.memo))
             else:
-                message = served.kind.message.FromString(entry.value)
+                message = served.kind.message.FromString(served.view(entry.value, entry.memo)[0])
                 if index % _SLICE == _SLICE - 1:
                     await asyncio.sleep(0)
             found.append(Found(entry.key, entry.mod_revision, message))

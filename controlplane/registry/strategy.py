@@ -35,10 +35,11 @@ def label(name: str, prefix: bool) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table. `cell` gets the object and the time in Unix seconds; what it returns is text, int or bool."""
+    """One column of a table. `cell` gets the object and the time in Unix seconds; what it returns is text, int, float or bool, or
+    None for nothing."""
 
     name: str
-    cell: Callable[[Any, float], str | int | bool]
+    cell: Callable[[Any, float], str | int | float | bool | None]
     type: str = "string"
     format: str = ""
     priority: int = 0
@@ -57,9 +58,38 @@ class Strategy:
     has_status: bool = False
     create_on_update: bool = False
     unconditional_update: bool = True
+    deprecation: str = ""  # told to whoever uses the kind
+    frozen: str = ""  # why no object can be created any more
     verbs: tuple[str, ...] = (
         "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
     )  # fmt: skip
+
+    @property
+    def merge_type(self) -> Any:
+        """How apply merges, where the message does not tell (see `wherry.api.typed`)."""
+        return None
+
+    @property
+    def tracks_status(self) -> bool:
+        """Whether the status is a subresource, so that a write of the object owns none of it."""
+        return "status" in self.kind.message.DESCRIPTOR.fields_by_name
+
+    def check_fields(self, ctx: Any, obj: Any) -> None:
+        """Looks at what a client sent, for kinds whose fields the codec does not know. Raises BadRequest."""
+
+    def undeclared(self, config: dict[str, Any]) -> str:
+        """The path of a field in an apply configuration that the kind does not have and the codec did not see."""
+        return ""
+
+    def read_scale(self, obj: Any) -> Any:
+        """The Scale of an object whose kind says where its figures are; None: they are where workloads have them."""
+        return None
+
+    def write_scale(self, obj: Any, replicas: int) -> None:
+        obj.spec.replicas = replicas
+
+    def to_store(self, obj: Any) -> bytes:
+        return bytes(obj.SerializeToString(deterministic=True))
 
     def defaults(self, obj: Any) -> None:
         """Fills in what a client may leave out. Idempotent; also run on patched and updated objects."""

@@ -21,7 +21,7 @@ from controlplane.registry.base import DeleteResult, RequestContext, Stored
 from controlplane.registry.keys import key as key_of
 from controlplane.registry.state import Entry, Served, State
 from controlplane.store.base import Compare, Delete, Operation, Put
-from wherry.api.errors import AlreadyExists, BadRequest, Conflict, NotFound
+from wherry.api.errors import AlreadyExists, BadRequest, Conflict, MethodNotAllowed, NotFound
 from wherry.api.kinds import Kind
 from wherry.pb import meta_v1_pb2
 
@@ -71,12 +71,15 @@ class Writer:
         self, ctx: RequestContext, served: Served, namespace: str, given: Message, *, applied: bool = False
     ) -> Stored:
         kind = served.kind
+        if served.strategy.frozen:
+            raise MethodNotAllowed(served.strategy.frozen)
         obj: Any = kind.message()
         obj.CopyFrom(given)
         meta = obj.metadata
         self._place(kind, namespace, meta)
         if meta.resource_version not in ("", "0") and not ctx.dry_run:
             raise BadRequest("resourceVersion should not be set on objects to be created")
+        served.strategy.check_fields(ctx, obj)
         served.strategy.defaults(obj)
         request = self._request(ctx, "CREATE", kind, namespace, meta.name, obj, None)
         request.defaults = served.strategy.defaults
@@ -91,7 +94,7 @@ class Writer:
                 meta.name = request.name = metadata.generate_name(meta.generate_name, self._state.env)
             served.strategy.defaults_of_name(obj)
             if attempt == 0:
-                managers.track(ctx, kind, obj, None, self._state.env, applied=applied)
+                managers.track(ctx, served.strategy, obj, None, self._state.env, applied=applied)
                 self._validate_new(ctx, served, obj)
                 await self._chain.validate(request)
             async with self._chain.charging(request) as charge:
@@ -140,7 +143,7 @@ class Writer:
             existing = await self._state.current(served, key)
             if existing is not None:
                 return None, existing
-            return Stored(kind, obj.SerializeToString(deterministic=True), 0, {}), None
+            return served.stored(served.strategy.to_store(obj), 0, {}), None
         refused: set[str] = set()
         for _ in range(_UPDATE_TRIES):
             # Reservations are chosen anew in each round, so not in `obj` itself.
@@ -150,14 +153,15 @@ class Writer:
                 chosen.CopyFrom(obj)
             compares, operations = await self._plan_companions(served, chosen, None, refused)
             charged, charges = await charge.plan(chosen, None)
-            value = chosen.SerializeToString(deterministic=True)
+            value = served.strategy.to_store(chosen)
             result = await self._state.txn(
                 (Compare(key, 0), *compares, *charged), (Put(key, value, served.strategy.ttl_s), *operations, *charges)
             )
             if result.succeeded:
                 served.acknowledge(result.revision)
                 charge.settle(result.revision)
-                return Stored(kind, value, result.revision, self._state.memo_of(served, key, result.revision)), None
+                memo = self._state.memo_of(served, key, result.revision)
+                return served.stored(value, result.revision, memo), None
             if result.current[0] is not None:
                 return None, Entry(result.current[0].value, result.current[0].mod_revision, {})
             refused.update(kv.key for kv in result.current if kv is not None)
@@ -241,7 +245,7 @@ class Writer:
                     ctx.created = True
                     return made
                 raise not_found(kind, name)
-            old: Any = kind.message.FromString(entry.value)
+            old: Any = kind.message.FromString(served.view(entry.value, entry.memo)[0])
             base: Any = kind.message()
             base.CopyFrom(old)
             base.metadata.resource_version = str(entry.revision)
@@ -250,11 +254,11 @@ class Writer:
             request = self._request(ctx, "UPDATE", kind, namespace, name, obj, old, subresource)
             value, remove, extra = await self._next(ctx, served, request, applied, refused)
             if value == entry.value and not remove:
-                return Stored(kind, entry.value, entry.revision, entry.memo)
+                return served.stored(entry.value, entry.revision, entry.memo)
             async with self._chain.charging(request) as charge:
                 charged, charges = await charge.plan(None if remove else obj, old)
                 if ctx.dry_run:
-                    return Stored(kind, value, entry.revision, {})
+                    return served.stored(value, entry.revision, {})
                 compares, operations = extra
                 step: Operation = Delete(key) if remove else Put(key, value, served.strategy.ttl_s)
                 result = await self._state.txn(
@@ -264,8 +268,9 @@ class Writer:
                     served.acknowledge(result.revision)
                     charge.settle(result.revision)
                     if remove:
-                        return Stored(kind, value, entry.revision, {})
-                    return Stored(kind, value, result.revision, self._state.memo_of(served, key, result.revision))
+                        return served.stored(value, entry.revision, {})
+                    memo = self._state.memo_of(served, key, result.revision)
+                    return served.stored(value, result.revision, memo)
             refused.update(kv.key for kv in result.current[1:] if kv is not None)
             now = result.current[0]
             if pinned and now is not None and now.mod_revision != entry.revision:
@@ -300,6 +305,7 @@ class Writer:
         kind, strategy = served.kind, served.strategy
         name, obj, old, subresource = request.name, request.obj, request.old, request.subresource
         self._check_identity(kind, name, obj, old)
+        strategy.check_fields(ctx, obj)
         strategy.defaults(obj)
         strategy.defaults_of_name(obj)
         request.defaults = strategy.defaults
@@ -309,7 +315,7 @@ class Writer:
         if subresource == "status":
             metadata.only_status(obj.metadata, old.metadata)
         strategy.prepare(obj, old, subresource)
-        managers.track(ctx, kind, obj, old, self._state.env, subresource=subresource, applied=applied)
+        managers.track(ctx, strategy, obj, old, self._state.env, subresource=subresource, applied=applied)
         causes = metadata.validate_update(obj.metadata, old.metadata)
         causes += strategy.check_update(obj, old, subresource)
         violations.raise_if(kind, name, causes)
@@ -320,7 +326,7 @@ class Writer:
             extra: Extra = ((), served.companions.release(old) if served.companions is not None else ())
         else:
             extra = await self._plan_companions(served, obj, old, refused)
-        return obj.SerializeToString(deterministic=True), remove, extra
+        return strategy.to_store(obj), remove, extra
 
     def _check_identity(self, kind: Kind, name: str, obj: Any, old: Any) -> None:
         meta = obj.metadata
@@ -362,7 +368,7 @@ class Writer:
         for _ in range(_UPDATE_TRIES):
             if entry is None:
                 raise not_found(kind, name)
-            old: Any = kind.message.FromString(entry.value)
+            old: Any = kind.message.FromString(served.view(entry.value, entry.memo)[0])
             deletion.check_preconditions(kind, name, old, entry.revision, options)
             request = self._request(ctx, "DELETE", kind, namespace, name, None, old, subresource)
             request.dry_run = dry_run
@@ -372,10 +378,10 @@ class Writer:
             obj.CopyFrom(old)
             extra: Extra = ((), ()) if guard is None else await guard.plan(obj)
             plan = served.strategy.plan_deletion(obj, options, self._state.env.now())
-            value = entry.value if plan.changed is None else plan.changed.SerializeToString(deterministic=True)
+            value = entry.value if plan.changed is None else served.strategy.to_store(plan.changed)
             if not plan.remove and value == entry.value:
-                return DeleteResult(Stored(kind, entry.value, entry.revision, entry.memo), None)
-            done = Stored(kind, value, entry.revision, {})
+                return DeleteResult(served.stored(entry.value, entry.revision, entry.memo), None)
+            done = served.stored(value, entry.revision, {})
             if dry_run:
                 return self._deleted(served, old, done, plan.remove)
             operations: tuple[Operation, ...] = (Put(key, value, served.strategy.ttl_s),)
@@ -395,7 +401,7 @@ class Writer:
                 if guard is not None:
                     guard.committed(result.revision)
                 if not plan.remove:
-                    done = Stored(kind, value, result.revision, {})
+                    done = served.stored(value, result.revision, {})
                 return self._deleted(served, old, done, plan.remove)
             now = result.current[0]
             entry = None if now is None else Entry(now.value, now.mod_revision, {})

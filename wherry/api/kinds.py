@@ -6,14 +6,14 @@ A module of `wherry.pb` is imported only when one of its kinds is asked for, sin
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.message import Message
 
-from wherry.pb import options_pb2
+from wherry.pb import options_pb2, resources_pb2
 
 # Group versions in the order in which discovery lists them, with the module of wherry.pb that defines them.
 MODULES: dict[str, str] = {
@@ -69,6 +69,61 @@ class Kind:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
+@dataclass(frozen=True, slots=True)
+class CustomKind(Kind):
+    """One version of what a CustomResourceDefinition defines. Its objects are `Unstructured`.
+
+    `definition` changes with what defines it, so that a kind whose schema has changed is another one; `openapi` is the schema as
+    plain values (not to be changed)."""
+
+    list_kind: str = ""
+    definition: str = ""
+    openapi: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+class DynamicClass:
+    """Stands where a client asks for a message class, for a kind that is not in the schema: its objects are `Unstructured`. All
+    versions of a kind are one and the same here."""
+
+    DESCRIPTOR = resources_pb2.Unstructured.DESCRIPTOR
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+
+    def __call__(self) -> Any:
+        return resources_pb2.Unstructured(api_version=self.kind.api_version, kind=self.kind.kind)
+
+    def FromString(self, data: bytes) -> Any:
+        return resources_pb2.Unstructured.FromString(data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DynamicClass) and self.kind.group_resource == other.kind.group_resource
+
+    def __hash__(self) -> int:
+        return hash(self.kind.group_resource)
+
+
+def dynamic(group: str, version: str, kind: str, plural: str, singular: str = "", *, namespaced: bool) -> Kind:
+    """A custom kind as a client knows it: by its names alone."""
+    found = Kind(group, version, kind, plural, singular, namespaced, (), (), (), resources_pb2.Unstructured)
+    return replace(found, message=cast("type[Message]", DynamicClass(found)))
+
+
+def of_resource(resource: resources_pb2.APIResource) -> Kind:
+    """What discovery names, whether it is in the schema or custom."""
+    found = by_resource(resource.group, resource.version, resource.plural)
+    if found is not None:
+        return found
+    return dynamic(
+        resource.group,
+        resource.version,
+        resource.kind,
+        resource.plural,
+        resource.singular,
+        namespaced=resource.namespaced,
+    )
+
+
 @cache
 def kinds_of(api_version: str) -> dict[str, Kind]:
     """The kinds of a group version by kind name; empty when there is no such group version."""
@@ -103,9 +158,15 @@ def by_name(api_version: str, kind: str) -> Kind:
     return kinds_of(api_version)[kind]
 
 
-@cache
 def of(message: type[Message]) -> Kind:
     """The kind of a message class. Raises KeyError for a class that is no kind (a list, a part, options)."""
+    if isinstance(message, DynamicClass):
+        return message.kind
+    return _of_class(message)  # type: ignore[arg-type]  # classes are hashable, whatever the stubs say
+
+
+@cache
+def _of_class(message: type[Message]) -> Kind:
     descriptor: Any = message.DESCRIPTOR
     api_version = descriptor.file.GetOptions().Extensions[options_pb2.api_version]
     return kinds_of(api_version)[descriptor.name]

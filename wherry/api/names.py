@@ -202,3 +202,15 @@ def percent(value: str) -> list[str]:
 
 def port_number(value: int) -> list[str]:
     return [] if 1 <= value <= 65535 else ["must be between 1 and 65535, inclusive"]
+
+
+_VERSION = re.compile(r"v([1-9][0-9]*)(?:(alpha|beta)([1-9][0-9]*))?", re.ASCII)
+
+
+def version_rank(name: str) -> tuple[int, int, int, str]:
+    """Sorts API versions, the preferred one first: stable before beta before alpha, newer before older, then all else by name."""
+    match = _VERSION.fullmatch(name)
+    if match is None:
+        return 3, 0, 0, name
+    stage = {None: 0, "beta": 1, "alpha": 2}[match[2]]
+    return stage, -int(match[1]), -int(match[3] or 0), name

@@ -10,8 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from wherry.api import codec, yamlout
-from wherry.cli import jsonpath
+from wherry.api import codec, jsonpath, yamlout
 from wherry.cli.resources import UsageError, full_name
 from wherry.pb import resources_pb2
 

@@ -17,7 +17,7 @@ import typer
 
 from wherry.api.context import Env
 from wherry.api.errors import APIError, NotFound, ServiceUnavailable
-from wherry.cli.jsonpath import JSONPathError
+from wherry.api.jsonpath import JSONPathError
 from wherry.cli.resources import Catalogue, UsageError
 from wherry.client.base import ClientAPI
 from wherry.client.config import ClientConfig, ConfigError

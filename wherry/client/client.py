@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from wherry.api import kinds
 from wherry.api.codec import to_json
-from wherry.api.errors import APIError, ServiceUnavailable
+from wherry.api.errors import APIError, NotFound, ServiceUnavailable
 from wherry.client.base import BidiStream, DeleteOptions, Page, Selection, Transport, Warnings, WatchBatch, WatchEvent
 from wherry.client.status import from_status, to_status
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
@@ -42,6 +42,7 @@ class Client:
         self._transport = transport
         self._timeout_s = timeout_s
         self._field_manager = field_manager
+        self._custom: dict[tuple[str, str], resources_pb2.ResourceRef] = {}  # by apiVersion and kind
         self.warnings: Warnings | None = None  # where the server's warnings go, when anybody wants them
 
     @property
@@ -131,7 +132,7 @@ class Client:
     ) -> M:
         cls = type(obj)
         request = resources_pb2.CreateRequest(
-            resource=_ref(cls),
+            resource=await self._ref_of(obj),
             namespace=_namespace(obj),
             dry_run=dry_run,
             field_manager=field_manager or self._field_manager,
@@ -144,7 +145,7 @@ class Client:
     async def update(self, obj: M, *, subresource: str = "", dry_run: bool = False, field_manager: str = "") -> M:
         cls = type(obj)
         request = resources_pb2.UpdateRequest(
-            resource=_ref(cls),
+            resource=await self._ref_of(obj),
             namespace=_namespace(obj),
             name=obj.metadata.name,  # type: ignore[attr-defined]
             subresource=subresource,
@@ -344,6 +345,23 @@ class Client:
     async def close(self) -> None:
         await self._transport.close()
 
+    async def _ref_of(self, obj: Message) -> resources_pb2.ResourceRef:
+        """Of a custom resource, discovery knows the plural; asked once per kind."""
+        if not isinstance(obj, resources_pb2.Unstructured):
+            return _ref(type(obj))
+        found = self._custom.get((obj.api_version, obj.kind))
+        if found is None:
+            for resource in (await self.discover()).resources:
+                ref = resources_pb2.ResourceRef(
+                    group=resource.group, version=resource.version, resource=resource.plural
+                )
+                version = f"{resource.group}/{resource.version}" if resource.group else resource.version
+                self._custom[version, resource.kind] = ref
+            found = self._custom.get((obj.api_version, obj.kind))
+        if found is None:
+            raise NotFound(f'no matches for kind "{obj.kind}" in version "{obj.api_version}"')
+        return found
+
     async def _call(self, method: str, request: Message) -> Any:
         return await self._transport.unary(_RESOURCES + method, request, timeout_s=self._timeout_s)
 
@@ -395,7 +413,7 @@ class _Started:
 
 
 def _ref(cls: type[Message]) -> resources_pb2.ResourceRef:
-    kind = kinds.of(cls)  # type: ignore[arg-type]  # the stubs say that no Message is hashable; classes are
+    kind = kinds.of(cls)
     return resources_pb2.ResourceRef(group=kind.group, version=kind.version, resource=kind.plural)
 
 

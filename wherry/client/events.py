@@ -216,7 +216,7 @@ def reference_to(about: Message) -> core_v1_pb2.ObjectReference:
         copy = core_v1_pb2.ObjectReference()
         copy.CopyFrom(about)
         return copy
-    kind = kinds.of(type(about))  # type: ignore[arg-type]  # classes are hashable, whatever the stubs say
+    kind = kinds.of(type(about))
     metadata: Any = about.metadata  # type: ignore[attr-defined]
     return core_v1_pb2.ObjectReference(
         kind=kind.kind,

@@ -1,7 +1,7 @@
 """The garbage collector's shell: keeps the graph, reads the truth from the server, carries decisions out.
 
-Started by `controlplane.controllers.manager`. Kinds are found by discovery, again every half minute, so that kinds that
-are served later are collected too. Nothing is decided before every kind has been listed once.
+Started by `controlplane.controllers.manager`. Kinds are found by discovery, again every half minute and when a definition
+changes, so that kinds that are served later are collected too. Nothing is decided before every kind has been listed once.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from wherry.client.informer import Informer
 log = logging.getLogger(__name__)
 
 DISCOVERY_PERIOD_S = 30.0
+DEFINITION_SETTLE_S = 0.5  # from the definition that is seen to the kind that is served
 LOOK_AGAIN_S = 5.0
 _IGNORED = ("events",)  # news about objects, not parts of them; they have a time to live of their own
 
@@ -47,6 +48,7 @@ class GarbageCollector:
         self._graph = Graph()
         self._informers: dict[type[Message], Informer[Any]] = {}
         self._served: dict[tuple[str, str], Kind] = {}  # (apiVersion, kind)
+        self._definitions_changed = asyncio.Event()
         self._runner: Controller[str] = Controller("garbagecollector", self.reconcile, workers=workers)
 
     async def run(self) -> None:
@@ -64,7 +66,14 @@ class GarbageCollector:
 
     async def _discover_again(self, group: TaskGroup) -> None:
         while True:
-            await asyncio.sleep(DISCOVERY_PERIOD_S)
+            try:
+                async with asyncio.timeout(DISCOVERY_PERIOD_S):
+                    await self._definitions_changed.wait()
+            except TimeoutError:
+                pass
+            else:
+                self._definitions_changed.clear()
+                await asyncio.sleep(DEFINITION_SETTLE_S)
             await self._discover(group)
 
     async def _discover(self, group: TaskGroup) -> None:
@@ -76,8 +85,8 @@ class GarbageCollector:
                 log.debug("garbage collector: discovery: %s", error)
                 await asyncio.sleep(1.0)
         for resource in found.resources:
-            kind = kinds.by_resource(resource.group, resource.version, resource.plural)
-            if kind is None or kind.plural in _IGNORED or not {"list", "watch", "delete"} <= set(resource.verbs):
+            kind = kinds.of_resource(resource)
+            if kind.plural in _IGNORED or not {"list", "watch", "delete"} <= set(resource.verbs):
                 continue
             # A second version is another shape of objects that are watched already.
             known = any((other.group, other.plural) == (kind.group, kind.plural) for other in self._served.values())
@@ -96,6 +105,8 @@ class GarbageCollector:
 
     def _handler(self, kind: Kind) -> Callable[[Any, Any], None]:
         def handle(old: Any, new: Any) -> None:
+            if kind.plural == "customresourcedefinitions":
+                self._definitions_changed.set()
             if new is None:
                 affected = self._graph.remove(old.metadata.uid)
             else:

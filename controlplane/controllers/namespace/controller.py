@@ -78,12 +78,12 @@ class NamespaceController:
         return remains
 
     async def _namespaced_kinds(self) -> list[Kind]:
-        found = []
+        found: dict[str, Kind] = {}
         for resource in (await self._client.discover()).resources:
-            kind = kinds.by_resource(resource.group, resource.version, resource.plural)
-            if kind is not None and kind.namespaced and {"list", "delete"} <= set(resource.verbs):
-                found.append(kind)
-        return found
+            kind = kinds.of_resource(resource)
+            if kind.namespaced and {"list", "delete"} <= set(resource.verbs):
+                found.setdefault(kind.group_resource, kind)  # of several versions one
+        return list(found.values())
 
     async def _empty_kind(self, kind: Kind, namespace: str, remains: Remains) -> None:
         try:

@@ -15,18 +15,27 @@ from google.protobuf.message import Message
 from controlplane.fronts.http import media
 from wherry.api import codec, jsontext, schema, yamltext
 from wherry.api.errors import BadRequest
+from wherry.api.kinds import CustomKind
 from wherry.pb import meta_runtime_pb2, meta_v1_pb2
 
 MAGIC = b"k8s\x00"
 _SHOWN = 60
 
 
-def decode(body: bytes, content_type: str, cls: type[Message], validation: str, warnings: list[str]) -> Any:
-    """The message in a body. `validation` is Strict, Warn or Ignore ("" counts as Warn). Raises BadRequest."""
-    encoding = media.body_type(content_type)
+def decode(
+    body: bytes,
+    content_type: str,
+    cls: type[Message],
+    validation: str,
+    warnings: list[str],
+    custom: CustomKind | None = None,
+) -> Any:
+    """The message in a body. `validation` is Strict, Warn or Ignore ("" counts as Warn). `custom`: the kind, where the class
+    does not tell it. Raises BadRequest."""
+    encoding = media.body_type(content_type, media.TEXTS if custom is not None else media.ENCODINGS)
     if encoding == media.PROTOBUF:
         return _from_wire(body, cls)
-    kind = schema.descriptor_of(cls).name
+    kind = schema.descriptor_of(cls).name if custom is None else custom.kind
     if not body.strip():
         raise _unrecognised(kind, "unexpected end of JSON input", "<empty>")
     value, duplicates = _parse(body, encoding, kind)
@@ -34,11 +43,11 @@ def decode(body: bytes, content_type: str, cls: type[Message], validation: str, 
         value = {}  # as Go's decoder has it
     if not isinstance(value, dict):
         raise _unrecognised(kind, f"expected an object, got {type(value).__name__}", body[:_SHOWN].hex())
-    prefix = _check_type(value, cls)
+    prefix = _check_type(value, cls, custom)
     strict = validation == "Strict"
     wanted = warnings if validation in ("", "Warn") else None
     meta = schema.type_meta(cls)
-    if meta is None or cls is meta_v1_pb2.DeleteOptions:
+    if custom is None and (meta is None or cls is meta_v1_pb2.DeleteOptions):
         value = {key: item for key, item in value.items() if key not in ("apiVersion", "kind")}
     try:
         return codec.from_dict(value, cls, strict=strict, warnings=wanted, duplicates=duplicates)
@@ -71,10 +80,12 @@ def _unrecognised(kind: str, reason: str, shown: str) -> BadRequest:
     )
 
 
-def _check_type(value: dict[str, Any], cls: type[Message]) -> str:
+def _check_type(value: dict[str, Any], cls: type[Message], custom: CustomKind | None = None) -> str:
     """The prefix of further complaints about this body. Raises BadRequest when it is of another kind."""
     name = schema.descriptor_of(cls).name
     expected = schema.type_meta(cls)
+    if custom is not None:
+        name, expected = custom.kind, (custom.api_version, custom.kind)
     if cls is meta_v1_pb2.DeleteOptions:
         expected = None  # its group version is that of any group
     api_version = value.get("apiVersion") or (expected[0] if expected else "v1")

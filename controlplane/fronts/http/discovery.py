@@ -14,6 +14,7 @@ from typing import Any
 from controlplane.fronts.http.subresources import Subresource, served
 from controlplane.registry import versions
 from wherry.api.kinds import Kind
+from wherry.api.names import version_rank
 
 # The order in which Kubernetes lists its groups; the others follow by name.
 _GROUPS = (
@@ -44,7 +45,7 @@ class Catalogue:
 
     def versions(self, group: str) -> list[str]:
         """The preferred one first: a stable one, the newest."""
-        return sorted(self._groups.get(group, ()), key=_version_rank)
+        return sorted(self._groups.get(group, ()), key=version_rank)
 
     def kinds(self, group: str, version: str) -> list[Kind]:
         return self._groups.get(group, {}).get(version, [])
@@ -160,10 +161,3 @@ def _storage_hash(kind: Kind) -> str:
     stored = kind if view is None else view.primary
     text = f"{stored.group}/{stored.version}/{stored.kind}"
     return base64.b64encode(hashlib.sha256(text.encode()).digest()[:8]).decode()
-
-
-def _version_rank(version: str) -> tuple[int, int, str]:
-    """Stable before beta before alpha, newer before older."""
-    stage = 1 if "beta" in version else 2 if "alpha" in version else 0
-    digits = "".join(char for char in version.split("beta")[0].split("alpha")[0] if char.isdigit())
-    return stage, -int(digits or 0), version

@@ -21,7 +21,7 @@ from controlplane.registry.base import ListResult, Stored
 from wherry.api import jsonforms, schema
 from wherry.api.encode import encoder
 from wherry.api.errors import APIError, InternalError
-from wherry.api.kinds import Kind
+from wherry.api.kinds import CustomKind, Kind
 from wherry.pb import meta_runtime_pb2, meta_v1_pb2, resources_pb2
 
 _JSON_KEY, _META_KEY = "http.json", "http.metadata"
@@ -37,7 +37,7 @@ def dump(value: Any) -> bytes:
 
 
 def json_of(stored: Stored) -> bytes:
-    """The object's JSON without apiVersion and kind."""
+    """The object's JSON as an item of a list: without apiVersion and kind, but for custom resources, as in Kubernetes."""
     found = _KEPT.get(stored.memo, _JSON_KEY)
     if found is None:
         found = dump(encoder(schema.descriptor_of(stored.kind.message))(stored.message()))
@@ -65,6 +65,8 @@ def _typed(kind: str, api_version: str, body: bytes) -> bytes:
 
 
 def typed_json(stored: Stored) -> bytes:
+    if isinstance(stored.kind, CustomKind):
+        return json_of(stored)
     meta = schema.type_meta(stored.kind.message)
     assert meta is not None
     return _typed(meta[1], meta[0], json_of(stored))
@@ -138,7 +140,8 @@ def list_pieces(kind: Kind, result: ListResult, form: Form) -> Iterator[bytes]:
     """A list in pieces of one object each, so that the caller can pause and send as it goes."""
     metadata = _list_meta(result.revision, result.continue_token, result.remaining)
     partial = form.form == media.METADATA_LIST
-    name = media.METADATA_LIST if partial else f"{kind.kind}List"
+    own = kind.list_kind if isinstance(kind, CustomKind) else f"{kind.kind}List"
+    name = media.METADATA_LIST if partial else own
     api_version = f"meta.k8s.io/{form.version}" if partial else kind.api_version
     if form.encoding == media.PROTOBUF:
         wire = list(_wire_list(metadata, result.items, partial))
@@ -202,7 +205,7 @@ def columns_json(table: resources_pb2.Table) -> bytes:
 
 def rows_json(table: resources_pb2.Table, items: Sequence[Stored], form: Form, include: str) -> Iterator[bytes]:
     for row, stored in zip(table.rows, items, strict=True):
-        cells = dump([getattr(cell, cell.WhichOneof("value") or "text") for cell in row.cells])
+        cells = dump([_cell(cell) for cell in row.cells])
         if include == "None":
             obj = b"null"
         elif include == "Object":
@@ -210,6 +213,11 @@ def rows_json(table: resources_pb2.Table, items: Sequence[Stored], form: Form, i
         else:
             obj = _partial(stored, form.version)
         yield b'{"cells":' + cells + b',"object":' + obj + b"}"
+
+
+def _cell(cell: Any) -> Any:
+    which = cell.WhichOneof("value")
+    return None if which is None else getattr(cell, which)
 
 
 def table_json(metadata: bytes, columns: bytes, rows: bytes, version: str) -> bytes:

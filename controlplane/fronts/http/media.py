@@ -14,6 +14,7 @@ JSON = "application/json"
 YAML = "application/yaml"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 ENCODINGS = (JSON, YAML, PROTOBUF)
+TEXTS = (JSON, YAML)  # what custom resources have: no protobuf
 
 TABLE = "Table"
 METADATA = "PartialObjectMetadata"
@@ -117,11 +118,11 @@ def discovery_version(accept: str) -> str | None:
     return None
 
 
-def body_type(content_type: str) -> str:
+def body_type(content_type: str, offered: Collection[str] = ENCODINGS) -> str:
     """The encoding of a body. Raises UnsupportedMediaType."""
     kind = content_type.partition(";")[0].strip().lower() or JSON
-    if kind not in ENCODINGS:
+    if kind not in offered:
         raise UnsupportedMediaType(
-            "the body of the request was in an unknown format - accepted media types include: " + ", ".join(ENCODINGS)
+            "the body of the request was in an unknown format - accepted media types include: " + ", ".join(offered)
         )
     return kind

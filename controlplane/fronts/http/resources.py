@@ -26,7 +26,7 @@ from controlplane.fronts.pace import Pace
 from controlplane.registry.base import ListResult, RegistryAPI, Stored, WatchBatch
 from wherry.api.context import Env
 from wherry.api.errors import APIError, MethodNotAllowed, NotFound, UnsupportedMediaType
-from wherry.api.kinds import Kind
+from wherry.api.kinds import CustomKind, Kind
 from wherry.pb import meta_v1_pb2
 
 PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json")
@@ -72,7 +72,8 @@ class Resources:
         try:
             kind = self._registry.kind(target.group, target.version, target.resource)
         except NotFound:
-            if target.group and not any(kind.group == target.group for kind in self._registry.served()):
+            served = {(kind.group, kind.version) for kind in self._registry.served()}
+            if target.group and (target.group, target.version) not in served:
                 return exchange.page_not_found()
             raise
         if exchange.request.method == "HEAD":
@@ -119,7 +120,7 @@ class Resources:
     # reads
 
     async def _get(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, _ONE)
+        form = self._form(exchange, kind, _ONE)
         stored = await self._registry.get(
             exchange.context(),
             kind,
@@ -131,13 +132,13 @@ class Resources:
         return await self._one(exchange, stored, form)
 
     async def _list(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, _MANY)
+        form = self._form(exchange, kind, _MANY)
         options = params.list_options(target, exchange.query)
         result = await self._registry.list(exchange.context(), kind, options)
         return await self._many(exchange, kind, result, form)
 
     async def _watch(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, (media.TABLE, media.METADATA, media.METADATA_LIST))
+        form = self._form(exchange, kind, (media.TABLE, media.METADATA, media.METADATA_LIST))
         if form.form == media.METADATA_LIST:
             form = Form(form.encoding, media.METADATA, form.version)
         default_s = WATCH_TIMEOUT_S * (1 + self._env.rng.random())
@@ -185,7 +186,7 @@ class Resources:
     # writes
 
     async def _create(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, _ONE)
+        form = self._form(exchange, kind, _ONE)
         body = await exchange.body()
         ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "CreateOptions"))
         obj = self._decode(exchange, target, kind, body)
@@ -200,7 +201,7 @@ class Resources:
         return await self._one(exchange, stored, form, status=201)
 
     async def _update(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, _ONE)
+        form = self._form(exchange, kind, _ONE)
         body = await exchange.body()
         ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "UpdateOptions"))
         obj = self._decode(exchange, target, kind, body)
@@ -210,7 +211,7 @@ class Resources:
         return await self._one(exchange, stored, form, status=201 if ctx.created else 200)
 
     async def _patch(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, _ONE)
+        form = self._form(exchange, kind, _ONE)
         patch_type = exchange.content_type.partition(";")[0].strip().lower()
         if patch_type != APPLY_TYPE and patch_type not in PATCH_TYPES:
             raise UnsupportedMediaType("415: Unsupported Media Type")
@@ -244,7 +245,7 @@ class Resources:
         return await self._one(exchange, stored, form)
 
     async def _delete(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, _ONE)
+        form = self._form(exchange, kind, _ONE)
         options = await self._delete_options(exchange)
         ctx = exchange.context(dry_run="All" in options.dry_run)
         result = await self._commits.run(self._registry.delete(ctx, kind, target.namespace, target.name, options))
@@ -256,7 +257,7 @@ class Resources:
         return exchange.reply(body, form.content_type)
 
     async def _delete_collection(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
-        form = self._form(exchange, _MANY)
+        form = self._form(exchange, kind, _MANY)
         selection = params.list_options(target, exchange.query)
         options = await self._delete_options(exchange)
         ctx = exchange.context(dry_run="All" in options.dry_run)
@@ -277,12 +278,14 @@ class Resources:
         params.check_validation(exchange.query, "CreateOptions" if target.verb == "create" else "UpdateOptions")
         cls = subresources.body_class(kind, target.subresource)
         validation = exchange.query.get("fieldValidation", "")
-        return bodies.decode(body, exchange.content_type, cls, validation, exchange.warnings)
+        custom = kind if isinstance(kind, CustomKind) and cls is kind.message else None
+        return bodies.decode(body, exchange.content_type, cls, validation, exchange.warnings, custom)
 
     # answers
 
-    def _form(self, exchange: Exchange, forms: Sequence[str]) -> Form:
-        form = media.negotiate(exchange.accept, forms=forms)
+    def _form(self, exchange: Exchange, kind: Kind, forms: Sequence[str]) -> Form:
+        offered = media.TEXTS if isinstance(kind, CustomKind) else media.ENCODINGS
+        form = media.negotiate(exchange.accept, forms=forms, offered=offered)
         if form.form == media.TABLE:
             encoding.check_include(exchange.query.get("includeObject", ""))
         return form

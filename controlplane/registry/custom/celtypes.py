@@ -1,7 +1,8 @@
-"""From a schema to what its rules see: the types of CEL with the sizes that the schema promises, and how plain values become CEL's. Pure.
+"""From a schema to what its rules see: the types of CEL with the sizes that the schema promises, and how plain values
+become CEL's.
 
-Fields have the names of CEL's grammar: `foo-bar` is `foo__dash__bar`, `namespace` is `__namespace__`. What a schema leaves open (fields
-that are kept unknown, values without type) no rule can reach. Called by `rules`.
+Pure. Fields have the names of CEL's grammar: `foo-bar` is `foo__dash__bar`, `namespace` is `__namespace__`. What a
+schema leaves open (fields that are kept unknown, values without type) no rule can reach. Called by `rules`.
 """
 
 from __future__ import annotations

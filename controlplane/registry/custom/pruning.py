@@ -1,6 +1,6 @@
-"""Pruning: fields that a schema does not name are dropped, unless it says that they are to be kept. Pure; called by `strategy`.
+"""Pruning: fields that a schema does not name are dropped, unless it says that they are to be kept.
 
-Along the way numbers take the form in which they are kept: 3.0 is 3, as in Kubernetes.
+Pure; called by `strategy`. Along the way numbers take the form in which they are kept: 3.0 is 3, as in Kubernetes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _EXACT = 1 << 53  # floats up to here tell every integer apart
 
 
 def pruned(value: Any, schema: Schema, unknown: list[str], *, root: bool = False) -> Any:
-    """The value without what the schema does not know; `unknown` collects the paths of what was dropped. `root`: apiVersion, kind and
-    metadata are known, as in every object."""
+    """The value without what the schema does not know; `unknown` collects the paths of what was dropped. `root`: apiVersion,
+    kind and metadata are known, as in every object."""
     return _pruned(value, schema, "", unknown, root)
 
 

@@ -1,7 +1,8 @@
 """The rules of a schema (x-kubernetes-validations): compiled once, each where it stands, and run on values. Pure.
 
-`check` refuses, when a definition is written, a rule that does not compile, or could cost more than its budget. `Rules` runs them: a rule
-that mentions `oldSelf` only where there is a value from before. Called by `definitions` and `strategy`.
+`check` refuses, when a definition is written, a rule that does not compile, or could cost more than its budget.
+`Rules` runs them: a rule that mentions `oldSelf` only where there is a value from before. Called by `definitions` and
+`strategy`.
 """
 
 from __future__ import annotations

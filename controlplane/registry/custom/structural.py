@@ -1,7 +1,7 @@
-"""Whether a schema is one that objects can be pruned, defaulted and merged by: "structural", as Kubernetes calls it. Pure.
+"""Whether a schema is one that objects can be pruned, defaulted and merged by: "structural", as Kubernetes calls it.
 
-Every field has a type, what several alternatives share stands outside of them, and nothing refers elsewhere. Called by `definitions` when
-a definition is written; gives violations at the path of the schema.
+Pure. Every field has a type, what several alternatives share stands outside of them, and nothing refers elsewhere.
+Called by `definitions` when a definition is written; gives violations at the path of the schema.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class _Checker:
 
     def _junctions(self, schema: Schema, path: str) -> None:
         for name in _JUNCTIONS:
-            exempt = schema.get(INT_OR_STRING) and name == "anyOf" and schema[name] in _INT_OR_STRING_FORMS
+            exempt = schema.get(INT_OR_STRING) and name == "anyOf" and schema.get(name) in _INT_OR_STRING_FORMS
             for index, inner in enumerate(schema.get(name) or ()):
                 below = f"{path}.{name}[{index}]"
                 nested = schema.get(INT_OR_STRING) and name == "allOf" and inner.get("anyOf") in _INT_OR_STRING_FORMS

@@ -1,7 +1,9 @@
-"""A value against its schema, with the complaints of Kubernetes: what an OpenAPI validator says, then lists that are sets or maps. Pure.
+"""A value against its schema, with the complaints of Kubernetes: what an OpenAPI validator says, then lists that are
+sets or maps.
 
-`old` is what stood in the same place before. What has not changed is not complained of: a schema that has become stricter must not
-stand in the way of a change elsewhere. Called by `strategy`, and by `structural` for defaults.
+Pure. `old` is what stood in the same place before. What has not changed is not complained of: a schema that has
+become stricter must not stand in the way of a change elsewhere. Called by `strategy`, and by `structural` for
+defaults.
 """
 
 from __future__ import annotations
@@ -102,12 +104,12 @@ def _type(value: Any, schema: Schema, path: str, causes: list[Cause]) -> bool:
 
 def _text(value: str, schema: Schema, path: str, causes: list[Cause]) -> None:
     longest, shortest = schema.get("maxLength"), schema.get("minLength")
+    pattern = schema.get("pattern")
     if longest is not None and len(value) > longest:
         causes.append(violations.too_long(path, longest))
-    if shortest is not None and len(value) < shortest:
+    elif shortest is not None and len(value) < shortest:
         causes.append(_wrong(path, value, f"should be at least {shortest} chars long"))
-    pattern = schema.get("pattern")
-    if pattern and not _found(pattern, value):
+    elif pattern and not _found(pattern, value):
         causes.append(_wrong(path, value, f"should match '{pattern}'"))
     name = schema.get("format")
     if name and not formats.fits(value, name):

@@ -32,6 +32,7 @@ MODULES: Mapping[str, str] = {
     "resource.k8s.io": "resource",
     "storagemigration.k8s.io": "storagemigration",
     "metrics.k8s.io": "metrics",
+    "apiextensions.k8s.io": "apiextensions",
 }
 
 

@@ -26,7 +26,11 @@ def render(strategy: Strategy, items: Sequence[Stored], now: float) -> resources
         row.metadata.CopyFrom(obj.metadata)
         for column in strategy.columns:
             value = column.cell(obj, now)
-            if isinstance(value, bool):
+            if value is None:
+                row.cells.add()
+            elif isinstance(value, float):
+                row.cells.add(fraction=value)
+            elif isinstance(value, bool):
                 row.cells.add(flag=value)
             elif isinstance(value, int):
                 row.cells.add(number=value)

@@ -28,8 +28,7 @@ def rows() -> list[str]:
     found = []
     for group in groups.MODULES:
         for served in groups.load(group):
-            assert isinstance(served.strategy, Declared)
-            if served.strategy.stored_only:
+            if isinstance(served.strategy, Declared) and served.strategy.stored_only:
                 found.append(f"| {served.kind.kind} | {served.kind.api_version} | {served.strategy.stored_only} |")
     return sorted(found)
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec
+from wherry.api import codec, jsonpath
 from wherry.api.errors import APIError, NotFound
-from wherry.cli import jsonpath
 from wherry.cli.commands.get import list_all
 from wherry.cli.commands.streams import seconds_of
 from wherry.cli.completion import complete_words

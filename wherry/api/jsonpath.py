@@ -1,6 +1,7 @@
 """The JSONPath of kubectl: `{.items[*].metadata.name}`, `{range .items[*]}...{end}`, filters, slices, `..name`.
 
 Rules: https://kubernetes.io/docs/reference/kubectl/jsonpath/ . Works on plain values, the JSON form of objects.
+Called by the CLI, and by the registry for the columns of custom resources.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wherry.cli import jsonpath
+from wherry.api import jsonpath
 
 PODS = {
     "kind": "List",
