@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ def view(request: Request, uid: str) -> View:
     obj, old = matching.plain(request.obj), matching.plain(request.old)
     if request.subresource == "scale":
         group, version, name = "autoscaling", "v1", "Scale"
-        obj, old = _scale(request.obj), _scale(request.old)
+        obj, old = _scale(request.obj, request.read_scale), _scale(request.old, request.read_scale)
     elif request.subresource == "eviction":
         group, version, name = "policy", "v1", "Eviction"
         meta = {"name": request.name, "namespace": request.namespace}
@@ -59,9 +60,9 @@ def view(request: Request, uid: str) -> View:
     return View(found, obj, old)
 
 
-def _scale(obj: Any | None) -> dict[str, Any] | None:
+def _scale(obj: Any | None, read: Callable[[Any], Any]) -> dict[str, Any] | None:
     if obj is None:
         return None
     from controlplane.registry import scale
 
-    return matching.plain(scale.of(obj))
+    return matching.plain(scale.of(obj, read))

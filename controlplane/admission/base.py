@@ -38,6 +38,7 @@ class Request:
     annotations: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     defaults: Callable[[Any], None] = _as_it_is  # of the kind, for an object that somebody outside has changed
+    read_scale: Callable[[Any], Any] = _as_it_is  # of the kind; None where the figures are where workloads have them
 
     def forbid(self, reason: str, *, causes: tuple[Cause, ...] = ()) -> Forbidden:
         """The refusal in Kubernetes' words: `pods "x" is forbidden: <reason>`."""

@@ -19,8 +19,9 @@ from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2
 KIND = Kind("autoscaling", "v1", "Scale", "scales", "scale", True, (), (), (), autoscaling_v1_pb2.Scale)
 
 
-def of(strategy: Strategy, obj: Any) -> autoscaling_v1_pb2.Scale:
-    own: autoscaling_v1_pb2.Scale | None = strategy.read_scale(obj)
+def of(obj: Any, read: Callable[[Any], Any]) -> autoscaling_v1_pb2.Scale:
+    """`read` is the strategy's, for kinds that say where their figures are."""
+    own: autoscaling_v1_pb2.Scale | None = read(obj)
     scale = own if own is not None else autoscaling_v1_pb2.Scale()
     meta = scale.metadata
     for name in ("name", "namespace", "uid", "resource_version"):
@@ -46,7 +47,7 @@ def _selector(selector: Any) -> labels.Selector:
 
 def stored(strategy: Strategy, source: Stored) -> Stored:
     """The scale of a stored workload, at its revision."""
-    scale = of(strategy, source.message())
+    scale = of(source.message(), strategy.read_scale)
     scale.metadata.ClearField("resource_version")
     return Stored(KIND, scale.SerializeToString(deterministic=True), source.revision, {})
 
@@ -65,7 +66,7 @@ class Scaler:
         """`wanted` gets the present Scale and gives the new one."""
 
         def change(current: Any) -> Any:
-            scale = wanted(of(served.strategy, current))
+            scale = wanted(of(current, served.strategy.read_scale))
             meta = scale.metadata
             if meta.name and meta.name != name:
                 raise BadRequest(f"the name of the object ({meta.name}) does not match the name on the URL ({name})")

@@ -252,6 +252,7 @@ class Writer:
             obj = change(base)
             pinned = self._check_revision(served, obj, name, entry)
             request = self._request(ctx, "UPDATE", kind, namespace, name, obj, old, subresource)
+            request.read_scale = served.strategy.read_scale
             value, remove, extra = await self._next(ctx, served, request, applied, refused)
             if value == entry.value and not remove:
                 return served.stored(entry.value, entry.revision, entry.memo)
