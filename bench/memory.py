@@ -28,6 +28,7 @@ def run(argv: list[str]) -> None:
         cluster.ok("delete", "-f", "manifests/hello.yaml")
         time.sleep(arguments.settle)
         server = rss_mib(cluster.server_pid())
+        own = rss_mib(cluster.server_pid(), "RssAnon")
         agents = [rss_mib(cluster.agent_pid(number)) for number in range(1, NODES + 1)]
         runtimes = [find_running(node.containerd) for node in cluster.description.nodes]
         containerds = [rss_mib(process.pid) for process in runtimes if process is not None]
@@ -37,5 +38,6 @@ def run(argv: list[str]) -> None:
     print(
         f"agents: {', '.join(f'{size:.1f}' for size in agents)} MiB (ratio {max(agents) / agent_floor:.2f} to {agent_floor:.1f})"
     )
+    print(f"control plane without the pages of files (program code): {own:.1f} MiB")
     print(f"containerds: {', '.join(f'{size:.1f}' for size in containerds)} MiB")
     closing("memory", server, "MiB", floor, f"a process that only imports the same packages, {floor:.1f} MiB")

@@ -21,7 +21,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SETTLED_S = 5.0  # after the start
-PERIOD_S = 60.0
+PERIOD_S = 10.0  # a check costs nothing, and giving back some ms of a thread
 WORTH_BYTES = 16 << 20  # of mapped files; less is what is really in use
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
