@@ -18,6 +18,7 @@ from controlplane.admission.chain import Outside
 from controlplane.auth.authorizer import Attributes, Authorizer, Verdict
 from controlplane.auth.deciders import API_SERVER, CONTROLLER_MANAGER, SCHEDULER, Components, Everyone, Masters
 from controlplane.auth.defaults import ensure as ensure_defaults
+from controlplane.auth.names import MASTERS_GROUP
 from controlplane.auth.nodes import Nodes
 from controlplane.auth.rbac import RBAC, Escalation
 from controlplane.auth.reviews import Reviews
@@ -32,6 +33,7 @@ from controlplane.nodelink.figures import FiguresReader
 from controlplane.nodelink.heartbeats import Heartbeats
 from controlplane.nodelink.metrics import Measurements
 from controlplane.nodelink.monitor import LinkSettings, Monitor
+from controlplane.nodelink.relays import Dial, Relays
 from controlplane.nodelink.servicer import NodeLinkServicer
 from controlplane.registry.base import Identity, ListOptions, RequestContext
 from controlplane.registry.registry import Options as RegistryOptions
@@ -54,8 +56,9 @@ if TYPE_CHECKING:
     from controlplane.auth.accounttokens import AccountTokens
     from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
-    from controlplane.auth.certificates import Lifetimes
+    from controlplane.auth.certificates import KeyPair, Lifetimes
     from controlplane.outbound.https import HttpsTransport
+    from wherry.client.base import Transport
     from wherry.client.leader import LeaderElector
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ class Options:
     pki: bool = True
     elect: bool = False
     replica: str = "wherry"
+    address: str = ""  # where other replicas reach this one's gRPC front; "": there are none
     link: LinkSettings = field(default_factory=LinkSettings)
     certificate_lifetime_s: float = 0.0  # of all that is issued; 0: each kind's own
 
@@ -83,7 +87,7 @@ class ControlPlane:
     """`start`, then use `services` (or `local_client`), then `stop`. The store belongs to the caller, who closes it after
     that. `wait` returns (or raises) when the control plane ends by itself, which it does only on a defect."""
 
-    def __init__(self, env: Env, store: Store, options: Options | None = None) -> None:
+    def __init__(self, env: Env, store: Store, options: Options | None = None, dial: Dial | None = None) -> None:
         self.env = env
         self.options = options or Options()
         self.cluster_id = ""
@@ -109,6 +113,9 @@ class ControlPlane:
         self.registry.reach(Outside(env, self._transport, self._decide))
         self.registry.answer_with(Reviews(self.authorizer, rbac).answer)
         self._scheduling = SchedulingServicer(self.authorizer)
+        self._dial = dial
+        self._relays: Relays | None = None
+        self._replica_key: KeyPair | None = None
         self._task: asyncio.Task[None] | None = None
         self._transports: list[LocalTransport] = []
 
@@ -134,8 +141,12 @@ class ControlPlane:
         await self.registry.start()
         link = NodeLinkServicer(self.env, self.registry, self._commits, self.heartbeats, joiner)
         monitor = Monitor(
-            self.env, self.registry, self.heartbeats, link, API_SERVER, self.options.link, self.options.replica
-        )
+            self.env, self.registry, self.heartbeats, link, API_SERVER, self.options.link, self.options.replica,
+            self.options.address,
+        )  # fmt: skip
+        if self.options.address:
+            self._relays = Relays(self.registry, self.options.replica, self._dial or self._dial_replica)
+            link.sessions.relays = self._relays
         resources = ResourcesServicer(self.registry, self.authorizer, self._commits)
         pods = PodsServicer(self.registry, self.authorizer, self._commits, link.sessions)
         self.figures = FiguresReader(link.sessions)
@@ -182,6 +193,8 @@ class ControlPlane:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+        if self._relays is not None:
+            await self._relays.close()
         for transport in self._transports:
             await transport.close()
         if abrupt:
@@ -220,6 +233,19 @@ class ControlPlane:
     def commits(self) -> Commits:
         """For fronts of their own: every write runs in here."""
         return self._commits
+
+    def _dial_replica(self, address: str) -> Transport:
+        """Under the API server's own identity, by a certificate that never leaves this process."""
+        from controlplane.auth.certificates import issue_client, renew_at
+        from wherry.client.grpc import TLS, GrpcTransport
+
+        assert self.ca is not None
+        key = self._replica_key
+        if key is None or self.env.now() >= renew_at(key.certificate_pem, 0.0):
+            lifetime_s = self.lifetimes().user_s
+            key = issue_client(self.ca, self.env, API_SERVER.user, [MASTERS_GROUP], lifetime_s=lifetime_s)
+            self._replica_key = key
+        return GrpcTransport([address], TLS(self.ca.certificate_pem, key.certificate_pem, key.key_pem))
 
     def local_transport(self, identity: Identity) -> LocalTransport:
         """Calls in process under that identity; it breaks when the control plane stops."""

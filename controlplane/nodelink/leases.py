@@ -3,6 +3,8 @@ tools that look at Leases; called by `monitor`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from controlplane.registry.base import RegistryAPI, RequestContext
 from wherry.api import kinds
 from wherry.api.errors import AlreadyExists, Conflict, NotFound
@@ -13,9 +15,22 @@ NAMESPACE = "kube-node-lease"
 LEASE_DURATION_S = 180  # three renewals
 # Which of several control plane replicas holds the node's stream, and so judges its silence.
 REPLICA_ANNOTATION = "wherry.dev/replica"
+# Where that replica is reached by the others: HOST:PORT of its gRPC front.
+ADDRESS_ANNOTATION = "wherry.dev/replica-address"
 
 
-async def renew_lease(registry: RegistryAPI, ctx: RequestContext, node: str, now: float, replica: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a node's stream, and the version of the Lease that says so; empty when there is no Lease."""
+
+    replica: str = ""
+    address: str = ""
+    version: str = ""
+
+
+async def renew_lease(
+    registry: RegistryAPI, ctx: RequestContext, node: str, now: float, replica: str, address: str = ""
+) -> None:
     kind = kinds.by_name("coordination.k8s.io/v1", "Lease")
     try:
         lease: coordination_v1_pb2.Lease = (await registry.get(ctx, kind, NAMESPACE, node)).message()
@@ -26,6 +41,9 @@ async def renew_lease(registry: RegistryAPI, ctx: RequestContext, node: str, now
         lease.metadata.namespace = NAMESPACE
         lease.metadata.owner_references.add(api_version="v1", kind="Node", name=node, uid=owner.metadata.uid)
     lease.metadata.annotations[REPLICA_ANNOTATION] = replica
+    lease.metadata.annotations.pop(ADDRESS_ANNOTATION, None)
+    if address:
+        lease.metadata.annotations[ADDRESS_ANNOTATION] = address
     lease.spec.holder_identity = node
     lease.spec.lease_duration_seconds = LEASE_DURATION_S
     lease.spec.renew_time.CopyFrom(to_micro_time(now))
@@ -38,11 +56,15 @@ async def renew_lease(registry: RegistryAPI, ctx: RequestContext, node: str, now
         pass  # someone else has just written it, which is a sign of life as well
 
 
-async def read_lease(registry: RegistryAPI, ctx: RequestContext, node: str) -> tuple[str, str]:
-    """(replica that holds the node's stream, version); empty when there is no Lease."""
+async def read_lease(registry: RegistryAPI, ctx: RequestContext, node: str) -> Holder:
     kind = kinds.by_name("coordination.k8s.io/v1", "Lease")
     try:
-        lease = (await registry.get(ctx, kind, NAMESPACE, node)).message()
+        lease: coordination_v1_pb2.Lease = (await registry.get(ctx, kind, NAMESPACE, node)).message()
     except NotFound:
-        return "", ""
-    return str(lease.metadata.annotations.get(REPLICA_ANNOTATION, "")), str(lease.metadata.resource_version)
+        return Holder()
+    annotations = lease.metadata.annotations
+    return Holder(
+        annotations.get(REPLICA_ANNOTATION, ""),
+        annotations.get(ADDRESS_ANNOTATION, ""),
+        lease.metadata.resource_version,
+    )

@@ -67,6 +67,7 @@ class Monitor:
         identity: Identity,
         settings: LinkSettings,
         replica: str,
+        address: str = "",
     ) -> None:
         self._env = env
         self._registry = registry
@@ -75,6 +76,7 @@ class Monitor:
         self._identity = identity
         self._settings = settings
         self._replica = replica
+        self._address = address
         self._foreign: dict[str, _Foreign] = {}
         self._nodes: dict[str, float] = {}  # node -> loop time since when we know it
         self._silent: dict[str, None] = {}
@@ -184,14 +186,14 @@ class Monitor:
 
     async def _is_foreign(self, node: str) -> bool:
         """Another replica holds the node's stream, and renews its Lease."""
-        holder, version = await read_lease(self._registry, self._context(), node)
-        if holder in ("", self._replica):
+        holder = await read_lease(self._registry, self._context(), node)
+        if holder.replica in ("", self._replica):
             self._foreign.pop(node, None)
             return False
         now = asyncio.get_running_loop().time()
         known = self._foreign.get(node)
-        if known is None or known.version != version:
-            known = self._foreign[node] = _Foreign(version, now, now)
+        if known is None or known.version != holder.version:
+            known = self._foreign[node] = _Foreign(holder.version, now, now)
         known.next_look = now + FOREIGN_LOOK_S
         return now - known.since < LEASE_DURATION_S
 
@@ -210,7 +212,7 @@ class Monitor:
 
     async def _renew_one(self, node: str, now: float) -> None:
         try:
-            await renew_lease(self._registry, self._context(), node, self._env.now(), self._replica)
+            await renew_lease(self._registry, self._context(), node, self._env.now(), self._replica, self._address)
         except APIError as error:
             self._renewed[node] = now - LEASE_RENEWAL_S + 5.0
             log.debug("lease of node %s: %s", node, error)

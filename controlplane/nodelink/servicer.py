@@ -10,14 +10,16 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Protocol
 
-from controlplane.auth.names import node_of
+from controlplane.auth.deciders import API_SERVER
+from controlplane.auth.names import MASTERS_GROUP, node_of
 from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.nodelink.connection import Connection
 from controlplane.nodelink.heartbeats import Heartbeats
 from controlplane.nodelink.peers import peers
+from controlplane.nodelink.relays import NODE_KEY
 from controlplane.nodelink.routing import Routing
-from controlplane.nodelink.sessions import SESSION_KEY, Sessions
+from controlplane.nodelink.sessions import SESSION_KEY, Sessions, pump_client
 from controlplane.registry.base import RegistryAPI
 from wherry.api.context import Env
 from wherry.api.errors import APIError, BadRequest, Forbidden, ServiceUnavailable
@@ -132,6 +134,29 @@ class NodeLinkServicer:
                 yield frame
         finally:
             await frames.aclose()  # type: ignore[attr-defined]
+
+    async def Relay(
+        self, requests: AsyncIterator[pods_pb2.StreamFrame], call: Call
+    ) -> AsyncIterator[pods_pb2.StreamFrame]:
+        if call.identity.user != API_SERVER.user or MASTERS_GROUP not in call.identity.groups:
+            raise Forbidden(f'User "{call.identity.user}" is no replica: only they pass sessions on')
+        node = call.metadata.get(NODE_KEY, "")
+        try:
+            first = await anext(aiter(requests))
+        except StopAsyncIteration:
+            raise BadRequest("start: the stream ended before it; it is the first frame") from None
+        session = await self.sessions.open(node, first.start, here=True)
+        pump = asyncio.get_running_loop().create_task(
+            pump_client(requests, session, stdin=False), name="session-from-replica"
+        )
+        try:
+            yield pods_pb2.StreamFrame()
+            async for frame in session.to_client:
+                yield frame
+        finally:
+            self.sessions.close(session)
+            pump.cancel()
+            await asyncio.wait((pump,))
 
     async def Peers(self, request: nodelink_pb2.PeersRequest, call: Call) -> AsyncIterator[nodelink_pb2.PodBatch]:
         if not node_of(call.identity):

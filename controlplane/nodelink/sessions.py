@@ -9,35 +9,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from controlplane.nodelink.channel import Channel
+from controlplane.nodelink.session import Session
 from wherry.api.context import Env
 from wherry.api.errors import APIError, Forbidden, NotFound, ServiceUnavailable, Timeout
 from wherry.pb import nodelink_pb2, pods_pb2
 
 SESSION_KEY = "wherry-session"
 DIAL_TIMEOUT_S = 10.0
-FRAMES_IN_FLIGHT = 16
 MAX_SESSIONS_PER_NODE = 256
 
 # Sends a message down the control stream of a node at once; False when it has none or is not keeping up.
 Sender = Callable[[str, nodelink_pb2.ControlMessage], bool]
 
 
-class Session:
-    """`to_agent` and `to_client` are the two directions. Invariant: once either leg is gone both channels are closed."""
+class Relay(Protocol):
+    """What the sessions need of `relays`."""
 
-    def __init__(self, session_id: str, node: str) -> None:
-        self.id = session_id
-        self.node = node
-        self.to_agent = Channel(FRAMES_IN_FLIGHT)
-        self.to_client = Channel(FRAMES_IN_FLIGHT)
-        self.dialled = asyncio.Event()
-
-    def end(self, error: APIError | None = None) -> None:
-        """Frames that were taken already still arrive; then each leg sees the end."""
-        self.to_agent.close(error)
-        self.to_client.close(error)
+    async def attach(self, session: Session, start: pods_pb2.StreamStart) -> None: ...
 
 
 class Sessions:
@@ -47,9 +38,11 @@ class Sessions:
         self._env = env
         self._send = send
         self._sessions: dict[str, Session] = {}
+        self.relays: Relay | None = None
 
-    async def open(self, node: str, start: pods_pb2.StreamStart) -> Session:
-        """A session whose agent has dialled. The caller must `close` it. Raises ServiceUnavailable, Timeout."""
+    async def open(self, node: str, start: pods_pb2.StreamStart, *, here: bool = False) -> Session:
+        """A session whose agent has dialled, us or (unless it must be `here`) the replica that holds the node. The caller must
+        `close` it. Raises ServiceUnavailable, Timeout."""
         if sum(1 for session in self._sessions.values() if session.node == node) >= MAX_SESSIONS_PER_NODE:
             raise ServiceUnavailable(
                 f'node "{node}" has {MAX_SESSIONS_PER_NODE} sessions open already; try again later'
@@ -61,6 +54,9 @@ class Sessions:
             message.open_session.session_id = session.id
             message.open_session.start.CopyFrom(start)
             if not self._send(node, message):
+                if self.relays is not None and not here:
+                    await self.relays.attach(session, start)
+                    return session
                 raise ServiceUnavailable(f'node "{node}" is not connected: its agent holds no control stream')
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ log = logging.getLogger("wherry.agent")
 
 DEFAULT_DATA_DIR = Path("/var/lib/wherry-agent")
 DEFAULT_RUN_DIR = Path("/run/wherry-agent")
+CA_ROUNDS = 30
 # A token may carry the hash of the CA's public key behind it, so that one string is enough to join.
 _TOKEN = re.compile(r"([a-z0-9]{6}\.[a-z0-9]{16})(?:[.:@](?:sha256:)?([0-9a-f]{64}))?")
 
@@ -43,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--server", default="", metavar="HOST:PORT[,...]", help="the control plane")
     add(
-        "--join-server", default="", metavar="HOST:PORT", help="where to join; default: the port above that of --server"
+        "--join-server",
+        default="",
+        metavar="HOST:PORT[,...]",
+        help="where to join; default: the port above that of --server",
     )
     add("--token", default="", help="what `wherry token create` printed (first start only); it may come as @FILE")
     add("--ca", "--ca-file", dest="ca", type=Path, metavar="FILE", help="the cluster's CA certificate")
@@ -349,21 +354,20 @@ async def _identity(arguments: argparse.Namespace, env: Env, store: IdentityStor
         raise IdentityError(
             '--token: wanted "id.secret", 6 and 16 characters of a-z and 0-9, maybe with ".sha256:HEX" behind'
         )
-    host, port = split_address(arguments.join_server or arguments.server.split(",")[0], "--server")
-    if not arguments.join_server:
-        port += 1
+    addresses = _join_addresses(arguments)
     wanted_hash = arguments.ca_hash or match.group(2) or ""
     if arguments.ca is not None:
         ca = arguments.ca.read_bytes()
     elif wanted_hash:
-        ca = await _patient_ca(host, port, wanted_hash, fetch_ca)
+        ca = await _patient_ca(addresses, wanted_hash, fetch_ca)
     elif known is not None:
         ca = known.ca
     else:
         raise IdentityError(
             "--ca or --ca-hash is needed to join: else this node could not tell the cluster from an impostor"
         )
-    transport = GrpcTransport([f"[{host}]:{port}" if ":" in host else f"{host}:{port}"], TLS(ca))
+    endpoints = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
+    transport = GrpcTransport(endpoints, TLS(ca))
     try:
         identity = await join_with_patience(transport, name, match.group(1), ca)
     finally:
@@ -372,12 +376,20 @@ async def _identity(arguments: argparse.Namespace, env: Env, store: IdentityStor
     return identity
 
 
-async def _patient_ca(host: str, port: int, wanted: str, fetch: Any) -> bytes:
-    """A control plane that is still starting refuses connections for a while."""
+def _join_addresses(arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    """Where to join: at any of the replicas."""
+    if arguments.join_server:
+        return [split_address(text.strip(), "--join-server") for text in arguments.join_server.split(",")]
+    servers = [split_address(text.strip(), "--server") for text in arguments.server.split(",")]
+    return [(host, port + 1) for host, port in servers]
+
+
+async def _patient_ca(addresses: Sequence[tuple[str, int]], wanted: str, fetch: Any) -> bytes:
+    """From the first that answers. A control plane that is still starting refuses connections for a while."""
     from kubelet.identity import IdentityError
 
     delay_s = 0.1
-    for _ in range(30):
+    for host, port in itertools.chain.from_iterable(itertools.repeat(addresses, CA_ROUNDS)):
         try:
             return bytes(await fetch(host, port, wanted))
         except IdentityError as error:
@@ -386,7 +398,7 @@ async def _patient_ca(host: str, port: int, wanted: str, fetch: Any) -> bytes:
             log.warning("%s", error)
         await asyncio.sleep(delay_s)
         delay_s = min(delay_s * 2, 3.0)
-    return bytes(await fetch(host, port, wanted))
+    return bytes(await fetch(*addresses[0], wanted))
 
 
 def split_address(text: str, flag: str) -> tuple[str, int]:

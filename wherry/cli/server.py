@@ -139,6 +139,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
             controllers=not arguments.no_controllers,
             elect=arguments.store.startswith("etcd:"),
             replica=arguments.replica or advertised,
+            address=advertised if arguments.store.startswith("etcd:") else "",
             certificate_lifetime_s=_lifetime_s(arguments.certificate_lifetime),
             link=LinkSettings(arguments.cluster_cidr, arguments.cluster_dns, arguments.cluster_domain),
         )
