@@ -1,0 +1,199 @@
+"""Three control plane processes on three etcd members, and an agent that knows them all: whichever dies, the rest goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from wherry.api.errors import AlreadyExists, APIError
+from wherry.client.base import Selection
+from wherry.client.client import Client
+from wherry.client.config import load_config, write_config
+from wherry.client.grpc import connect
+from wherry.pb import core_v1_pb2
+from wherry.testing.etcd import EtcdCluster, free_ports
+from wherry.testing.eventually import eventually
+from wherry.testing.local import until
+from wherry.testing.require import require_binary
+from wherry.testing.server import MAIN, Server
+
+pytestmark = pytest.mark.timeout(300)
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  containers: [{name: c, image: hollow}]
+"""
+
+
+@dataclass
+class Replicas:
+    etcd: EtcdCluster
+    servers: list[Server]
+    folder: Path
+    join_ports: list[int]
+    agent: subprocess.Popen[bytes] | None = None
+
+    @property
+    def addresses(self) -> str:
+        return ",".join(server.address for server in self.servers)
+
+    def config(self, *servers: Server) -> Path:
+        """Of a client that knows these."""
+        path = self.folder / f"{'-'.join(server.data_dir.name for server in servers)}.conf"
+        known = load_config(self.servers[0].config)
+        write_config(replace(known, server=",".join(server.address for server in servers)), path)
+        return path
+
+    def run(self, config: Path, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*MAIN, "--config", str(config), *words], capture_output=True, text=True, timeout=60, check=False, input=stdin
+        )  # fmt: skip
+
+    def start_agent(self) -> None:
+        token = self.servers[0].run("token", "create").stdout.strip()
+        with (self.folder / "agent.log").open("wb") as log:
+            self.agent = subprocess.Popen(
+                [
+                    *MAIN, "agent", "--runtime", "hollow", "--server", self.addresses, "--token", token,
+                    "--join-server", ",".join(f"127.0.0.1:{port}" for port in self.join_ports),
+                    "--node-name", "n1", "--data-dir", str(self.folder / "agent"), "--run-dir", str(self.folder / "run"),
+                ],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def holder(self) -> Server:
+        """The server that holds the agent's stream, as the node's Lease says."""
+        told = self.run(self.config(*self.servers), "get", "lease", "n1", "-n", "kube-node-lease", "-o", "json")
+        if told.returncode:
+            raise LookupError(told.stderr)
+        name = json.loads(told.stdout)["metadata"]["annotations"]["wherry.dev/replica"]
+        return next(server for server in self.servers if server.data_dir.name == name)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    folder = tmp_path_factory.mktemp("replicas")
+    etcd = EtcdCluster.make(require_binary("etcd", "etcd-server"), folder / "etcd", size=3)
+    tls = ("--store-ca", str(etcd.tls.ca), "--store-cert", str(etcd.tls.certificate), "--store-key", str(etcd.tls.key))
+    store = f"etcd://{','.join(etcd.endpoints)}"
+    join_ports = free_ports(3)
+    servers = [
+        Server(folder / name, "--store", store, *tls, "--replica", name, "--http-listen", "",
+               "--join-listen", f"127.0.0.1:{port}")
+        for name, port in zip("abc", join_ports, strict=True)
+    ]  # fmt: skip
+    made = Replicas(etcd, servers, folder, join_ports)
+    try:
+        etcd.start()
+        for server in servers:
+            server.start()
+        yield made
+    finally:
+        if made.agent is not None:
+            made.agent.kill()
+            made.agent.wait()
+        for server in servers:
+            server.stop()
+        etcd.stop()
+
+
+class Writer:
+    """Makes one object after the other, and knows which were acknowledged. A write whose fate is unknown is tried again."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self.acknowledged: list[str] = []
+        self._task = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        while True:
+            name = f"{self._prefix}-{len(self.acknowledged)}"
+            obj = core_v1_pb2.ConfigMap()
+            obj.metadata.name, obj.metadata.namespace = name, "default"
+            try:
+                await self._client.create(obj)
+            except AlreadyExists:
+                pass  # the answer to the last try was lost
+            except APIError:
+                await asyncio.sleep(0.05)
+                continue
+            self.acknowledged.append(name)
+            await asyncio.sleep(0.01)
+
+    async def more(self, count: int) -> None:
+        """Waits until so many more were acknowledged."""
+        wanted = len(self.acknowledged) + count
+
+        async def there() -> bool:
+            return len(self.acknowledged) >= wanted
+
+        await eventually(there, timeout_s=90)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def check_kept(client: Client, writer: Writer) -> None:
+    page = await client.list(core_v1_pb2.ConfigMap, Selection(namespace="default"))
+    there = {obj.metadata.name for obj in page.items}
+    assert set(writer.acknowledged) <= there
+
+
+def test_a_node_is_reached_through_any_replica(cluster: Replicas) -> None:
+    cluster.start_agent()
+    everyone = cluster.config(*cluster.servers)
+    until(lambda: cluster.run(everyone, "get", "serviceaccount", "default").returncode == 0)
+    assert cluster.run(everyone, "apply", "-f", "-", stdin=POD).returncode == 0
+    until(lambda: "Running" in cluster.run(everyone, "get", "pod", "p").stdout)
+    for server in cluster.servers:
+        through = cluster.config(server)
+        assert cluster.run(through, "exec", "p", "--", "echo", "hello").stdout == "hello\n"
+        assert cluster.run(through, "logs", "p").returncode == 0
+
+
+async def test_writes_go_on_when_any_member_of_etcd_dies(cluster: Replicas) -> None:
+    client = connect(load_config(cluster.config(*cluster.servers)))
+    writer = Writer(client, "etcd")
+    try:
+        for member in cluster.etcd.members:
+            await writer.more(20)
+            await asyncio.to_thread(cluster.etcd.stop_member, member)
+            await writer.more(20)
+            await asyncio.to_thread(cluster.etcd.start_member, member)
+        await writer.more(20)
+        await check_kept(client, writer)
+    finally:
+        await writer.stop()
+        await client.close()
+
+
+async def test_writes_and_the_node_go_on_when_a_replica_dies(cluster: Replicas) -> None:
+    client = connect(load_config(cluster.config(*cluster.servers)))
+    writer = Writer(client, "replica")
+    try:
+        await writer.more(20)
+        victim = await asyncio.to_thread(cluster.holder)
+        victim.kill()
+        await writer.more(20)
+        await check_kept(client, writer)
+        others = cluster.config(*(server for server in cluster.servers if server is not victim))
+
+        def moved() -> bool:
+            return cluster.run(others, "exec", "p", "--", "echo", "hello").stdout == "hello\n"
+
+        await asyncio.to_thread(until, moved, 90)
+        await asyncio.to_thread(victim.start)
+    finally:
+        await writer.stop()
+        await client.close()
