@@ -23,6 +23,7 @@ from controlplane.store.base import (
     Operation,
     Put,
     Store,
+    Unavailable,
     Watch,
 )
 from controlplane.store.open import TLSFiles, open_store
@@ -311,7 +312,15 @@ def test_etcd(tmp_path: Path, examples: int) -> None:
 
     async def against(cluster: EtcdCluster, steps: list[Step]) -> None:
         tls = TLSFiles(str(cluster.tls.ca), str(cluster.tls.certificate), str(cluster.tls.key))
-        store = await open_store("etcd://" + ",".join(cluster.endpoints), Env(), tls=tls)
+        async with asyncio.timeout(
+            60
+        ):  # a machine under load may keep a fresh server from its CPU for longer than a call waits
+            while True:
+                try:
+                    store = await open_store("etcd://" + ",".join(cluster.endpoints), Env(), tls=tls)
+                    break
+                except Unavailable:
+                    continue
 
         async def reopen(store: Store) -> Store:
             return store
