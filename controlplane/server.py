@@ -24,6 +24,8 @@ from controlplane.auth.rbac import RBAC, Escalation
 from controlplane.auth.reviews import Reviews
 from controlplane.bootstrap import ensure_cluster_id
 from controlplane.fronts.commit import Commits
+from controlplane.fronts.flow import Flow
+from controlplane.fronts.flow import Limits as FlowLimits
 from controlplane.fronts.health import HealthServicer
 from controlplane.fronts.pods import PodsServicer
 from controlplane.fronts.resources import ResourcesServicer
@@ -80,6 +82,7 @@ class Options:
     replica: str = "wherry"
     address: str = ""  # where other replicas reach this one's gRPC front; "": there are none
     link: LinkSettings = field(default_factory=LinkSettings)
+    flow: FlowLimits = field(default_factory=FlowLimits)
     certificate_lifetime_s: float = 0.0  # of all that is issued; 0: each kind's own
 
 
@@ -95,6 +98,7 @@ class ControlPlane:
         self.account_tokens: AccountTokens | None = None
         self.authentication: Authentication | None = None
         self.services = Services()
+        self.flow = Flow(self.options.flow)  # asked by both transports
         self.health = HealthServicer()
         self.heartbeats = Heartbeats()
         self.stalls = Stalls()  # run by whoever has a real loop

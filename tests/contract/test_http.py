@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from controlplane.fronts.flow import Limits as FlowLimits
 from controlplane.fronts.http.bodies import MAGIC
 from controlplane.fronts.http.encoding import envelope
+from controlplane.registry.base import Identity
+from controlplane.server import Options
 from wherry.api.context import Env
 from wherry.pb import core_v1_pb2, meta_runtime_pb2
 from wherry.testing.https import Caller, Https, https
@@ -277,3 +280,29 @@ async def test_openapi_documents_agree_with_each_other(admin: Caller) -> None:
     assert wire.headers["Content-Type"] == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
     assert b"io.k8s.api.core.v1.PodSpec" in wire.content
     assert (await admin.ask("GET", "/openapi/v3/apis/nope/v1")).status == 404
+
+
+async def test_too_many_requests_are_refused_and_nodes_are_not() -> None:
+    """A client that has all the seats that it may have waits, then is told to come back; nodes have seats of their own."""
+    flow = FlowLimits(reads=1, writes=1)
+    async with https(Env(), Options(scheduler=False, controllers=False, flow=flow)) as front, front.caller() as caller:
+        seat = await front.plane.flow.enter(Identity("admin"), writes=False)
+        try:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr("controlplane.fronts.flow.MAX_WAIT_S", 0.01)
+                answer = await caller.ask("GET", "/api/v1/namespaces")
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
+            assert (answer.json["reason"], answer.json["message"]) == (
+                "TooManyRequests", "Too many requests, please try again later.",
+            )  # fmt: skip
+            assert (await caller.ask("GET", "/readyz")).status == 200
+            async with front.caller("system:node:n", ("system:nodes",)) as node:
+                assert (await node.ask("GET", "/api/v1/nodes/n")).status == 404
+        finally:
+            seat.leave()
+        # A watch has a seat only until it stands.
+        url = f"https://{front.address}/api/v1/namespaces?watch=true"
+        async with caller.session.get(url) as watch:
+            assert watch.status == 200
+            assert (await caller.ask("GET", "/api/v1/namespaces")).status == 200
+        front.plane.flow.check_invariants()

@@ -68,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
         "--default-not-ready-toleration-seconds", type=int, default=10, metavar="N",
         help="how long pods stay on a node that is not ready or unreachable (default %(default)s; Kubernetes: 300)",
     )  # fmt: skip
+    result.add_argument(
+        "--max-requests-inflight", type=int, default=400, metavar="N",
+        help="reads that are worked on at a time (default %(default)s); nodes and components have half as many besides",
+    )  # fmt: skip
+    result.add_argument(
+        "--max-mutating-requests-inflight", type=int, default=200, metavar="N", help="and writes (default %(default)s)"
+    )
     result.add_argument("--cluster-cidr", default="10.244.0.0/16", help="addresses of pods (default %(default)s)")
     result.add_argument(
         "--cluster-dns",
@@ -123,6 +130,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    from controlplane.fronts.flow import Limits as FlowLimits
     from controlplane.nodelink.monitor import LinkSettings
     from controlplane.server import ControlPlane, Options
     from wherry.api.context import Env
@@ -140,6 +148,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
             elect=arguments.store.startswith("etcd:"),
             replica=arguments.replica or advertised,
             address=advertised if arguments.store.startswith("etcd:") else "",
+            flow=FlowLimits(arguments.max_requests_inflight, arguments.max_mutating_requests_inflight),
             certificate_lifetime_s=_lifetime_s(arguments.certificate_lifetime),
             link=LinkSettings(arguments.cluster_cidr, arguments.cluster_dns, arguments.cluster_domain),
         )
@@ -189,7 +198,9 @@ async def _listen(
     serving = ServingCertificate(
         plane.ca, env, _names(arguments.san, host, advertised), lifetime_s=plane.lifetimes().serving_s
     )
-    server = GrpcServer(plane.services, env, credentials=serving.credentials(require_client_certificate=True))
+    server = GrpcServer(
+        plane.services, env, credentials=serving.credentials(require_client_certificate=True), flow=plane.flow
+    )
     joining = GrpcServer(
         plane.services,
         env,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from wherry.api import errors
@@ -71,6 +71,10 @@ def to_rpc_status(error: APIError) -> status_pb2.Status:
     packed = any_pb2.Any()
     packed.Pack(meta)
     status.details.append(packed)
+    if error.retry_after_s:
+        packed = any_pb2.Any()
+        packed.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=error.retry_after_s)))
+        status.details.append(packed)
     if isinstance(error, errors.Invalid) and error.causes:
         violations = error_details_pb2.BadRequest(
             field_violations=[

@@ -100,7 +100,10 @@ def _servers(control_plane: ControlPlane, env: Env, certificate: Any) -> tuple[A
     from controlplane.fronts.grpc.server import JOIN_METHODS, GrpcServer
 
     server = GrpcServer(
-        control_plane.services, env, credentials=certificate.credentials(require_client_certificate=True)
+        control_plane.services,
+        env,
+        credentials=certificate.credentials(require_client_certificate=True),
+        flow=control_plane.flow,
     )
     joining = GrpcServer(
         control_plane.services,

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from controlplane.fronts.call import Call
+from controlplane.fronts.flow import FREE, Flow
 from controlplane.fronts.grpc.peers import Peers
 from controlplane.fronts.services import Services
 from wherry.api.context import CAUSE_KEY, Env, cause
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 # Streams count too: a thousand nodes and their watches fit.
 MAX_CONCURRENT_RPCS = 10_000
 MAX_JOIN_RPCS = 100
+# What clients call; nodes' own link is theirs alone, and bounded by their number.
+_LIMITED = ("/wherry.v1.Resources/", "/wherry.v1.Pods/", "/wherry.v1.Scheduling/")
+_READING = ("Get", "List", "Discover", "Explain", "Plan")
 JOIN_METHODS = ("/wherry.v1.NodeLink/Join", "/grpc.health.v1.Health/Check")  # all that the join port serves
 UNARY_LIMIT_S = 60.0  # for callers that set no deadline
 STOP_GRACE_S = 5.0
@@ -59,6 +63,7 @@ class GrpcServer:
         only: Collection[str] | None = None,
         reflection: bool = True,
         max_rpcs: int = MAX_CONCURRENT_RPCS,
+        flow: Flow | None = None,
     ) -> None:
         self._services = services
         self._env = env
@@ -66,6 +71,7 @@ class GrpcServer:
         self._peers = Peers()
         self._streams: dict[asyncio.Task[Any], None] = {}
         self._draining = False
+        self._flow = flow
         self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs)
         for service in services.names:
             handlers = {rpc.name: self._bind(rpc) for rpc in methods_of(service) if only is None or rpc.path in only}
@@ -103,7 +109,8 @@ class GrpcServer:
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }
-        function = self._stream(handler) if rpc.server_streaming else self._unary(handler)
+        limited = self._flow is not None and rpc.path.startswith(_LIMITED)
+        function = self._stream(handler, limited) if rpc.server_streaming else self._unary(handler, limited, rpc.name)
         result: grpc.RpcMethodHandler[Any, Any] = kinds[rpc.client_streaming, rpc.server_streaming](
             function,
             request_deserializer=rpc.request.FromString,
@@ -111,11 +118,14 @@ class GrpcServer:
         )
         return result
 
-    def _unary(self, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def _unary(self, handler: Callable[[Any, Any], Any], limited: bool, name: str) -> Callable[[Any, Any], Any]:
         async def unary(request: Any, context: Any) -> Any:
             call = self._call(context)
             remaining = context.time_remaining()
+            seat = FREE
             try:
+                if limited and self._flow is not None:
+                    seat = await self._flow.enter(call.identity, writes=name not in _READING)
                 if remaining is not None:
                     return await handler(request, call)  # gRPC cancels it at its deadline
                 async with asyncio.timeout(UNARY_LIMIT_S):
@@ -124,17 +134,26 @@ class GrpcServer:
                 await _abort(context, error)
             except TimeoutError:
                 await _abort(context, Timeout(f"no answer within {UNARY_LIMIT_S:g} s"))
+            finally:
+                seat.leave()
 
         return unary
 
-    def _stream(self, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def _stream(self, handler: Callable[[Any, Any], Any], limited: bool) -> Callable[[Any, Any], Any]:
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             task = asyncio.current_task()
             assert task is not None
             if self._draining:
                 await _abort(context, _stopping())
+            call = self._call(context)
+            if limited and self._flow is not None:
+                try:
+                    # Like a watch over HTTPS: it counts until it stands.
+                    (await self._flow.enter(call.identity, writes=False)).leave()
+                except APIError as error:
+                    await _abort(context, error)
             self._streams[task] = None
-            responses = handler(request, self._call(context))
+            responses = handler(request, call)
             try:
                 async for response in responses:
                     yield response

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from controlplane.fronts.call import Call
+from controlplane.fronts.flow import FREE, Seat
 from controlplane.fronts.http import encoding, media
 from controlplane.fronts.http.media import Form
 from controlplane.fronts.pace import Pace
@@ -35,8 +36,19 @@ class Exchange:
         self.audit_id = audit_id
         self.query: Mapping[str, str] = request.query
         self.warnings: list[str] = []
-        self.prepared = False
+        self.seat: Seat = FREE
+        self._prepared = False
         self._body: bytes | None = None
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the answer has begun. What goes on for a while from there (a watch, a session) gives its seat back."""
+        return self._prepared
+
+    @prepared.setter
+    def prepared(self, value: bool) -> None:
+        self._prepared = value
+        self.seat.leave()
 
     @property
     def identity(self) -> Identity:

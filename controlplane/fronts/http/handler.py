@@ -18,6 +18,7 @@ import wherry
 from controlplane.auth.authorizer import Attributes, Authorizer
 from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
+from controlplane.fronts.flow import Flow
 from controlplane.fronts.http import discovery, encoding, media
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.issuer import Issuer
@@ -36,6 +37,8 @@ from wherry.api.errors import APIError, InternalError, NotFound, ServiceUnavaila
 log = logging.getLogger(__name__)
 
 _HEALTH = ("healthz", "livez", "readyz")
+_UNLIMITED = tuple(f"/{name}" for name in _HEALTH)  # who looks after us must get an answer
+_READING = ("GET", "HEAD", "OPTIONS")
 _PUBLIC_METHODS = ("GET", "HEAD")
 
 # One thing that has to be well for the server to be: its name, and whether it is.
@@ -58,6 +61,7 @@ class Handler:
         issuer: Issuer | None = None,
         figures: Figures | None = None,
         metrics: Callable[[], bytes] | None = None,
+        flow: Flow | None = None,
     ) -> None:
         self._registry = registry
         self._authorizer = authorizer
@@ -68,6 +72,7 @@ class Handler:
         self._metrics = metrics
         self._openapi = Documents(registry.verbs)
         self._issuer = issuer
+        self._flow = flow or Flow()
         self._closed = False
 
     def close(self) -> None:
@@ -83,6 +88,8 @@ class Handler:
                 raise ServiceUnavailable("the server is shutting down", retry_after_s=1)
             identity = await self._peers.identity(request)
             exchange.call = Call(identity=identity, cause=current, peer=str(request.remote))
+            if not request.path.startswith(_UNLIMITED):
+                exchange.seat = await self._flow.enter(identity, writes=request.method not in _READING)
             return await self._route(exchange)
         except APIError as error:
             return _refused(exchange, error)
@@ -91,6 +98,8 @@ class Handler:
         except Exception as error:
             log.error("%s %s by %s failed", request.method, request.path, exchange.identity.user, exc_info=error)
             return _refused(exchange, InternalError(f"Internal error occurred: {type(error).__name__}: {error}"))
+        finally:
+            exchange.seat.leave()
 
     async def _route(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request

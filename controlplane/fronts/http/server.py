@@ -45,6 +45,7 @@ def handler_of(plane: ControlPlane) -> Handler:
         issuer=Issuer(accounts.public_keys()) if accounts is not None else None,
         figures=plane.figures,
         metrics=plane.metrics,
+        flow=plane.flow,
     )
 
 
