@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kubelet.pods import model as m
+from kubelet.pods.details import add_details
 from kubelet.pods.policy import should_restart
 from kubelet.pods.states import Phase, Role, phase_after
 from kubelet.runtime.base import ContainerState, ContainerStatus
@@ -165,6 +166,7 @@ class Reporter:
             entry.image = newest.image or container.image
             entry.image_id = newest.image_id
             entry.container_id = self._container_id(newest)
+        add_details(entry, container, role, newest)
         previous = history[1:]
         waiting = self.waiting.get(container.name)
         if newest is None or newest.state is ContainerState.CREATED:

@@ -159,6 +159,15 @@ class SandboxStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerUser:
+    """Whom its first process began as."""
+
+    uid: int
+    gid: int
+    supplemental_groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerStatus:
     id: str
     sandbox_id: str
@@ -176,6 +185,7 @@ class ContainerStatus:
     log_path: str  # absolute
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    user: ContainerUser | None = None  # where the runtime tells (containerd from 2.0 on)
 
 
 @dataclass(frozen=True, slots=True)

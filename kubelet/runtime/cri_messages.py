@@ -287,7 +287,15 @@ def container_status(status: pb.ContainerStatus, sandbox_id: str) -> base.Contai
         log_path=status.log_path,
         labels=dict(status.labels),
         annotations=dict(status.annotations),
+        user=_user(status),
     )
+
+
+def _user(status: pb.ContainerStatus) -> base.ContainerUser | None:
+    if not status.user.HasField("linux"):
+        return None
+    linux = status.user.linux
+    return base.ContainerUser(linux.uid, linux.gid, tuple(linux.supplemental_groups))
 
 
 def listed_container(item: pb.Container) -> base.ContainerStatus:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kubelet.pods.details import recursive_problem
 from kubelet.pods.env import Found, expand, fields_of
 from kubelet.pods.resources import pod_resources
 from kubelet.pods.services import ConfigError, NodeSettings, Objects, Tokens, VolumeError
@@ -123,6 +124,8 @@ class VolumeManager:
             volume = volumes.get(mount.name)
             if volume is None:
                 raise ConfigError(f'volumeMounts.name "{mount.name}": the pod has no volume of that name')
+            if problem := recursive_problem(mount):
+                raise ConfigError(problem)
             source = self._source_path(pod, volume)
             sub_path = mount.sub_path or expand(mount.sub_path_expr, dict(env))
             if sub_path:

@@ -199,6 +199,10 @@ def test_volumes(cluster: LocalCluster) -> None:
     modes = cluster.ok("exec", "volumes", "--", "ls", "-lL", "/sec/deep/user", "/cm/k1").split()
     assert "-r--------" in modes
     assert "-rw-r--r--" in modes
+    (status,) = get(cluster, "volumes")["status"]["containerStatuses"]
+    told = {mount["mountPath"]: mount for mount in status["volumeMounts"]}
+    assert told["/mem"] == {"name": "mem", "mountPath": "/mem"}
+    assert set(told) >= {"/mem", "/cm", "/sec", "/proj", "/one", "/disk"}
 
 
 def test_security(cluster: LocalCluster) -> None:
@@ -220,7 +224,12 @@ def test_init_containers_and_sidecars_start_in_order(cluster: LocalCluster) -> N
 
 
 def test_requests_and_limits_are_cgroup_values(cluster: LocalCluster) -> None:
-    uid = ready(cluster, "limited")["metadata"]["uid"]
+    found = ready(cluster, "limited")
+    requests, limits = {"cpu": "100m", "memory": "16Mi"}, {"cpu": "300m", "memory": "32Mi"}
+    (status,) = found["status"]["containerStatuses"]
+    assert status["resources"] == {"requests": requests, "limits": limits}
+    assert status["allocatedResources"] == requests
+    uid = found["metadata"]["uid"]
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
         wanted = {"memory.max": str(32 << 20), "cpu.max": "30000 100000"}

@@ -3,6 +3,7 @@
 import pytest
 
 from kubelet.runtime import cri_messages
+from kubelet.runtime.base import ContainerUser
 from wherry.pb import cri_runtime_pb2 as pb
 
 SECOND = 1_000_000_000
@@ -21,3 +22,11 @@ def test_a_container_never_ends_before_it_starts(started: int, finished: int, re
     status = pb.ContainerStatus(started_at=started, finished_at=finished)
     told = cri_messages.container_status(status, "sandbox")
     assert (told.started_at, told.finished_at) == read
+
+
+def test_the_user_is_told_where_the_runtime_tells_it() -> None:
+    assert cri_messages.container_status(pb.ContainerStatus(), "s").user is None
+    status = pb.ContainerStatus(
+        user=pb.ContainerUser(linux=pb.LinuxContainerUser(uid=1000, gid=0, supplemental_groups=[5, 6]))
+    )
+    assert cri_messages.container_status(status, "s").user == ContainerUser(1000, 0, (5, 6))
