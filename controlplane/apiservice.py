@@ -59,11 +59,14 @@ async def _bring_up_to_date(client: ClientAPI, host: str, port: int, alone: bool
         made.metadata.CopyFrom(found.metadata)
         await client.update(made)
     legacy = core_v1_pb2.Endpoints(metadata=_metadata())
+    legacy.metadata.labels["endpointslice.kubernetes.io/skip-mirror"] = "true"  # its slice is the one above
     subset = legacy.subsets.add(addresses=[core_v1_pb2.EndpointAddress(ip=each) for each in hosts])
     subset.ports.add(name="https", port=port, protocol="TCP")
     old = await _ensure(client, legacy)
-    if list(old.subsets) != list(legacy.subsets):
+    if list(old.subsets) != list(legacy.subsets) or dict(old.metadata.labels) != dict(legacy.metadata.labels):
+        labels = dict(legacy.metadata.labels)
         legacy.metadata.CopyFrom(old.metadata)
+        legacy.metadata.labels.update(labels)
         await client.update(legacy)
 
 

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from controlplane.controllers.deployment.controller import DeploymentController
 from controlplane.controllers.disruption.controller import DisruptionController
 from controlplane.controllers.endpointslice.controller import EndpointSliceController
+from controlplane.controllers.endpointslice.mirroring import MirroringController
 from controlplane.controllers.garbagecollector.controller import GarbageCollector
 from controlplane.controllers.loadbalancer.controller import LoadBalancerController
 from controlplane.controllers.namespace.controller import NamespaceController
@@ -69,6 +70,7 @@ async def run(
         DeploymentController(kit),
         ReplicaSetController(kit),
         EndpointSliceController(kit),
+        MirroringController(kit),
         LoadBalancerController(kit),
         DisruptionController(kit),
         ResourceQuotaController(kit),

@@ -55,3 +55,18 @@ async def test_slices_follow_the_pods_and_go_with_the_service(env: Env) -> None:
         assert len(slices(cluster)) == 1
         await cluster.insist(lambda: cluster.client.delete(core_v1_pb2.Service, "web", "default"))
         await cluster.wait_until(lambda: not slices(cluster) and "default/web" not in cluster.objects("endpoints"))
+
+
+async def test_written_endpoints_are_mirrored_and_go_again(env: Env) -> None:
+    bare = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {ports: [{port: 80}]}\n---\n"
+    endpoints = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: db}\nsubsets: [{addresses: [{ip: IP}], ports: [{port: 80}]}]\n"
+    async with sim_cluster(env) as cluster:
+        await cluster.apply(bare + endpoints.replace("IP", "192.0.2.1"))
+        await cluster.wait_until(lambda: ready(cluster) == ["192.0.2.1"])
+        await cluster.crash_control_plane()
+        await cluster.start_control_plane()
+        await cluster.apply(endpoints.replace("IP", "192.0.2.2"))
+        await cluster.wait_until(lambda: ready(cluster) == ["192.0.2.2"])
+        assert len(slices(cluster)) == 1
+        await cluster.insist(lambda: cluster.client.delete(core_v1_pb2.Endpoints, "db", "default"))
+        await cluster.wait_until(lambda: not slices(cluster))

@@ -10,7 +10,7 @@ from controlplane.controllers.endpointslice import plan as planning
 from controlplane.controllers.shell import Kit
 from wherry.api import labels, meta
 from wherry.api.errors import AlreadyExists, APIError, NotFound
-from wherry.client.base import DeleteOptions, Selection
+from wherry.client.base import ClientAPI, DeleteOptions, Selection
 from wherry.client.controller import Controller
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
@@ -27,6 +27,22 @@ def service_of(found: discovery_v1_pb2.EndpointSlice) -> tuple[str, ...]:
     """Index function."""
     name = found.metadata.labels.get(planning.SERVICE_NAME, "")
     return (meta.key_of(found.metadata.namespace, name),) if name else ()
+
+
+async def carry_out(client: ClientAPI, decided: planning.Plan) -> int:
+    """The newest revision written, or 0. New slices first: in between an endpoint is in two slices rather than in none."""
+    newest = 0
+    for made in decided.create:
+        newest = max(newest, int((await client.create(made)).metadata.resource_version))
+    for changed in decided.update:
+        newest = max(newest, int((await client.update(changed)).metadata.resource_version))
+    for found in decided.delete:
+        options = DeleteOptions(uid=found.metadata.uid)
+        try:
+            await client.delete(type(found), found.metadata.name, found.metadata.namespace, options)
+        except NotFound:
+            pass
+    return newest
 
 
 class EndpointSliceController:
@@ -99,7 +115,9 @@ class EndpointSliceController:
         zones = {name: _zone(self._nodes.get(name)) for name in names}
         decided = planning.plan(service, pods, zones, self._slices.by_index(SERVICE_INDEX, key))
         try:
-            await self._carry_out(key, decided)
+            newest = await carry_out(self._client, decided)
+            if newest:
+                self._written[key] = newest
             if planning.has_slices(service):
                 await self._write_endpoints(service, pods)
             else:
@@ -108,22 +126,6 @@ class EndpointSliceController:
             if not shell.is_namespace_terminating(error):
                 raise
         return LAG_S if key in self._written else None
-
-    async def _carry_out(self, key: str, decided: planning.Plan) -> None:
-        """New ones first: in between an endpoint is in two slices rather than in none."""
-        for made in decided.create:
-            self._note(key, await self._client.create(made))
-        for changed in decided.update:
-            self._note(key, await self._client.update(changed))
-        for found in decided.delete:
-            options = DeleteOptions(uid=found.metadata.uid)
-            try:
-                await self._client.delete(type(found), found.metadata.name, found.metadata.namespace, options)
-            except NotFound:
-                pass
-
-    def _note(self, key: str, written: discovery_v1_pb2.EndpointSlice) -> None:
-        self._written[key] = max(self._written.get(key, 0), int(written.metadata.resource_version))
 
     async def _write_endpoints(self, service: core_v1_pb2.Service, pods: list[core_v1_pb2.Pod]) -> None:
         made = legacy.plan(service, pods, self._endpoints.by_key(meta.key(service)))

@@ -1,4 +1,4 @@
-"""Which endpoints a Service has, and how they lie in slices. Pure; called by `controller` and `legacy`.
+"""Which endpoints a Service has, and how they lie in slices. Pure; called by `controller`, `legacy` and `mirror`.
 
 Changes are as few as can be: an endpoint stays in its slice, new ones go first into slices that are written anyway, and a
 full slice that nothing happened to is not touched. What lies in two slices (after a create whose answer was lost) stays in one.
@@ -62,7 +62,7 @@ def plan(
         if group not in wanted:
             decided.delete += found_slices
     for group, found_endpoints in wanted.items():
-        _fit(service, group, found_endpoints, present.get(group, []), decided)
+        fit(_template(service), group, found_endpoints, present.get(group, []), decided)
     return decided
 
 
@@ -162,13 +162,14 @@ def group_of(found: discovery_v1_pb2.EndpointSlice) -> Group:
     return found.address_type, tuple(sorted(ports, key=repr))
 
 
-def _fit(
-    service: core_v1_pb2.Service,
+def fit(
+    template: discovery_v1_pb2.EndpointSlice,
     group: Group,
     wanted: list[discovery_v1_pb2.Endpoint],
     present: Sequence[discovery_v1_pb2.EndpointSlice],
     decided: Plan,
 ) -> None:
+    """Fills the group's slices, of which `template` has the metadata."""
     left = {_key(endpoint): endpoint for endpoint in wanted}
     kept: list[tuple[discovery_v1_pb2.EndpointSlice, list[discovery_v1_pb2.Endpoint]]] = []
     for found in sorted(present, key=lambda item: (item.metadata.creation_timestamp.seconds, item.metadata.name)):
@@ -192,39 +193,43 @@ def _fit(
             decided.delete.append(found)
             continue
         alive += 1
-        made = _make(service, group, inside, found)
+        made = _make(template, group, inside, found)
         if not meta.equal(made, found):
             decided.update.append(made)
     for start in range(0, len(new), SLICE_SIZE):
-        decided.create.append(_make(service, group, new[start : start + SLICE_SIZE], None))
+        decided.create.append(_make(template, group, new[start : start + SLICE_SIZE], None))
         alive += 1
     if not alive:
-        decided.create.append(_make(service, group, [], None))
+        decided.create.append(_make(template, group, [], None))
 
 
 def _key(endpoint: discovery_v1_pb2.Endpoint) -> tuple[str, str]:
     return endpoint.target_ref.uid, endpoint.addresses[0] if endpoint.addresses else ""
 
 
-def _make(
-    service: core_v1_pb2.Service,
-    group: Group,
-    inside: Sequence[discovery_v1_pb2.Endpoint],
-    old: discovery_v1_pb2.EndpointSlice | None,
-) -> discovery_v1_pb2.EndpointSlice:
+def _template(service: core_v1_pb2.Service) -> discovery_v1_pb2.EndpointSlice:
     made = discovery_v1_pb2.EndpointSlice()
-    if old is not None:
-        made.metadata.CopyFrom(old.metadata)
-    else:
-        made.metadata.generate_name = f"{service.metadata.name}-"
-        made.metadata.namespace = service.metadata.namespace
-        made.metadata.owner_references.append(meta.owner_reference(service))
-    made.metadata.labels.clear()
+    made.metadata.generate_name = f"{service.metadata.name}-"
+    made.metadata.namespace = service.metadata.namespace
+    made.metadata.owner_references.append(meta.owner_reference(service))
     made.metadata.labels.update({key: text for key, text in service.metadata.labels.items() if key not in _OURS})
     made.metadata.labels[SERVICE_NAME] = service.metadata.name
     made.metadata.labels[MANAGED_BY] = CONTROLLER
     if service.spec.cluster_ip == "None":
         made.metadata.labels[HEADLESS] = ""
+    return made
+
+
+def _make(
+    template: discovery_v1_pb2.EndpointSlice,
+    group: Group,
+    inside: Sequence[discovery_v1_pb2.Endpoint],
+    old: discovery_v1_pb2.EndpointSlice | None,
+) -> discovery_v1_pb2.EndpointSlice:
+    made = discovery_v1_pb2.EndpointSlice()
+    made.metadata.CopyFrom((old or template).metadata)
+    made.metadata.labels.clear()
+    made.metadata.labels.update(template.metadata.labels)
     made.address_type = group[0]
     for name, protocol, number, app_protocol in group[1]:
         port = made.ports.add(name=name, protocol=protocol)

@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
+# The kernel keeps the sets of a table in a list and walks it for each new one: with an anonymous map for each of 10,000 Services
+# the table took half a minute to write. So many endpoints are tried one by one instead, each with its share of the chance.
+FEW = 8
 MASQUERADE_MARK = "0x4000"
 _PROTOCOLS = {"TCP": "tcp", "UDP": "udp"}
 
@@ -189,8 +192,11 @@ class _Port:
         targets = [item.target for item in endpoints]
         if self._spec.session_affinity == "ClientIP":
             yield from self._sticky(targets)
-        elif len(targets) == 1:
-            yield f"meta l4proto {self._protocol} dnat to {targets[0][0]}:{targets[0][1]}"
+        elif len(targets) <= FEW:
+            for number, (address, port) in enumerate(targets):
+                left = len(targets) - number
+                chance = f"numgen random mod {left} == 0 " if left > 1 else ""
+                yield f"meta l4proto {self._protocol} {chance}dnat to {address}:{port}"
         else:
             choices = ", ".join(f"{n} : {address} . {port}" for n, (address, port) in enumerate(targets))
             yield f"meta l4proto {self._protocol} dnat to numgen random mod {len(targets)} map {{ {choices} }}"

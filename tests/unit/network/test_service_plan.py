@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubelet.network.services import controller
-from kubelet.network.services.plan import Part, Place, plan
+from kubelet.network.services.plan import FEW, Part, Place, plan
 from kubelet.network.services.ruleset import TABLE, Ruleset, skeleton
 from wherry.api import codec
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
@@ -56,8 +56,11 @@ THERE = ("10.1.1.2", "n2", "ready")
 
 
 def to(*addresses: str) -> tuple[str, ...]:
-    if len(addresses) == 1:
-        return (f"meta l4proto tcp dnat to {addresses[0]}:8080",)
+    if len(addresses) <= FEW:
+        # Each has its share of what those before it have left.
+        left = range(len(addresses), 0, -1)
+        chances = [f"numgen random mod {count} == 0 " if count > 1 else "" for count in left]
+        return tuple(f"meta l4proto tcp {chance}dnat to {a}:8080" for chance, a in zip(chances, addresses, strict=True))
     choices = ", ".join(f"{n} : {address} . 8080" for n, address in enumerate(addresses))
     return (f"meta l4proto tcp dnat to numgen random mod {len(addresses)} map {{ {choices} }}",)
 
@@ -65,6 +68,10 @@ def to(*addresses: str) -> tuple[str, ...]:
 CHOICES = {
     "one": ([HERE], to("10.1.0.2")),
     "two nodes": ([HERE, THERE], to("10.1.0.2", "10.1.1.2")),
+    "many": (
+        [(f"10.1.0.{n}", "n1", "ready") for n in range(11, 21)],
+        to(*(f"10.1.0.{n}" for n in range(11, 21))),
+    ),
     "only those that are ready": ([HERE, ("10.1.0.3", "n1", "unready")], to("10.1.0.2")),
     "a draining one beside a ready one": ([HERE, ("10.1.0.3", "n1", "draining")], to("10.1.0.2")),
     "draining ones when there are no others": ([("10.1.0.3", "n1", "draining")], to("10.1.0.3")),
@@ -180,7 +187,7 @@ def test_a_change_of_one_endpoint_rewrites_one_chain() -> None:
     told = rules.change({"default/web": part_of(THERE, ("10.1.1.3", "n2", "ready"))}).splitlines()
     assert told == [
         "flush chain ip wherry-services svc-default/web/80/tcp",
-        f"add rule ip wherry-services svc-default/web/80/tcp {to('10.1.1.2', '10.1.1.3')[0]}",
+        *(f"add rule ip wherry-services svc-default/web/80/tcp {rule}" for rule in to("10.1.1.2", "10.1.1.3")),
         f"add chain ip wherry-services {rules.state}",
         f"delete chain ip wherry-services {before}",
     ]

@@ -1,0 +1,227 @@
+"""The network of pods: throughput, latency, the cost of Services, DNS.
+
+    python -m bench network [--seconds N] [--runs N]
+
+A real cluster of two nodes (network namespaces of this machine) with a pod on each. Between pods of one node, of two nodes, and
+through a Service's address; the floor is a TCP stream between two namespaces on a bare bridge with bare veths, by the same
+programs, measured in turn. One endpoint more with 10, 1,000 and 10,000 Services (the floor: an nft process that changes one
+element of an empty table). DNS answers per second (the floor: a Python process that echoes datagrams). From the creation of a
+Service to its first answer. Medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench._measure import closing
+from wherry.api import codec
+from wherry.pb import core_v1_pb2
+from wherry.testing.local import IMAGE, LocalCluster, is_ready, until
+
+HERE = Path(__file__).parents[1]
+PORT = "9100"
+SERVICES = (10, 1_000, 10_000)
+BARE = f"wb{os.getpid() % 100000}"
+
+
+def inside(netns: str, *arguments: str) -> list[str]:
+    return ["nsenter", f"--net={netns}", "--", sys.executable, "-m", *arguments]
+
+
+def figure(netns: str, *arguments: str) -> float:
+    done = subprocess.run(inside(netns, *arguments), capture_output=True, text=True, check=True, cwd=HERE)
+    return float(done.stdout.split()[0])
+
+
+@contextmanager
+def server(netns: str, *arguments: str) -> Iterator[None]:
+    process = subprocess.Popen(inside(netns, "bench._traffic", *arguments), stdout=subprocess.PIPE, text=True, cwd=HERE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def bare() -> Iterator[tuple[str, str]]:
+    """Two namespaces on a bridge of a third; the paths of the two. Their addresses are 10.9.0.1 and 10.9.0.2."""
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
+
+    names = [f"{BARE}-{end}" for end in ("a", "b", "s")]
+    switch = names[2]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", switch, "link", "add", "br0", "type", "bridge")
+        ip("-n", switch, "link", "set", "br0", "up")
+        for number, name in enumerate(names[:2], 1):
+            ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"p{number}", "netns", switch)
+            ip("-n", switch, "link", "set", f"p{number}", "master", "br0", "up")
+            ip("-n", name, "address", "add", f"10.9.0.{number}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+        yield f"/run/netns/{names[0]}", f"/run/netns/{names[1]}"
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def pod_manifest(name: str, node: str) -> str:
+    document = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0,
+                 "containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000000"]}]},
+    }  # fmt: skip
+    return json.dumps(document)
+
+
+def pod_netns(cluster: LocalCluster, name: str) -> tuple[str, str]:
+    """The path of the pod's network namespace, and its address."""
+    pod = cluster.json("pod", name)
+    address = str(pod["status"]["podIP"])
+    node = next(node for node in cluster.description.nodes if node.name == pod["spec"]["nodeName"])
+    for path in sorted(node.containerd.netns_dir.iterdir()):
+        told = subprocess.run(["nsenter", f"--net={path}", "ip", "-4", "-o", "address"], capture_output=True, text=True)
+        if f" {address}/" in told.stdout:
+            return str(path), address
+    raise AssertionError(f"no namespace has {address}")
+
+
+def service(name: str, app: str) -> core_v1_pb2.Service:
+    document = {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": int(PORT)}]},
+    }  # fmt: skip
+    return codec.from_dict(document, core_v1_pb2.Service)
+
+
+def ways(cluster: LocalCluster, seconds: float, runs: int) -> None:
+    """Throughput and latency."""
+    client, _ = pod_netns(cluster, "client")
+    (near, near_ip), (far, far_ip) = pod_netns(cluster, "near"), pod_netns(cluster, "far")
+    cluster.apply("\n---\n".join(codec.to_yaml(service(f"to-{name}", name)) for name in ("near", "far")))
+    virtual = {name: str(cluster.json("service", f"to-{name}")["spec"]["clusterIP"]) for name in ("near", "far")}
+    with ExitStack() as stack:
+        one, other = stack.enter_context(bare())
+        for netns in (other, near, far):
+            stack.enter_context(server(netns, "serve", PORT))
+        targets = {
+            "bare veth and bridge": (one, "10.9.0.2", PORT),
+            "pods of one node": (client, near_ip, PORT),
+            "through a Service, one node": (client, virtual["near"], "80"),
+            "pods of two nodes": (client, far_ip, PORT),
+            "through a Service, two nodes": (client, virtual["far"], "80"),
+        }
+        for netns, host, port in targets.values():
+            figure(netns, "bench._traffic", "connect", host, port, "30")
+
+        def take(what: str, amount: str) -> dict[str, float]:
+            """In turn, so that a busy moment of the machine meets all of them."""
+            found: dict[str, list[float]] = {name: [] for name in targets}
+            for _ in range(runs):
+                for name, (netns, host, port) in targets.items():
+                    found[name].append(figure(netns, "bench._traffic", what, host, port, amount))
+            return {name: statistics.median(figures) for name, figures in found.items()}
+
+        rates, times = take("throughput", str(seconds)), take("latency", "3000")
+    floor = "bare veth and bridge"
+    for name in targets:
+        closing(f"network throughput, {name}", rates[name], "Gbit/s", rates[floor], floor)
+    for name in targets:
+        closing(f"network latency, {name}", times[name], "us", times[floor], floor)
+
+
+def endpoints(runs: int) -> None:
+    with bare() as (netns, _):
+        command = [
+            "nsenter", f"--net={netns}", "--", "sh", "-c",
+            "nft add table ip t; nft add set ip t s '{ type ipv4_addr; }'; nft add element ip t s '{ 10.0.0.1 }'",
+        ]  # fmt: skip
+        subprocess.run(command, check=True)
+        floor = statistics.median(seconds(lambda: _touch(netns)) for _ in range(10)) * 1e3
+        for count in SERVICES:
+            command = inside(netns, "bench._endpoints", str(count), str(max(runs, 5)))
+            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+            whole, kernel = (float(word) for word in done.stdout.split())
+            what = f"a bare nft, {floor:.3g} ms; nft's part {kernel:.3g} ms"
+            closing(f"network endpoint, {count:,} Services", whole, "ms", floor, what)
+
+
+def _touch(netns: str) -> None:
+    text = "delete element ip t s { 10.0.0.1 }\nadd element ip t s { 10.0.0.1 }\n"
+    subprocess.run(["nsenter", f"--net={netns}", "--", "nft", "-f", "-"], input=text, text=True, check=True)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def names(cluster: LocalCluster, duration_s: float, runs: int) -> None:
+    client, _ = pod_netns(cluster, "client")
+    arguments = ("10.96.0.10", "53", "to-near.default.svc.cluster.local", str(duration_s))
+    ours = statistics.median(figure(client, "bench._traffic", "dns", *arguments) for _ in range(runs))
+    node = cluster.description.node(1).netns_path
+    address = cluster.description.node(1).address
+    with server(node, "echo", address, "9101"):
+        arguments = (address, "9101", *arguments[2:])
+        floor = statistics.median(figure(client, "bench._traffic", "dns", *arguments) for _ in range(runs))
+    closing("network dns", ours, "answers/s", floor, f"a Python echo, {floor:,.0f}/s")
+
+
+async def first_answers(cluster: LocalCluster, runs: int) -> None:
+    netns, _ = pod_netns(cluster, "client")
+    near, _ = pod_netns(cluster, "near")
+    times, creations = [], []
+    connected = cluster.client()
+    try:
+        with server(near, "serve", PORT):
+            for number in range(runs):
+                began = time.monotonic()
+                made = await connected.create(service(f"first-{number}", "near"))
+                creations.append(time.monotonic() - began)
+                command = inside(netns, "bench._traffic", "connect", made.spec.cluster_ip, "80", "30")
+                process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=HERE)
+                told, _ = await process.communicate()
+                times.append(float(told) - began)
+    finally:
+        await connected.close()
+    floor = statistics.median(creations)
+    closing("network first answer", statistics.median(times), "s", floor, f"the creation alone, {floor:.3g} s")
+
+
+def run(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench network", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of throughput")
+    parser.add_argument("--runs", type=int, default=3, help="of each measurement; the median counts")
+    arguments = parser.parse_args(argv)
+    load, _, _ = os.getloadavg()
+    cluster = LocalCluster(2, "b")
+    try:
+        cluster.up()
+        for name, node in (("client", "node-1"), ("near", "node-1"), ("far", "node-2")):
+            cluster.apply(pod_manifest(name, node))
+        until(lambda: all(is_ready(cluster.json("pod", name)) for name in ("client", "near", "far")))
+        ways(cluster, arguments.seconds, arguments.runs)
+        names(cluster, arguments.seconds, arguments.runs)
+        asyncio.run(first_answers(cluster, max(arguments.runs, 5)))
+    finally:
+        cluster.down()
+    endpoints(arguments.runs)
+    print(f"load average before: {load:.1f}")
