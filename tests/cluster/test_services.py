@@ -45,6 +45,7 @@ def cluster() -> Iterator[LocalCluster]:
             + service("port", spec="type: NodePort")
             + service("empty", app="nobody")
             + service("loadbalancer", port=8123, spec="type: LoadBalancer")
+            + service("local", port=8124, app="client", spec="type: LoadBalancer\n  externalTrafficPolicy: Local")
         )
         until(lambda: len([pod for pod in made.pods("app in (web,client)") if is_ready(pod)]) == 5)
         yield made
@@ -202,6 +203,25 @@ def test_a_load_balancer_has_the_addresses_of_the_nodes(cluster: LocalCluster) -
         return [subprocess.run([*command, url], capture_output=True, text=True).stdout.strip() for url in urls]
 
     until(lambda: set(pages()) <= set(names(cluster, "web")))
+
+
+def test_a_load_balancer_learns_which_nodes_have_endpoints(cluster: LocalCluster) -> None:
+    port = cluster.json("service", "local")["spec"]["healthCheckNodePort"]
+    (client,) = cluster.pods("app=client")
+
+    def codes() -> dict[str, str]:
+        command = ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}"]
+        return {
+            node.name: subprocess.run(
+                [*command, f"http://{node.address}:{port}/"], capture_output=True, text=True
+            ).stdout
+            for node in cluster.description.nodes
+        }
+
+    wanted = {
+        node.name: "200" if node.name == client["spec"]["nodeName"] else "503" for node in cluster.description.nodes
+    }
+    until(lambda: codes() == wanted)
 
 
 def test_pods_find_the_api(cluster: LocalCluster) -> None:

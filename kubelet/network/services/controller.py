@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from kubelet.network import NetworkError
 from kubelet.network.services import plan as planning
+from kubelet.network.services.health import Health, HealthPorts
 from kubelet.network.services.plan import Part, Place
 from kubelet.network.services.ruleset import TABLE, Ruleset, skeleton
 from wherry.api import meta
@@ -53,6 +54,8 @@ class ServiceController:
         self._place = place
         self._services = informers.informer(core_v1_pb2.Service)
         self._slices = informers.informer(discovery_v1_pb2.EndpointSlice, indexers={SERVICE_INDEX: by_service})
+        self._ports = HealthPorts()
+        self._health: dict[str, tuple[int, Health]] = {}  # by Service: port and state
         self._dirty: dict[str, None] = {}
         self._seen = 0  # newest revision of a slice that a handler was called for
         self._written = 0  # ... and of which the kernel knows
@@ -69,6 +72,7 @@ class ServiceController:
             await self._run()
         finally:
             self._active = False  # the informers may live on
+            await asyncio.shield(self._ports.close())
 
     async def routes_by(self, revision: int) -> None:
         """Returns when the kernel has the slices of this revision, or later ones. Waits for a change that is still to come."""
@@ -91,6 +95,7 @@ class ServiceController:
         seen = self._seen
         self._ruleset.change(await self._plan())
         await self._write_whole()
+        await self._ports.sync(dict(self._health.values()))
         self._is_level(seen)
         while True:
             try:
@@ -102,6 +107,7 @@ class ServiceController:
             await asyncio.sleep(GATHER_S)
             seen = self._seen
             await self._write_changes()
+            await self._ports.sync(dict(self._health.values()))
             self._is_level(seen)
 
     def _on_service(self, old: Any, new: Any) -> None:
@@ -126,8 +132,13 @@ class ServiceController:
         for number, key in enumerate(dirty):
             service = self._services.by_key(key)
             changes[key] = None
+            self._health.pop(key, None)
             if service is not None:
-                changes[key] = planning.plan(service, self._slices.by_index(SERVICE_INDEX, key), self._place)
+                slices = self._slices.by_index(SERVICE_INDEX, key)
+                changes[key] = planning.plan(service, slices, self._place)
+                if port := service.spec.health_check_node_port:
+                    count = planning.local_endpoints(slices, self._place)
+                    self._health[key] = (port, Health(service.metadata.namespace, service.metadata.name, count))
             if number % BATCH == BATCH - 1:
                 await asyncio.sleep(0)
         return changes

@@ -93,6 +93,19 @@ def _endpoints(
                 )
 
 
+def local_endpoints(slices: Iterable[discovery_v1_pb2.EndpointSlice], place: Place) -> int:
+    """How many pods of this node take new connections."""
+    return len(
+        {
+            endpoint.addresses[0]
+            for item in slices
+            for endpoint in item.endpoints
+            if endpoint.node_name == place.node_name
+            and (endpoint.conditions.ready or not endpoint.conditions.HasField("ready"))
+        }
+    )
+
+
 def usable(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
     """Those that are ready; when there is none, those that still answer although they are on their way out."""
     found = list(endpoints)
