@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from kubelet.pods import model as m
 from kubelet.pods.env import expand
 from kubelet.pods.policy import spec_hash
 from kubelet.pods.resources import container_resources, pod_resources
 from kubelet.pods.security import container_security, sandbox_security
-from kubelet.pods.services import NodeSettings
+from kubelet.pods.services import ConfigError, NodeSettings
 from kubelet.pods.states import Role
 from kubelet.runtime.base import (
     CONTAINER_NAME,
@@ -114,8 +115,9 @@ def container_config(
     env: Sequence[tuple[str, str]],
     mounts: Sequence[Mount],
     termination_file: str,
+    processes_of: str = "",
 ) -> ContainerConfig:
-    """Raises ConfigError (runAsNonRoot)."""
+    """`processes_of`: the id of the container that an ephemeral one looks into. Raises ConfigError (runAsNonRoot)."""
     variables = dict(env)
     image: Image = action.image
     grace_s = pod.spec.termination_grace_period_seconds if pod.spec.HasField("termination_grace_period_seconds") else 30
@@ -151,9 +153,23 @@ def container_config(
         stdin_once=container.stdin_once,
         tty=container.tty,
         resources=container_resources(pod, container, node.memory_bytes),
-        security=container_security(pod, container, image),
+        security=replace(container_security(pod, container, image), processes_of=processes_of),
     )
 
 
 def find_container(pod: core_v1_pb2.Pod, name: str) -> tuple[core_v1_pb2.Container, Role] | None:
     return next(((c, role) for c, role in m.containers_of(pod.spec) if c.name == name), None)
+
+
+def target_of(pod: core_v1_pb2.Pod, name: str, running: Mapping[str, str]) -> str:
+    """The id of the container whose processes an ephemeral container wants to see; "" for its own only. `running`: ids by name.
+    Raises ConfigError."""
+    for ephemeral in pod.spec.ephemeral_containers:
+        if ephemeral.ephemeral_container_common.name == name and ephemeral.target_container_name:
+            found = running.get(ephemeral.target_container_name)
+            if found is None:
+                raise ConfigError(
+                    f"unable to find target container {ephemeral.target_container_name}", "CreateContainerError"
+                )
+            return found
+    return ""

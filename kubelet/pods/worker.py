@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubelet.pods import model as m
-from kubelet.pods.config import container_config, find_container, hostname_of, sandbox_config
+from kubelet.pods.config import container_config, find_container, hostname_of, sandbox_config, target_of
 from kubelet.pods.env import Found, environment, references
 from kubelet.pods.hooks import POST_START_LIMIT_S, run_hook
 from kubelet.pods.images import ensure_image
@@ -457,9 +457,11 @@ class PodWorker:
             if self._stopping():
                 return
             termination_file = services.files.termination_file(pod, container.name, action.attempt)
+            target = target_of(pod, container.name, self._running_ids()) if role is Role.EPHEMERAL else ""
             config = container_config(
-                pod, container, action, services.node, env=env, mounts=mounts, termination_file=termination_file
-            )
+                pod, container, action, services.node, env=env, mounts=mounts, termination_file=termination_file,
+                processes_of=target,
+            )  # fmt: skip
             created = await services.runtime.create_container(
                 action.sandbox_id, config, self._sandbox_config(sandbox.attempt)
             )
@@ -473,6 +475,12 @@ class PodWorker:
             memory.images.pop(container.image, None)
             self._emit("Normal", "Created", f"Container created: {container.name}", _path(role, container))
             await self._start(container, role, created)
+
+    def _running_ids(self) -> dict[str, str]:
+        """By container name."""
+        return {
+            found.name: found.id for found in self._containers.values() if found.state is ContainerState.RUNNING
+        }  # fmt: skip
 
     async def _start(self, container: core_v1_pb2.Container, role: Role, container_id: str) -> None:
         """Failing to start counts as an exit: the runtime says so too, and the crash back-off applies."""

@@ -80,6 +80,7 @@ class SecurityContext:
     host_pid: bool = False
     host_ipc: bool = False
     share_process_namespace: bool = False
+    processes_of: str = ""  # id of a container whose process namespace this one shares
     masked_paths_off: bool = False  # procMount: Unmasked
 
 

@@ -156,7 +156,9 @@ def auth(given: base.RegistryAuth) -> pb.AuthConfig:
 
 
 def _namespaces(security: base.SecurityContext) -> pb.NamespaceOption:
-    if security.host_pid:
+    if security.processes_of:
+        pid = pb.TARGET
+    elif security.host_pid:
         pid = pb.NODE
     else:
         pid = pb.POD if security.share_process_namespace else pb.CONTAINER
@@ -164,6 +166,7 @@ def _namespaces(security: base.SecurityContext) -> pb.NamespaceOption:
         network=pb.NODE if security.host_network else pb.POD,
         pid=pid,
         ipc=pb.NODE if security.host_ipc else pb.POD,
+        target_id=security.processes_of,
     )
 
 

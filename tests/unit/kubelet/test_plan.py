@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from kubelet.pods import model as m
-from kubelet.pods.config import sandbox_config
+from kubelet.pods.config import sandbox_config, target_of
 from kubelet.pods.plan import plan
 from kubelet.pods.policy import next_backoff, pull_policy, restart_backoff, spec_hash, valid_reference
-from kubelet.pods.services import NodeSettings
+from kubelet.pods.services import ConfigError, NodeSettings
 from kubelet.pods.states import Stage
 from kubelet.runtime.base import ContainerState, ContainerStatus, Image, SandboxState, SandboxStatus
 from wherry.pb import core_v1_pb2
@@ -523,3 +523,13 @@ def test_every_action_has_its_own_key() -> None:
     decided = decide(pod().container("d").container("e", image="example.com/other:1"), sandbox())
     keys = [action.key for action in decided.actions]
     assert len(keys) == len(set(keys)) == 3
+
+
+def test_an_ephemeral_container_looks_into_one_that_runs() -> None:
+    made = make_pod("p").build()
+    ephemeral = made.spec.ephemeral_containers.add(target_container_name="app")
+    ephemeral.ephemeral_container_common.name = "debug"
+    assert target_of(made, "debug", {"app": "some-id"}) == "some-id"
+    assert target_of(made, "app", {"app": "some-id"}) == ""
+    with pytest.raises(ConfigError, match="unable to find target container app"):
+        target_of(made, "debug", {})

@@ -1,0 +1,161 @@
+"""kubectl against real containers: what a hollow node cannot show. One node, one cluster for all tests here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.local import IMAGE, LocalCluster, until
+from wherry.testing.require import require_containerd, require_root
+
+pytestmark = [
+    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
+    pytest.mark.timeout(300),
+]
+POD = f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: two, labels: {{app: two}}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: talker
+    image: {IMAGE}
+    command: [sh, -c, "echo one; echo two >&2; exec sleep 777777"]
+  - name: reader
+    image: {IMAGE}
+    stdin: true
+    command: [sh, -c, "while read line; do echo got $line; done; exec sleep 888888"]
+"""
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalCluster]:
+    require_root()
+    require_containerd()
+    made = LocalCluster(1, prefix="k")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def kubectl(request: pytest.FixtureRequest, local: LocalCluster, tmp_path: Path) -> Iterator[Kubectl]:
+    config = tmp_path / "kubeconfig"
+    local.ok("kubeconfig", "-o", str(config))
+    # A test that is run a second time must not meet what it left the first time.
+    name = f"n{next(_NUMBERS)}-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:40].strip("-")
+    found = Kubectl(BINARIES[str(request.param)], config, tmp_path, name)
+    found("create", "namespace", name)
+    yield found
+    found("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def two(kubectl: Kubectl) -> Kubectl:
+    """A pod of two containers, of which one reads what it is told."""
+    kubectl("apply", "-f", "-", stdin=POD)
+    kubectl("wait", "--for=condition=Ready", "pod/two", "--timeout=60s")
+    return kubectl
+
+
+@versions(NEWEST, OLDEST)
+def test_logs_and_attach(two: Kubectl) -> None:
+    assert two("logs", "two", "-c", "talker") == "one\ntwo\n"
+    assert two("logs", "two", "-c", "talker", "--tail=1") == "two\n"
+    assert re.match(r"\d{4}-\d\d-\d\dT\S+ one\n", two("logs", "two", "-c", "talker", "--timestamps"))
+    assert two("logs", "-l", "app=two", "--all-containers", "--prefix").splitlines()[0] == "[pod/two/talker] one"
+    # What is typed is heard by the container, and what it says by whoever is attached and by whoever follows the log.
+    typing = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": two.environment}
+    attach = two.command("attach", "-i", "-q", "two", "-c", "reader")
+    with two.going("logs", "-f", "two", "-c", "reader") as following, subprocess.Popen(attach, **typing) as attached:
+        assert attached.stdin is not None
+        assert attached.stdout is not None
+        assert following.stdout is not None
+        try:
+            attached.stdin.write("a line\n")
+            attached.stdin.flush()
+            assert attached.stdout.readline() == "got a line\n"
+            assert following.stdout.readline() == "got a line\n"
+        finally:
+            attached.kill()
+
+
+@versions(NEWEST)
+def test_a_crash_and_its_log(kubectl: Kubectl) -> None:
+    kubectl("run", "crash", f"--image={IMAGE}", "--command", "--", "sh", "-c", "echo last words; exit 3")
+    until(lambda: "last words" in kubectl.run("logs", "crash", "--previous").stdout)
+    described = kubectl("describe", "pod", "crash")
+    assert re.search(r"Exit Code: +3", described)
+
+
+@versions(NEWEST, OLDEST)
+def test_cp_both_ways(two: Kubectl, tmp_path: Path) -> None:
+    folder = tmp_path / "sent"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "file").write_text("there and back\n")
+    (folder / "big").write_bytes(bytes(range(256)) * 4096)
+    two("cp", str(folder), "two:/tmp/taken", "-c", "talker")
+    assert two("exec", "two", "-c", "talker", "--", "cat", "/tmp/taken/deep/file") == "there and back\n"
+    two("cp", f"{two.namespace}/two:/tmp/taken", str(tmp_path / "back"), "-c", "talker")
+    assert (tmp_path / "back" / "deep" / "file").read_text() == "there and back\n"
+    assert (tmp_path / "back" / "big").read_bytes() == (folder / "big").read_bytes()
+    # Whether kubectl hears of the exit code before it is done is its own race.
+    missing = two.run("cp", "two:/nope", str(tmp_path / "nope"), "-c", "talker")
+    assert "No such file" in missing.stdout + missing.stderr
+
+
+@versions(NEWEST, OLDEST)
+def test_debug(two: Kubectl) -> None:
+    """A container that is added to a running pod sees the processes of the one it looks into; a copy is another pod."""
+    seen = two.run("debug", "-i", "two", f"--image={IMAGE}", "--target=talker", "-c", "look", "--", "ps")
+    assert "sleep 777777" in seen.stdout, seen.stderr
+    assert "sleep 888888" not in seen.stdout
+    state = "{.status.ephemeralContainerStatuses[0].state.terminated.exitCode}"
+    until(lambda: two("get", "pod", "two", "-o", f"jsonpath={state}") == "0")
+    assert "Ephemeral Containers:" in two("describe", "pod", "two")
+    two(
+        "debug", "two", "--copy-to=copy", f"--image={IMAGE}", "-c", "extra", "--share-processes", "--", "sleep", "55555"
+    )  # fmt: skip
+    two("wait", "--for=condition=Ready", "pod/copy", "--timeout=60s")
+    assert "sleep 777777" in two("exec", "copy", "-c", "extra", "--", "ps")
+
+
+@versions(NEWEST)
+def test_debug_of_a_node(two: Kubectl, local: LocalCluster) -> None:
+    node = two("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    two("debug", f"node/{node}", f"--image={IMAGE}", "--profile=general", "--", "ls", "/host/etc/hostname")
+    (pod,) = [name for name in two("get", "pods", "-o", "name").split() if "node-debugger" in name]
+    two("wait", "--for=jsonpath={.status.phase}=Succeeded", pod, "--timeout=60s")
+    assert two("logs", pod) == "/host/etc/hostname\n"
+
+
+@versions(NEWEST)
+def test_top_of_what_works_hard(kubectl: Kubectl, local: LocalCluster) -> None:
+    kubectl("run", "busy", f"--image={IMAGE}", "--command", "--", "sh", "-c", "while true; do :; done")
+    kubectl("wait", "--for=condition=Ready", "pod/busy", "--timeout=60s")
+
+    def millicores() -> int:
+        found = re.search(r"busy +(\d+)m +\d+Mi", kubectl.run("top", "pod", "busy").stdout)
+        return int(found.group(1)) if found else 0
+
+    until(lambda: millicores() > 20)
+    kubectl("delete", "pod", "busy", "--now")
+    assert re.search(r"\d+m +\d+% +\d+Mi +\d+%", kubectl("top", "node"))
+    assert re.search(r"\d+m +\d+% +\d+Mi +\d+%", local.ok("top", "node"))
+    node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    summary = json.loads(kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/stats/summary"))
+    assert summary["node"]["cpu"]["usageCoreNanoSeconds"] > 0
+    assert summary["node"]["fs"]["capacityBytes"] > summary["node"]["fs"]["availableBytes"] > 0
