@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from controlplane.server import ControlPlane
 
 log = logging.getLogger(__name__)
+# aiohttp writes a traceback for each request that is not HTTP: anybody could fill the disk. Defects of ours `handler` logs.
+logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 KEEPALIVE_S = 180.0
 HANDSHAKE_TIMEOUT_S = 10.0
