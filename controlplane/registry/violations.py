@@ -17,7 +17,9 @@ from wherry.api.kinds import Kind
 
 Causes = list[Cause]
 
-_MAX_SHOWN = 8  # causes written into the message; all of them are in the details
+_MAX_SHOWN = 8  # causes written into the message; the others are in the details
+_MAX_VALUE_CHARS = 20_000
+_MAX_CAUSES = 1000  # in the details: an answer must not be a hundred times as long as what was asked
 
 
 def quote(text: str) -> str:
@@ -47,7 +49,10 @@ def required(path: str, detail: str = "") -> Cause:
 
 
 def invalid(path: str, value: Any, detail: str) -> Cause:
-    return Cause("FieldValueInvalid", f"Invalid value: {show(value)}: {detail}", path)
+    shown = show(value)
+    if len(shown) > _MAX_VALUE_CHARS:
+        shown = shown[:_MAX_VALUE_CHARS] + "..."
+    return Cause("FieldValueInvalid", f"Invalid value: {shown}: {detail}", path)
 
 
 def unsupported(path: str, value: Any, supported: Iterable[str]) -> Cause:
@@ -84,7 +89,9 @@ def invalid_object(group: str, kind_name: str, name: str, causes: Sequence[Cause
     if len(shown) > _MAX_SHOWN:
         body = f"{body[:-1]}, ... and {len(shown) - _MAX_SHOWN} more]"
     full = f"{kind_name}.{group}" if group else kind_name
-    return Invalid(f'{full} "{name}" is invalid: {body}', group=group, kind=kind_name, name=name, causes=causes)
+    return Invalid(
+        f'{full} "{name}" is invalid: {body}', group=group, kind=kind_name, name=name, causes=causes[:_MAX_CAUSES]
+    )
 
 
 def raise_for(group: str, kind_name: str, name: str, causes: Sequence[Cause]) -> None:

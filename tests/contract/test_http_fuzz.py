@@ -4,6 +4,7 @@ bounded, limits in Kubernetes' words. Against a real server process, so that wha
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import os
@@ -147,7 +148,7 @@ ODD = st.sampled_from(
      "50%", "-5%", "%", [], {}, [None], [[]], {"": None}]
 )  # fmt: skip
 VALUES = st.recursive(
-    ODD | st.integers() | st.text(max_size=12) | st.floats(allow_nan=False, allow_infinity=False),
+    ODD.map(copy.deepcopy) | st.integers() | st.text(max_size=12) | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
@@ -170,7 +171,7 @@ def spoiled(draw: st.DrawFn, seeds: st.SearchStrategy[Any]) -> Any:
     value = json.loads(json.dumps(draw(seeds)))
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(places(value)))
-        new = draw(VALUES)
+        new = copy.deepcopy(draw(VALUES))
         if not path:
             if isinstance(value, dict):
                 value[draw(KEYS)] = new
@@ -336,3 +337,155 @@ def test_paths(front: Front, segments: list[str], method: str) -> None:
     query = "?dryRun=All&timeoutSeconds=1"
     status, text = front.ask(method, url + query, b"{}" if method in ("POST", "PUT") else None)
     assert status < 500 or b"healthz check failed" in text, (status, text[:2000], method, url)
+
+
+# sizes, depths, and clients that take their time
+
+
+def status_of(answer: tuple[int, bytes]) -> tuple[int, str, str]:
+    code, text = answer
+    body = json.loads(text)
+    return code, body.get("reason", ""), body.get("message", "")
+
+
+def test_a_request_is_at_most_3_mebibytes(front: Front) -> None:
+    big = json.dumps({**a_config_map("big"), "data": {"k": "v" * (3 * MEBI)}}).encode()
+    wanted = (413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728")
+    for method, path, kind in (
+        ("POST", CONFIG_MAPS, "application/json"), ("PUT", f"{CONFIG_MAPS}/c", "application/json"),
+        ("PATCH", f"{CONFIG_MAPS}/c", MERGE), ("DELETE", f"{CONFIG_MAPS}/c", "application/json"),
+        ("PATCH", f"{CONFIG_MAPS}/c?fieldManager=f", APPLY), ("POST", CONFIG_MAPS, PROTOBUF),
+    ):  # fmt: skip
+        assert status_of(front.ask(method, path, big, kind)) == wanted
+        front.close()
+
+
+def test_a_request_that_does_not_say_how_long_it_is(front: Front) -> None:
+    connection = front.connect()
+    connection.request("POST", CONFIG_MAPS, (b"x" * MEBI for _ in range(4)), {"Content-Type": "application/json"},
+                       encode_chunked=True)  # fmt: skip
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read())["reason"]) == (413, "RequestEntityTooLarge")
+    connection.close()
+
+
+def test_an_object_is_at_most_what_the_store_takes(front: Front) -> None:
+    big = json.dumps({**a_config_map("big"), "data": {f"k{number}": "v" * MEBI for number in range(2)}}).encode()
+    code, reason, message = status_of(front.ask("POST", CONFIG_MAPS, big))
+    # A ConfigMap has a limit of its own, below the store's.
+    assert (code, reason) == (422, "Invalid")
+    assert "Too long: may not be more than 1048576 bytes" in message
+    env = [{"name": f"N{number}", "value": "v" * 1000} for number in range(1600)]
+    pod = json.dumps({"metadata": {"name": "big"}, "spec": {"containers": [{**CONTAINER, "env": env}]}}).encode()
+    code, reason, message = status_of(front.ask("POST", PODS, pod))
+    assert (code, reason) == (413, "RequestEntityTooLarge")
+    assert "too large" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b"[" * MEBI),
+        ("application/json", b'{"metadata":' * 100_000),
+        ("application/json", b'{"a":' + b"[" * 150 + b"]" * 150 + b"}"),
+        ("application/json", b'{"metadata":{"name":"x"},"spec":{"containers":[' + b"{}," * 300_000 + b"{}]}}"),
+        ("application/json", b'{"metadata":{"labels":{' + b'"a":"b",' * 60_000 + b'"c":"d"}}}'),
+        ("application/json", b'{"metadata":{"name":"x","finalizers":[' + b'"",' * 900_000 + b'""]},"spec":{}}'),
+        ("application/json", b'{"metadata":{"name":"x","labels":{' + b",".join(
+            b'"a%d":"!"' % number for number in range(190_000)
+        ) + b'}},"spec":{}}'),
+        (PROTOBUF, envelope(b"\x12\xf0\x93\x09" + b"\x12\x00" * 75_000, "Pod", "v1")),
+        ("application/json", b'{"metadata":{"generation":' + b"9" * MEBI + b"}}"),
+        ("application/yaml", b"a: &a [" + b"x," * 20 + b"]\n" + b"".join(
+            b"%c: &%c [%s]\n" % (98 + n, 98 + n, b",".join([b"*%c" % (97 + n)] * 20)) for n in range(12)
+        )),
+        ("application/yaml", b"- " * 100_000),
+        ("application/yaml", b"{" * 100_000),
+        ("application/yaml", b"? " * 100_000),
+        (PROTOBUF, b"k8s\x00" + b"\x12\x80\x80\x80\x80\x08" + b"x" * 100),
+        (PROTOBUF, envelope(b"\x12" + b"\x0a" * 50_000, "Pod", "v1")),
+    ],
+    ids=["brackets", "objects", "within the limit", "many containers", "one label", "finalizers",
+         "labels", "packed containers", "one number", "aliases",
+         "lists", "flow", "keys", "a length", "levels"],
+)  # fmt: skip
+def test_bombs(front: Front, kind: str, body: bytes) -> None:
+    """Refused, and soon; with the memory that it took given back."""
+    asked = [("POST", f"{PODS}?dryRun=All", kind)]
+    if kind != PROTOBUF:
+        asked += [("PATCH", f"{PODS}/p?dryRun=All&fieldManager=f", APPLY), ("PATCH", f"{PODS}/p?dryRun=All", STRATEGIC)]
+        asked += [("PATCH", f"{PODS}/p?dryRun=All", MERGE)]
+    for method, url, content_type in asked:
+        status, text = front.ask(method, url, body, content_type)
+        fine(status, text)
+        assert len(text) < MEBI, "an answer is not to be many times what was asked"
+    assert front.ask("GET", "/livez")[0] == 200
+
+
+def test_memory_after_large_requests(front: Front) -> None:
+    """Many large ones cost no more than a few: nothing of them is kept."""
+    body = json.dumps({**a_config_map("x"), "data": {f"k{n}": "v" * 100 for n in range(8000)}}).encode()
+
+    def burst(count: int) -> float:
+        for _ in range(count):
+            fine(*front.ask("POST", f"{CONFIG_MAPS}?dryRun=All", body))
+            fine(*front.ask("POST", f"{PODS}?dryRun=All", b'{"a":[' + b"{}," * 100_000 + b"{}]}"))
+        return front.rss_mib
+
+    first = burst(4)
+    assert burst(10) < first + 40
+
+
+def test_slow_clients_wait_alone(front: Front) -> None:
+    """Headers, bodies and handshakes that never end hold up nobody else."""
+    held: list[socket.socket] = []
+    request = f"POST {PODS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    try:
+        for _ in range(30):
+            held.append(socket.create_connection(("127.0.0.1", front.port), 60))  # not even a handshake
+            half = front.raw()
+            half.sendall(request.encode())  # not the end of its headers
+            held.append(half)
+            waiting = front.raw()
+            waiting.sendall(f"{request}Content-Length: 1000000\r\n\r\n{{".encode())
+            held.append(waiting)
+            deaf = front.raw()  # asks a lot, and reads nothing
+            for _ in range(5):
+                deaf.sendall(b"GET /openapi/v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+            held.append(deaf)
+        for _ in range(20):
+            assert front.ask("GET", PODS)[0] == 200
+    finally:
+        for each in held:
+            each.close()
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.full)])
+def test_idle_watches(front: Front, count: int) -> None:
+    """They cost memory by the connection and no time; each hears of a change."""
+    before = front.rss_mib
+    watches = []
+    try:
+        for _ in range(count):
+            watch = front.raw()
+            watch.sendall(f"GET {CONFIG_MAPS}?watch=1&resourceVersion=0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            watches.append(watch)
+        for watch in watches:
+            _read_until(watch, b'"ADDED"')
+        assert (front.rss_mib - before) / count < 0.25
+        status, text = front.ask("POST", CONFIG_MAPS, json.dumps(a_config_map(f"told-{count}")).encode())
+        assert status == 201, text
+        for watch in watches:
+            _read_until(watch, f'"told-{count}"'.encode())
+    finally:
+        for watch in watches:
+            watch.close()
+    assert front.ask("GET", PODS)[0] == 200
+
+
+def _read_until(stream: ssl.SSLSocket, wanted: bytes) -> None:
+    seen = b""
+    while wanted not in seen:
+        chunk = stream.recv(65536)
+        assert chunk, seen[-1000:]
+        seen = seen[-1000:] + chunk

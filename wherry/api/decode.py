@@ -15,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from wherry.api import jsonforms, schema
 from wherry.api.jsonforms import Decode
-from wherry.api.problems import Path, Problems
+from wherry.api.problems import OBJECT_WEIGHT, Path, Problems
 
 # protobuf refuses to parse more than 100 levels; one level of JSON schema takes two of them.
 MAX_SCHEMA_DEPTH = 40
@@ -159,10 +159,13 @@ def _dropping_empty(convert: Decode) -> Decode:
 def _list(field: FieldDescriptor, convert: Decode) -> Decode:
     zero: Any = {} if field.message_type is not None else field.default_value
     what = "a list of objects" if field.message_type is not None else "a list"
+    weight = OBJECT_WEIGHT if field.message_type is not None else 1
 
     def decode(value: Any, path: Path, problems: Problems) -> list[Any] | None:
         if type(value) is not list:
             problems.wrong(path, what, value)
+            return None
+        if not problems.affords(path, weight * len(value)):
             return None
         out = []
         for index, item in enumerate(value):
@@ -185,6 +188,8 @@ def _map(value_field: FieldDescriptor) -> Decode:
     def decode(value: Any, path: Path, problems: Problems) -> dict[str, Any] | None:
         if type(value) is not dict:
             problems.wrong(path, "an object", value)
+            return None
+        if not problems.affords(path, len(value)):
             return None
         out = {}
         for key, item in value.items():

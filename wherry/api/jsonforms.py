@@ -153,6 +153,8 @@ def string_list(value: Any, path: Path, problems: Problems) -> list[str] | None:
     if type(value) is not list:
         problems.wrong(path, "a list of strings", value)
         return None
+    if not problems.affords(path, len(value)):
+        return None
     out = []
     for index, item in enumerate(value):
         if type(item) is str:

@@ -15,6 +15,13 @@ from wherry.api.errors import BadRequest
 
 # Past this many, further problems of one document are counted, not kept: a file of another format would give one a line.
 MAX_PROBLEMS = 100
+# Elements of all lists and maps of one document together, an object among them counted as three. What is real has some hundreds;
+# what has a million keeps whoever validates it busy for a minute.
+MAX_ELEMENTS = 60_000
+OBJECT_WEIGHT = 3
+TOO_MANY = (
+    f"the lists and maps of one body have more than {MAX_ELEMENTS} elements (an object counts as {OBJECT_WEIGHT})"
+)
 _SHOWN_CHARS = 60
 
 Code = Literal["syntax", "unknown", "duplicate", "type", "value", "limit"]
@@ -107,13 +114,14 @@ def show(value: object) -> str:
 class Problems:
     """Collects what one decoding finds. Unknown and duplicate fields are errors when `strict`, else warnings."""
 
-    __slots__ = ("depth", "found", "omitted", "strict", "warnings")
+    __slots__ = ("depth", "elements", "found", "omitted", "strict", "warnings")
 
     def __init__(self, *, strict: bool = True) -> None:
         self.strict = strict
         self.found: list[FieldProblem] = []
         self.warnings: list[str] = []
         self.omitted = 0
+        self.elements = 0  # of lists and maps, so far
         self.depth = 0  # of messages that contain themselves (JSONSchemaProps)
 
     def add(self, path: str, message: str, code: Code = "value") -> None:
@@ -121,6 +129,14 @@ class Problems:
             self.omitted += 1
             return
         self.found.append(FieldProblem(path, message, code))
+
+    def affords(self, path: Path, elements: int) -> bool:
+        """Whether so many more elements are within the limit of one document; a problem when they are not."""
+        self.elements += elements
+        if self.elements <= MAX_ELEMENTS:
+            return True
+        self.add(format_path(path), TOO_MANY, "limit")
+        return False
 
     def wrong(self, path: Path, expected: str, value: object) -> None:
         self.add(format_path(path), f"expected {expected}, got {show(value)}", "type")

@@ -12,6 +12,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -110,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     set_up(arguments.log_level, form=arguments.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # A connection is a file; the soft limit is often 1024, for the sake of programs that use select().
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     gc.set_threshold(*COLLECT_AFTER)
     resident.bound_malloc()
     import uvloop

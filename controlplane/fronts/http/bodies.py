@@ -16,6 +16,7 @@ from controlplane.fronts.http import media
 from wherry.api import codec, jsontext, schema, yamltext
 from wherry.api.errors import BadRequest
 from wherry.api.kinds import CustomKind
+from wherry.api.problems import MAX_ELEMENTS, OBJECT_WEIGHT, TOO_MANY
 from wherry.pb import meta_runtime_pb2, meta_v1_pb2
 
 MAGIC = b"k8s\x00"
@@ -121,7 +122,26 @@ def _from_wire(body: bytes, cls: type[Message]) -> Any:
         message = cls.FromString(unknown.raw)
     except WireError as error:
         raise BadRequest(f"the body is no serialised {name}: {error}") from error
+    if _is_too_much(message):
+        raise BadRequest(f"the body is no valid {name}: {TOO_MANY}")
     return canonical(message, cls)
+
+
+def _is_too_much(message: Message) -> bool:
+    """Has more elements than one body may have: found out before anything is done with each of them."""
+    waiting, found = [message], 0
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            objects = field.message_type is not None and not schema.is_map(field)
+            if field.is_repeated:
+                found += len(value) * (OBJECT_WEIGHT if objects else 1)
+                if found > MAX_ELEMENTS:
+                    return True
+                if objects:
+                    waiting.extend(value)
+            elif objects:
+                waiting.append(value)
+    return False
 
 
 def canonical(message: Message, cls: type[Message]) -> Any:

@@ -19,9 +19,10 @@ from controlplane.fronts.http import encoding, media
 from controlplane.fronts.http.media import Form
 from controlplane.fronts.pace import Pace
 from controlplane.registry.base import Identity, RequestContext
-from wherry.api.errors import APIError, RequestEntityTooLarge, Unauthorized
+from wherry.api.errors import APIError, RequestEntityTooLarge, Timeout, Unauthorized
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
+BODY_TIMEOUT_S = 60.0  # a client that sends its body more slowly than this holds up nobody but itself, and not for ever
 GZIP_MIN_BYTES = 128 * 1024  # below that the time is worth more than the bytes
 GZIP_LEVEL = 1
 TEXT = "text/plain; charset=utf-8"
@@ -89,7 +90,11 @@ class Exchange:
     async def body(self) -> bytes:
         """Raises RequestEntityTooLarge, before more than that has been read."""
         if self._body is None:
-            self._body = await self._read()
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    self._body = await self._read()
+            except TimeoutError as error:
+                raise Timeout(f"Timeout: the request's body did not come within {BODY_TIMEOUT_S:g} s") from error
         return self._body
 
     async def _read(self) -> bytes:

@@ -27,6 +27,7 @@ logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 KEEPALIVE_S = 180.0
 HANDSHAKE_TIMEOUT_S = 10.0
+FIRST_REQUEST_S = 30.0  # for a connection to say what it wants; later ones have KEEPALIVE_S
 MAX_HEADER_BYTES = 64 * 1024
 STOP_GRACE_S = 2.0
 
@@ -81,8 +82,10 @@ class HttpServer:
     def __init__(self, handler: Handler, context: ssl.SSLContext | None) -> None:
         self._handler = handler
         self._context = context
+        # Connections that have not asked for anything yet, each with what ends it.
+        self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
         self._server = web.Server(
-            handler,
+            self._answer,
             handler_cancellation=True,  # a watch whose client is gone ends at once; writes are shielded
             keepalive_timeout=KEEPALIVE_S,
             access_log=None,
@@ -98,7 +101,23 @@ class HttpServer:
         if self._context is not None:
             options = {"ssl": self._context, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S}
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._server, sock=listening, **options)
+        self._listener = await loop.create_server(self._accept, sock=listening, **options)
+
+    def _accept(self) -> web.RequestHandler:
+        connection: web.RequestHandler = self._server()
+        loop = asyncio.get_running_loop()
+        self._silent[connection] = loop.call_later(FIRST_REQUEST_S, self._give_up, connection)
+        return connection
+
+    def _give_up(self, connection: web.RequestHandler) -> None:
+        del self._silent[connection]
+        connection.force_close()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        waiting = self._silent.pop(request.protocol, None)
+        if waiting is not None:
+            waiting.cancel()
+        return await self._handler(request)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """No new connections or requests; what is under way has `grace_s`, watches and sessions end."""

@@ -308,7 +308,7 @@ async def test_a_collection_is_deleted_by_selection(registry: Registry) -> None:
 
 async def test_an_object_too_large_for_the_store(registry: Registry) -> None:
     annotations = {f"k{n}": "x" * 200_000 for n in range(1)}
-    finalizers = [f"x.example/{n:06d}" for n in range(90_000)]
+    finalizers = [f"x.example/{n:030d}" for n in range(50_000)]
     with pytest.raises(RequestEntityTooLarge):
         await create(registry, obj("v1", "ConfigMap", "a", meta={"annotations": annotations, "finalizers": finalizers}))
 
