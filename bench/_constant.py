@@ -16,7 +16,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from controlplane.auth.admin import ensure_admin_config
+from controlplane.auth.admin import ADMIN, ensure_config
 from controlplane.auth.ca import load_authority
 from controlplane.auth.serving import ServingCertificate
 from controlplane.bootstrap import ensure_cluster_id
@@ -51,7 +51,7 @@ async def serve(directory: Path) -> None:
     listening = open_socket("127.0.0.1", 0)
     port = listening.getsockname()[1]
     await server.start(listening)
-    ensure_admin_config(ca, env, directory / "admin.conf", f"127.0.0.1:{port}")
+    ensure_config(ca, env, directory, f"127.0.0.1:{port}", ADMIN)
     gc.collect()
     gc.freeze()
     print(port, flush=True)
