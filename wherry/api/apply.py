@@ -7,13 +7,15 @@ Types and the merging itself are in `typed`, sets of paths in `fieldsets`. Which
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import Message
 
-from wherry.api import codec, fieldsets, schema, times, typed
+from wherry.api import codec, fieldsets, jsonforms, schema, times, typed
 from wherry.api.errors import BadRequest, Cause, Conflict
 from wherry.api.fieldsets import EMPTY, PathSet
 from wherry.api.typed import Type
@@ -25,6 +27,7 @@ BEFORE_FIRST_APPLY = "before-first-apply"
 ANCIENT_CHANGES = "ancient-changes"
 MAX_UPDATE_MANAGERS = 10  # older ones are put together, or clients with a name per run would fill the object
 MAX_MANAGER_CHARS = 128
+MAX_READ_OFTEN_BYTES = 16 << 10
 
 # Never owned: they identify the object, or the system writes them.
 _UNOWNED = fieldsets.of_paths([
@@ -84,20 +87,28 @@ def key_of(operation: Operation, manager: str, api_version: str, subresource: st
     return ManagerKey(operation, manager, "" if operation == "Apply" else api_version, subresource)
 
 
-def decode_managers(entries: Sequence[Any] | None) -> Managers:
-    """From `metadata.managedFields` as plain values. Raises ValueError for entries that are none."""
+def decode_managers(entries: Sequence[Any]) -> Managers:
+    """From `metadata.managedFields`. Raises ValueError for entries that are none."""
     found: Managers = {}
-    for entry in entries or ():
-        if entry.get("operation") not in ("Apply", "Update"):
-            raise ValueError(f"managedFields: operation {entry.get('operation')!r} is neither Apply nor Update")
-        key = key_of(
-            entry["operation"], entry.get("manager", ""), entry.get("apiVersion", ""), entry.get("subresource", "")
-        )
-        paths = fieldsets.from_fields(entry.get("fieldsV1") or {})
+    for entry in entries:
+        operation = entry.operation
+        if operation not in ("Apply", "Update"):
+            raise ValueError(f"managedFields: operation {operation!r} is neither Apply nor Update")
+        key = key_of(operation, entry.manager, entry.api_version, entry.subresource)
+        raw = entry.fields_v1.raw
+        paths = _read_often(raw) if len(raw) <= MAX_READ_OFTEN_BYTES else _read_paths(raw)
         if key in found:
             paths = paths | found[key].paths
-        found[key] = Owned(paths, entry.get("apiVersion", ""), entry.get("time"))
+        found[key] = Owned(paths, entry.api_version, jsonforms.encode_time(entry.time))
     return found
+
+
+def _read_paths(raw: bytes) -> PathSet:
+    return fieldsets.from_fields(json.loads(raw) if raw else {})
+
+
+# Pods of one template, and one object that is written again and again, have the same text.
+_read_often = lru_cache(maxsize=128)(_read_paths)
 
 
 def encode_managers(managers: Managers) -> list[tuple[dict[str, Any], PathSet]]:
@@ -251,12 +262,32 @@ def type_of(cls: type[Message]) -> Type:
     return typed.of_descriptor(schema.descriptor_of(cls))
 
 
-def _plain(message: Message) -> tuple[dict[str, Any], list[Any]]:
-    """The object without managedFields, and those."""
+def _plain(message: Any) -> dict[str, Any]:
+    """The object without managedFields."""
+    if message.metadata.managed_fields:
+        bare = type(message)()
+        bare.CopyFrom(message)
+        del bare.metadata.managed_fields[:]
+        message = bare
     value = codec.to_dict(message)
-    meta = dict(value.get("metadata") or {})
-    entries = meta.pop("managedFields", None) or []
-    return {**value, "metadata": meta}, entries
+    value.setdefault("metadata", {})
+    return value
+
+
+def _differing(old: Any, new: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both without managedFields and without the large parts that are the same in both, which a comparison need not see."""
+    cls = type(new)
+    left, right = cls(), cls()
+    left.CopyFrom(old)
+    right.CopyFrom(new)
+    for name in ("spec", "status", "template"):
+        field = cls.DESCRIPTOR.fields_by_name.get(name)
+        if field is None or field.message_type is None:
+            continue
+        if left.HasField(name) and right.HasField(name) and getattr(left, name) == getattr(right, name):
+            left.ClearField(name)
+            right.ClearField(name)
+    return _plain(left), _plain(right)
 
 
 _nothing: dict[type[Message], dict[str, Any]] = {}
@@ -325,8 +356,8 @@ def apply(
     if live is None:
         before, managers = _empty(cls, config), {}
     else:
-        before, entries = _plain(live)
-        managers = _managers_or_none(entries)
+        before = _plain(live)
+        managers = managed_by(live)
         if not managers:
             first = key_of("Update", BEFORE_FIRST_APPLY, api_version)
             managers = track_value(
@@ -362,20 +393,21 @@ def track(
     that has none is not tracked until it is first applied, but every created object is.
     """
     cls = type(new)
-    value, entries = _plain(new)
-    if entries == [{}]:
+    entries = new.metadata.managed_fields
+    if len(entries) == 1 and not entries[0].ListFields():
         set_managers(new, {})
         return
     kind = kind or type_of(cls)
     managers: Managers = {}
     if live is None:
+        value = _plain(new)
         before = _empty(cls, value)
     else:
-        before, live_entries = _plain(live)
-        managers = _managers_or_none(entries) or _managers_or_none(live_entries)
+        managers = managed_by(new) or managed_by(live)
         if not managers:
             set_managers(new, {})
             return
+        before, value = _differing(live, new)
     api_version = str(value.get("apiVersion", ""))
     own = key_of("Update", manager[:MAX_MANAGER_CHARS] or "unknown", api_version, subresource)
     stamp = times.format_seconds(int(now))
@@ -383,14 +415,6 @@ def track(
         new,
         track_value(before, value, kind, managers, manager=own, api_version=api_version, now=stamp, ignore=ignore),
     )
-
-
-def _managers_or_none(entries: list[Any]) -> Managers:
-    """Entries that a client has broken count as none, as in Kubernetes."""
-    try:
-        return decode_managers(entries)
-    except ValueError:
-        return {}
 
 
 def set_managers(message: Any, managers: Managers) -> None:
@@ -403,9 +427,12 @@ def set_managers(message: Any, managers: Managers) -> None:
         message.metadata.managed_fields.append(made)
 
 
-def managed_by(message: Message) -> Managers:
-    """Who owns what of an object, for `--show-managed-fields` and tests."""
-    return _managers_or_none(_plain(message)[1])
+def managed_by(message: Any) -> Managers:
+    """Who owns what of an object. Entries that a client has broken count as none, as in Kubernetes."""
+    try:
+        return decode_managers(message.metadata.managed_fields)
+    except ValueError:
+        return {}
 
 
 # What each endpoint does not write, so that nobody comes to own it there.

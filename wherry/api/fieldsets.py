@@ -18,11 +18,12 @@ _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 class PathSet:
     """`members` are steps that are themselves in the set, `children` what of the set lies under a step (never empty)."""
 
-    __slots__ = ("children", "members")
+    __slots__ = ("_text", "children", "members")
 
     def __init__(self, members: Iterable[str] = (), children: dict[str, PathSet] | None = None) -> None:
         self.members: frozenset[str] = frozenset(members)
         self.children: dict[str, PathSet] = children or {}
+        self._text = ""
 
     def __bool__(self) -> bool:
         return bool(self.members) or bool(self.children)
@@ -89,11 +90,16 @@ class PathSet:
 
     def to_json(self) -> str:
         """The FieldsV1 object as text, as `jsonforms.dump` writes it with sorted keys."""
+        if not self._text:
+            self._text = self._json()
+        return self._text
+
+    def _json(self) -> str:
         parts = []
         for step in sorted(self.members | self.children.keys()):
             under = "{}"
             if step in self.children:
-                under = self.children[step].to_json()
+                under = self.children[step]._json()
                 if step in self.members:
                     under = '{".":{},' + under[1:]
             parts.append(f"{encode_basestring(step)}:{under}")

