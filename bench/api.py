@@ -99,7 +99,7 @@ async def rates(api: Side, floor: Side, seconds: float) -> dict[str, list[tuple[
     """Per verb and number of connections: ours and the floor, per second."""
     serial = itertools.count()
     (first,) = await api.connect(1)
-    names = [f"g{number}" for number in range(64)]
+    names = [f"g{number}" for number in range(256)]  # more than are in flight, or patches would meet
     for name in names:
         status, answer = await first.ask(_https.request("POST", PODS, pod(name)))
         assert status == 201, answer

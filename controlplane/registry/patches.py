@@ -53,13 +53,31 @@ def patched(kind: Kind, cls: type[Message], obj: Any, patch_type: str, change: A
     else:
         out = strategic.apply(value, change, schema.descriptor_of(cls))
     try:
-        return decode(out, cls, ctx)
+        return _decode_changed(out, value, obj, cls, ctx)
     except codec.DecodeError as error:
         if error.problems[0].code in ("unknown", "duplicate"):
             raise  # strict field validation, which is a matter of the request
         cause = violations.invalid("patch", change, error.message)
         name = value.get("metadata", {}).get("name", "")
         raise violations.invalid_object(kind.group, kind.kind, name, [cause]) from error
+
+
+def _decode_changed(out: Any, before: dict[str, Any], obj: Any, cls: type[Message], ctx: RequestContext) -> Any:
+    """As `decode`, but the large parts that the patch left alone are taken from `obj`, of which `before` was made."""
+    same = []
+    if isinstance(out, dict):
+        fields = cls.DESCRIPTOR.fields_by_name
+        same = [
+            name
+            for name in ("spec", "status")
+            if name in fields and fields[name].message_type is not None and obj.HasField(name) and name in out
+            if patch.identical(out[name], before.get(name))
+        ]
+        out = {key: item for key, item in out.items() if key not in same}
+    made = decode(out, cls, ctx)
+    for name in same:
+        getattr(made, name).CopyFrom(getattr(obj, name))
+    return made
 
 
 def decode(value: Any, cls: type[Message], ctx: RequestContext) -> Any:

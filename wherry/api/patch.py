@@ -90,6 +90,11 @@ def duplicate(value: Any) -> Any:
     return marshal.loads(marshal.dumps(value))
 
 
+def identical(left: Any, right: Any) -> bool:
+    """Sure to be the same plain values; true is not 1 here either. False may only mean another order of keys."""
+    return bool(left == right) and marshal.dumps(left, 0) == marshal.dumps(right, 0)
+
+
 def apply_json_patch(value: Any, operations: Any) -> Any:
     """RFC 6902; additionally negative indices count from the end, as in Kubernetes. Raises BadPatch, PatchFailed."""
     if not isinstance(operations, list):

@@ -6,7 +6,6 @@ and pruning. Called by `apply` only.
 
 from __future__ import annotations
 
-import marshal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from wherry.api import schema
 from wherry.api.fieldsets import EMPTY, PathSet, describe_step, field, keyed, valued
-from wherry.api.patch import same
+from wherry.api.patch import identical, same
 from wherry.pb import options_pb2
 
 ABSENT: Final = object()
@@ -314,8 +313,8 @@ def _compare_one(before: Any, after: Any, kind: Type) -> tuple[int | None, Compa
 
 
 def _identical(before: Any, after: Any) -> bool:
-    """Most of what a write sends back is what it read: seen at once, and not leaf by leaf. True is not 1 here either."""
-    return after is not ABSENT and bool(before == after) and marshal.dumps(before, 0) == marshal.dumps(after, 0)
+    """Most of what a write sends back is what it read: seen at once, and not leaf by leaf."""
+    return after is not ABSENT and identical(before, after)
 
 
 def _added(value: Any, kind: Type) -> PathSet:
