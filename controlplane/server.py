@@ -55,6 +55,8 @@ from wherry.pb import core_v1_pb2
 
 if TYPE_CHECKING:
     from controlplane.admission.policies.authorizer import Decision, Question
+    from controlplane.audit.recorder import Auditor
+    from controlplane.audit.recorder import Options as AuditOptions
     from controlplane.auth.accounttokens import AccountTokens
     from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
@@ -83,6 +85,7 @@ class Options:
     address: str = ""  # where other replicas reach this one's gRPC front; "": there are none
     link: LinkSettings = field(default_factory=LinkSettings)
     flow: FlowLimits = field(default_factory=FlowLimits)
+    audit: AuditOptions | None = None  # off
     certificate_lifetime_s: float = 0.0  # of all that is issued; 0: each kind's own
 
 
@@ -99,6 +102,11 @@ class ControlPlane:
         self.authentication: Authentication | None = None
         self.services = Services()
         self.flow = Flow(self.options.flow)  # asked by both transports
+        self.auditor: Auditor | None = None
+        if self.options.audit is not None:
+            from controlplane.audit.recorder import Auditor
+
+            self.auditor = Auditor(self.options.audit, env)
         self.health = HealthServicer()
         self.heartbeats = Heartbeats()
         self.stalls = Stalls()  # run by whoever has a real loop
@@ -130,6 +138,8 @@ class ControlPlane:
                 "the restoration of this store was interrupted, so a part of its objects is missing: run `wherry restore` "
                 "again with the same file"
             )
+        if self.auditor is not None:
+            self.auditor.sink.start()
         self.cluster_id = await ensure_cluster_id(self._store, self.env)
         joiner = None
         if self.options.pki:
@@ -207,6 +217,8 @@ class ControlPlane:
             await self._commits.drain()
         if self._outbound is not None:
             await self._outbound.close()
+        if self.auditor is not None:
+            await self.auditor.sink.stop()
         await self.registry.close()
 
     def _transport(self) -> HttpsTransport:

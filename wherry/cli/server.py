@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from controlplane.audit.recorder import Options as AuditOptions
     from controlplane.server import ControlPlane
     from controlplane.store.base import Store
     from wherry.api.context import Env
@@ -76,6 +77,29 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--max-mutating-requests-inflight", type=int, default=200, metavar="N", help="and writes (default %(default)s)"
     )
+    result.add_argument(
+        "--audit-policy-file", default=None, type=Path, metavar="FILE",
+        help="what the audit log holds: a Policy of audit.k8s.io/v1; without it nothing is written",
+    )  # fmt: skip
+    result.add_argument(
+        "--audit-log-path", default="", metavar="FILE", help='where it is written; "-" is standard output'
+    )
+    for flag, number, text in (
+        ("maxsize", 100, "megabytes after which the file is rotated"),
+        ("maxage", 366, "days for which rotated files are kept"),
+        ("maxbackup", 100, "how many rotated files are kept"),
+    ):
+        result.add_argument(
+            f"--audit-log-{flag}",
+            type=int,
+            default=number,
+            metavar="N",
+            help=f"{text} (default %(default)s; 0: no limit)",
+        )
+    result.add_argument(
+        "--audit-log-mode", default="batch", choices=("batch", "blocking"),
+        help="blocking: a request is answered when its event is written; batch: events may be lost (default %(default)s)",
+    )  # fmt: skip
     result.add_argument("--cluster-cidr", default="10.244.0.0/16", help="addresses of pods (default %(default)s)")
     result.add_argument(
         "--cluster-dns",
@@ -153,6 +177,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
             replica=arguments.replica or advertised,
             address=advertised if arguments.store.startswith("etcd:") else "",
             flow=FlowLimits(arguments.max_requests_inflight, arguments.max_mutating_requests_inflight),
+            audit=_audit(arguments),
             certificate_lifetime_s=_lifetime_s(arguments.certificate_lifetime),
             link=LinkSettings(arguments.cluster_cidr, arguments.cluster_dns, arguments.cluster_domain),
         )
@@ -164,6 +189,25 @@ async def _serve(arguments: argparse.Namespace) -> int:
             await plane.stop()
     finally:
         await store.close()
+
+
+def _audit(arguments: argparse.Namespace) -> AuditOptions | None:
+    """Raises ValueError, OSError."""
+    if arguments.audit_policy_file is None or not arguments.audit_log_path:
+        if arguments.audit_policy_file is not None or arguments.audit_log_path:
+            raise ValueError("the audit log needs both --audit-policy-file and --audit-log-path")
+        return None
+    from controlplane.audit.recorder import Options as AuditOptions
+    from controlplane.audit.sink import FileOptions
+
+    file = FileOptions(
+        arguments.audit_log_path,
+        arguments.audit_log_maxsize << 20,
+        arguments.audit_log_maxage,
+        arguments.audit_log_maxbackup,
+        arguments.audit_log_mode == "blocking",
+    )
+    return AuditOptions(arguments.audit_policy_file.read_text(), file)
 
 
 def _lifetime_s(text: str) -> float:
@@ -203,7 +247,11 @@ async def _listen(
         plane.ca, env, _names(arguments.san, host, advertised), lifetime_s=plane.lifetimes().serving_s
     )
     server = GrpcServer(
-        plane.services, env, credentials=serving.credentials(require_client_certificate=True), flow=plane.flow
+        plane.services,
+        env,
+        credentials=serving.credentials(require_client_certificate=True),
+        flow=plane.flow,
+        auditor=plane.auditor,
     )
     joining = GrpcServer(
         plane.services,

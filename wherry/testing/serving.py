@@ -104,6 +104,7 @@ def _servers(control_plane: ControlPlane, env: Env, certificate: Any) -> tuple[A
         env,
         credentials=certificate.credentials(require_client_certificate=True),
         flow=control_plane.flow,
+        auditor=control_plane.auditor,
     )
     joining = GrpcServer(
         control_plane.services,

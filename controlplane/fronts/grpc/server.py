@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -22,6 +22,9 @@ from wherry.api.errors import APIError, ServiceUnavailable, Timeout
 from wherry.client.grpc import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from wherry.client.grpc_errors import code_of, trailing_metadata
 from wherry.client.methods import Method, methods_of
+
+if TYPE_CHECKING:
+    from controlplane.audit.recorder import Auditor
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class GrpcServer:
         reflection: bool = True,
         max_rpcs: int = MAX_CONCURRENT_RPCS,
         flow: Flow | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         self._services = services
         self._env = env
@@ -72,6 +76,7 @@ class GrpcServer:
         self._streams: dict[asyncio.Task[Any], None] = {}
         self._draining = False
         self._flow = flow
+        self._auditor = auditor
         self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs)
         for service in services.names:
             handlers = {rpc.name: self._bind(rpc) for rpc in methods_of(service) if only is None or rpc.path in only}
@@ -110,6 +115,8 @@ class GrpcServer:
             (True, True): grpc.stream_stream_rpc_method_handler,
         }
         limited = self._flow is not None and rpc.path.startswith(_LIMITED)
+        if self._auditor is not None and rpc.path.startswith(_LIMITED):
+            handler = self._audited_stream(rpc, handler) if rpc.server_streaming else self._audited(rpc.path, handler)
         function = self._stream(handler, limited) if rpc.server_streaming else self._unary(handler, limited, rpc.name)
         result: grpc.RpcMethodHandler[Any, Any] = kinds[rpc.client_streaming, rpc.server_streaming](
             function,
@@ -167,6 +174,54 @@ class GrpcServer:
             finally:
                 self._streams.pop(task, None)
                 await responses.aclose()
+
+        return stream
+
+    def _audited(self, path: str, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        from controlplane.fronts.grpc import audit
+
+        assert self._auditor is not None
+        auditor = self._auditor
+
+        async def unary(request: Any, call: Call) -> Any:
+            record = await audit.receive(auditor, path, request, call, self._env.uuid())
+            if record is None:
+                return await handler(request, call)
+            try:
+                response = await handler(request, call)
+            except APIError as error:
+                await audit.complete(record, error, None)
+                raise
+            await audit.complete(record, None, response)
+            return response
+
+        return unary
+
+    def _audited_stream(self, rpc: Method, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        from controlplane.fronts.grpc import audit
+
+        assert self._auditor is not None
+        auditor = self._auditor
+
+        async def stream(request: Any, call: Call) -> AsyncIterator[Any]:
+            first = None if rpc.client_streaming else request
+            record = await audit.receive(auditor, rpc.path, first, call, self._env.uuid())
+            refusal: APIError | None = None
+            responses = handler(request, call)
+            started = False
+            try:
+                async for response in responses:
+                    if record is not None and not started:
+                        started = True
+                        record.started(200, {})
+                    yield response
+            except APIError as error:
+                refusal = error
+                raise
+            finally:
+                await responses.aclose()
+                if record is not None:
+                    await asyncio.shield(audit.complete(record, refusal, None))
 
         return stream
 

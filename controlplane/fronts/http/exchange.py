@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -20,6 +20,9 @@ from controlplane.fronts.http.media import Form
 from controlplane.fronts.pace import Pace
 from controlplane.registry.base import Identity, RequestContext
 from wherry.api.errors import APIError, RequestEntityTooLarge, Timeout, Unauthorized
+
+if TYPE_CHECKING:
+    from controlplane.audit.recorder import Record
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
 BODY_TIMEOUT_S = 60.0  # a client that sends its body more slowly than this holds up nobody but itself, and not for ever
@@ -38,6 +41,9 @@ class Exchange:
         self.query: Mapping[str, str] = request.query
         self.warnings: list[str] = []
         self.seat: Seat = FREE
+        self.annotations: dict[str, str] = {}  # for the audit log, as the record is
+        self.record: Record | None = None
+        self.received = False  # the audit log has been asked whether it wants this request
         self._prepared = False
         self._body: bytes | None = None
 
@@ -50,6 +56,8 @@ class Exchange:
     def prepared(self, value: bool) -> None:
         self._prepared = value
         self.seat.leave()
+        if self.record is not None:
+            self.record.started(101 if "Upgrade" in self.request.headers else 200, self.annotations)
 
     @property
     def identity(self) -> Identity:
@@ -85,7 +93,13 @@ class Exchange:
             field_manager=manager, dry_run=dry_run, field_validation=self.query.get("fieldValidation", "") or "Warn"
         )
         ctx.warnings = self.warnings
+        ctx.annotations = self.annotations
         return ctx
+
+    @property
+    def seen(self) -> bytes:
+        """The body as far as it has been read by now: all or nothing."""
+        return self._body or b""
 
     async def body(self) -> bytes:
         """Raises RequestEntityTooLarge, before more than that has been read."""

@@ -10,7 +10,8 @@ import hashlib
 import logging
 import platform
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -33,6 +34,9 @@ from controlplane.fronts.resources import KUBERNETES_VERSION
 from controlplane.registry.base import ANONYMOUS, RegistryAPI
 from wherry.api.context import CAUSE_KEY, Env, cause
 from wherry.api.errors import APIError, InternalError, NotFound, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from controlplane.audit.recorder import Auditor
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class Handler:
         figures: Figures | None = None,
         metrics: Callable[[], bytes] | None = None,
         flow: Flow | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         self._registry = registry
         self._authorizer = authorizer
@@ -73,6 +78,7 @@ class Handler:
         self._openapi = Documents(registry.verbs)
         self._issuer = issuer
         self._flow = flow or Flow()
+        self._auditor = auditor
         self._closed = False
 
     def close(self) -> None:
@@ -83,11 +89,38 @@ class Handler:
         current = request.headers.get(CAUSE_KEY, "")[:64] or f"{self._env.rng.getrandbits(48):012x}"
         cause.set(current)
         exchange = Exchange(request, Call(identity=ANONYMOUS, cause=current, peer=str(request.remote)), audit_id)
+        if self._auditor is None:
+            return await self._answer(exchange)
+        return await self._audited(exchange, self._auditor)
+
+    async def _audited(self, exchange: Exchange, auditor: Auditor) -> web.StreamResponse:
+        """Every request that is answered is in the log, those of nobody we know too."""
+        from controlplane.fronts.http import audit
+
+        response: web.StreamResponse | None = None
+        try:
+            response = await self._answer(exchange)
+            return response
+        finally:
+            if exchange.record is None and not exchange.received:
+                exchange.record = await audit.receive(auditor, exchange, None)
+            if exchange.record is not None:
+                code = response.status if response is not None else 499  # the client has gone
+                await asyncio.shield(audit.complete(exchange.record, exchange, response, code))
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
         try:
             if self._closed:
                 raise ServiceUnavailable("the server is shutting down", retry_after_s=1)
             identity = await self._peers.identity(request)
-            exchange.call = Call(identity=identity, cause=current, peer=str(request.remote))
+            exchange.call = replace(exchange.call, identity=identity)
+            if self._auditor is not None:
+                from controlplane.fronts.http import audit
+
+                exchange.received = True
+                asking = await self._peers.asking(request)
+                exchange.record = await audit.receive(self._auditor, exchange, asking)
             if not request.path.startswith(_UNLIMITED):
                 exchange.seat = await self._flow.enter(identity, writes=request.method not in _READING)
             return await self._route(exchange)

@@ -40,6 +40,10 @@ class Peers:
             return await self._impersonate(identity, request)
         return identity
 
+    async def asking(self, request: Any) -> Identity | None:
+        """Who asks in somebody else's name; None when nobody does."""
+        return await self._authenticate(request) if "Impersonate-User" in request.headers else None
+
     async def _authenticate(self, request: Any) -> Identity:
         transport = request.transport
         tls = transport.get_extra_info("ssl_object") if transport is not None else None

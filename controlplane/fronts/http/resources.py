@@ -93,7 +93,10 @@ class Resources:
         selector = exchange.query.get("fieldSelector", "")
         attributes = target.attributes(field_selector=selector, name=name)
         decision = await self._authorizer.decide(exchange.identity, attributes)
-        if decision.verdict is not Verdict.ALLOW:
+        allowed = decision.verdict is Verdict.ALLOW
+        exchange.annotations["authorization.k8s.io/decision"] = "allow" if allowed else "forbid"
+        exchange.annotations["authorization.k8s.io/reason"] = decision.reason
+        if not allowed:
             raise refusal(exchange.identity, _shown(attributes, target), decision.reason)
 
     def _check_verb(self, target: Target, kind: Kind) -> None:

@@ -49,6 +49,7 @@ def handler_of(plane: ControlPlane) -> Handler:
         figures=plane.figures,
         metrics=plane.metrics,
         flow=plane.flow,
+        auditor=plane.auditor,
     )
 
 
