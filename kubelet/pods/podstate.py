@@ -1,0 +1,149 @@
+"""What the agent knows of one pod: the desired object, what the runtime has of it, and what must be remembered between rounds.
+
+Held by `kubelet.pods.worker` (which decides) and shared with `kubelet.pods.starting` (which acts on containers). It looks at the
+runtime and changes nothing there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from kubelet.pods import model as m
+from kubelet.pods.config import sandbox_config
+from kubelet.pods.services import PodServices
+from kubelet.pods.states import container_may_move
+from kubelet.runtime.base import (
+    ContainerState,
+    ContainerStatus,
+    RuntimeFailure,
+    RuntimeNotFound,
+    SandboxConfig,
+    SandboxState,
+    SandboxStatus,
+)
+from wherry.pb import core_v1_pb2
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0  # of what failed and no plan remembers
+
+
+class PodState:
+    """Invariant: a container id moves only along `states.CONTAINER_MOVES`. `dirty`: ids to be looked at again. `wake` is set
+    whenever there is a reason for another round."""
+
+    def __init__(self, services: PodServices, pod: core_v1_pb2.Pod, observed: m.Observed) -> None:
+        self.services = services
+        self.pod = pod
+        before = core_v1_pb2.PodStatus()
+        before.CopyFrom(pod.status)
+        self.memory = m.PodMemory(seen_at=services.env.now(), status=before, drained=services.drain is None)
+        self.sandboxes: dict[str, SandboxStatus] = {s.id: s for s in observed.sandboxes}
+        self.containers: dict[str, ContainerStatus] = {c.id: c for c in observed.containers}
+        self.dirty: dict[str, None] = dict.fromkeys([*self.sandboxes, *self.containers])
+        self.wake = asyncio.Event()
+
+    @property
+    def observed(self) -> m.Observed:
+        return m.Observed(tuple(self.sandboxes.values()), tuple(self.containers.values()))
+
+    def container(self, name: str, *, previous: bool = False) -> ContainerStatus | None:
+        """The newest of that name, or the one before it."""
+        history = sorted(
+            (c for c in self.containers.values() if c.name == name),
+            key=lambda c: (c.attempt, c.created_at),
+            reverse=True,
+        )
+        index = 1 if previous else 0
+        return history[index] if len(history) > index else None
+
+    def touch(self, runtime_id: str) -> None:
+        """The runtime says that something happened to it."""
+        if runtime_id in self.containers or runtime_id in self.sandboxes:
+            self.dirty[runtime_id] = None
+            self.wake.set()
+
+    def emit(self, type_: str, reason: str, message: str, field_path: str = "") -> None:
+        self.services.events.emit(self.pod, type_, reason, message, field_path)
+
+    def relist(
+        self, sandboxes: Sequence[SandboxStatus], containers: Sequence[ContainerStatus], *, creating: bool
+    ) -> None:
+        """All that the runtime has of this pod: the safety net under its events. Ids that we do not know are taken up unless
+        an action of ours is about to make them known (`creating`)."""
+        for old, new in ((self.sandboxes, sandboxes), (self.containers, containers)):
+            listed: dict[str, SandboxState | ContainerState] = {entry.id: entry.state for entry in new}
+            for known, entry in old.items():
+                if listed.get(known) != entry.state:
+                    self.dirty[known] = None
+        if not creating:
+            for sandbox in sandboxes:
+                if sandbox.id not in self.sandboxes:
+                    self.sandboxes[sandbox.id] = sandbox
+                    self.dirty[sandbox.id] = None
+            for container in containers:
+                if container.id not in self.containers:
+                    self.containers[container.id] = container
+                    self.dirty[container.id] = None
+        if self.dirty:
+            self.wake.set()
+
+    async def observe(self) -> None:
+        for runtime_id in list(self.dirty):
+            self.dirty.pop(runtime_id, None)
+            try:
+                if runtime_id in self.containers:
+                    self.record(await self.services.runtime.container_status(runtime_id))
+                elif runtime_id in self.sandboxes:
+                    self.sandboxes[runtime_id] = await self.services.runtime.sandbox_status(runtime_id)
+            except RuntimeNotFound:
+                self.containers.pop(runtime_id, None)
+                self.sandboxes.pop(runtime_id, None)
+            except RuntimeFailure as error:
+                log.warning("%s: cannot look at %s: %s", self.pod.metadata.name, runtime_id[:13], error.message)
+                asyncio.get_running_loop().call_later(RETRY_S, self.touch, runtime_id)
+
+    def record(self, status: ContainerStatus) -> None:
+        old = self.containers.get(status.id)
+        if old is not None and not container_may_move(old.state, status.state):
+            return  # an answer that was overtaken
+        self.containers[status.id] = status
+        if status.state is ContainerState.EXITED and status.id not in self.memory.termination_messages:
+            self._read_termination(status)
+
+    def _read_termination(self, status: ContainerStatus) -> None:
+        path = status.annotations.get(m.TERMINATION_MESSAGE, "")
+        if not path:
+            return
+        fallback = status.annotations.get(m.TERMINATION_POLICY) == "FallbackToLogsOnError" and status.exit_code != 0
+        text = self.services.files.read_termination(path, status.log_path if fallback else "")
+        self.memory.termination_messages[status.id] = text
+
+    async def look_at(self, container_id: str) -> None:
+        try:
+            self.record(await self.services.runtime.container_status(container_id))
+        except RuntimeNotFound:
+            self.containers.pop(container_id, None)
+
+    def ip(self) -> str:
+        current = self.observed.current
+        if current is not None and current.ips:
+            return current.ips[0]
+        ips = self.services.node.facts.ips
+        return ips[0] if ips else "127.0.0.1"
+
+    def stopping(self) -> bool:
+        """The pod is to end: decided before the next round has planned for it."""
+        return self.memory.removed or self.memory.ended is not None or self.pod.metadata.HasField("deletion_timestamp")
+
+    def sandbox_config(self, attempt: int) -> SandboxConfig:
+        services = self.services
+        return sandbox_config(
+            self.pod,
+            attempt,
+            services.node,
+            log_directory=services.files.log_directory(self.pod),
+            cgroup_parent=services.cgroups.parent_of(self.pod),
+        )
