@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from kubelet import admission, eviction
 from kubelet.cgroups import PodCgroups
 from kubelet.checkpoint import Checkpoints
 from kubelet.files import PodFiles
 from kubelet.housekeeping import Housekeeping
+from kubelet.inventory import Inventory, release_addresses
 from kubelet.link import ControlLink
 from kubelet.node import Machine, NodeReport, agent_version, host_dns, machine_facts
 from kubelet.objects import ObjectCache
+from kubelet.options import AgentOptions
+from kubelet.podnetwork import PodNetwork
 from kubelet.pods import model as m
 from kubelet.pods.plan import FORCED_GRACE_S
 from kubelet.pods.reach import HollowReach, Network
@@ -34,7 +37,6 @@ from kubelet.pressure import Limits
 from kubelet.runtime.base import (
     POD_NAME,
     POD_NAMESPACE,
-    POD_UID,
     ContainerStatus,
     DNSConfig,
     Runtime,
@@ -48,7 +50,6 @@ from kubelet.tokens import AccountTokens
 from kubelet.volumes.manager import VolumeManager
 from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, Conflict, NotFound
-from wherry.api.supervise import keep_running
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import Transport
 from wherry.client.client import Client
@@ -66,39 +67,7 @@ ENDS = ("exited", "oom", "deleted")  # kinds of runtime events that tell what no
 WORKER_RETRY_S = 5.0
 READY_POLL_S, READY_CHECK_S = 0.2, 5.0
 NODE_STATUS_S = 300.0
-CHECKPOINT_S = 1.0
 TERMINAL = (Phase.SUCCEEDED.value, Phase.FAILED.value)
-
-
-class NetworkSetup(Protocol):
-    """The node's part of the pod network; `kubelet.network.node.NodeNetwork` is one."""
-
-    async def configure(self, pod_cidr: str, cluster_cidr: str = "") -> None: ...
-    async def configure_again(self) -> None: ...
-    async def release_leaked(self, sandbox_ids: set[str]) -> list[str]: ...
-
-
-@dataclass(slots=True)
-class AgentOptions:
-    """`root` None: no files, volumes or cgroups (hollow nodes). `capacity` overrides the machine's, per resource; with it the
-    node counts as having a part of the machine only."""
-
-    node_name: str
-    root: Path | None = None
-    ips: Sequence[str] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    taints: Sequence[core_v1_pb2.Taint] = ()
-    capacity: Mapping[str, str] = field(default_factory=dict)
-    cgroup_parent: str = ""
-    pod_cgroups: bool = True
-    simultaneous_starts: int = 8
-    simultaneous_pulls: int = 4
-    relist_s: float = 10.0
-    eviction_hard: Sequence[eviction.Threshold] = eviction.parse(eviction.DEFAULT_HARD)
-    pressure_transition_s: float = eviction.PRESSURE_TRANSITION_S
-    network: NetworkSetup | None = None
-    # Route Services and answer names, in the agent's network namespace; with `network` also join its pods to other nodes'.
-    traffic: bool = False
 
 
 class Agent:
@@ -141,6 +110,7 @@ class Agent:
             probes=HollowReach(runtime) if isinstance(runtime, HollowRuntime) else Network(),
             pulls=asyncio.Semaphore(options.simultaneous_pulls),
         )  # fmt: skip
+        self.inventory = Inventory(runtime, options.node_name)
         self.checkpoints = Checkpoints(root)
         routes = options.traffic and root is not None
         hello = nodelink_pb2.Hello(node_name=options.node_name, agent_version=agent_version(), routes_services=routes)
@@ -151,9 +121,7 @@ class Agent:
         self._left: dict[str, m.Observed] = {}  # what ran when we began, of pods that we did not know
         self._named: set[str] = set()  # since the last Connect
         self._synced = False
-        self._unsaved: dict[str, None] = {}
-        self._cidrs = ("", "")  # this node's pods, all pods
-        self._network_task: asyncio.Task[None] | None = None
+        self.network = PodNetwork(options.network, self.report_soon) if options.network is not None else None
         self.traffic: NodeTraffic | None = None
         self.drain: Drain | None = None
         if routes and root is not None:
@@ -184,7 +152,7 @@ class Agent:
             self._group.keep(self._follow_runtime, name="runtime-events")
             self._group.keep(self._relist_loop, name="relist")
             self._group.keep(self._watch_readiness, name="readiness")
-            self._group.keep(self._save_loop, name="checkpoints")
+            self._group.keep(partial(self.checkpoints.run, self._checkpoint), name="checkpoints")
             self._group.keep(self.link.run, name="control-stream")
             if self.options.root is not None:
                 self._group.keep(self._housekeeping(self.options.root).run, name="housekeeping")
@@ -217,8 +185,8 @@ class Agent:
 
     async def _adopt(self) -> None:
         """Takes up what the last agent left: checkpointed pods, with their sandboxes and containers."""
-        sandboxes, containers = await keep_running("adoption", self._list_patiently)
-        await self._release_addresses(sandboxes)
+        sandboxes, containers = await self.inventory.wait_for()
+        await release_addresses(self.options.network, sandboxes)
         for pod in self.checkpoints.load():
             uid = pod.metadata.uid
             observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
@@ -231,41 +199,6 @@ class Agent:
             for uid, found in sandboxes.items()
             if uid not in self._workers
         }
-
-    async def _list_patiently(self) -> tuple[dict[str, list[SandboxStatus]], dict[str, list[ContainerStatus]]]:
-        while True:
-            try:
-                return await self._list_own()
-            except RuntimeFailure as error:
-                log.warning("waiting for the runtime: %s", error.message)
-                await asyncio.sleep(EVENT_RETRY_S)
-
-    async def _release_addresses(self, sandboxes: Mapping[str, Sequence[SandboxStatus]]) -> None:
-        """A runtime without any sandbox has lost them, if there were any: nobody else will ever give their addresses back."""
-        if sandboxes or self.options.network is None:
-            return
-        try:
-            released = await self.options.network.release_leaked(set())
-        except OSError as error:
-            log.warning("addresses of lost sandboxes: %s", error)
-            return
-        if released:
-            log.warning("the runtime has lost its sandboxes; their addresses are free again: %s", ", ".join(released))
-
-    async def _list_own(self) -> tuple[dict[str, list[SandboxStatus]], dict[str, list[ContainerStatus]]]:
-        """By pod uid. A runtime may hold the sandboxes of others: only those that bear our name are ours."""
-        sandboxes: dict[str, list[SandboxStatus]] = {}
-        owners: dict[str, str] = {}
-        for sandbox in await self.runtime.list_sandboxes():
-            if sandbox.annotations.get(m.NODE) == self.options.node_name:
-                uid = sandbox.labels.get(POD_UID, sandbox.uid)
-                sandboxes.setdefault(uid, []).append(sandbox)
-                owners[sandbox.id] = uid
-        containers: dict[str, list[ContainerStatus]] = {}
-        for container in await self.runtime.list_containers():
-            if container.sandbox_id in owners:
-                containers.setdefault(owners[container.sandbox_id], []).append(container)
-        return sandboxes, containers
 
     # -- workers
 
@@ -289,7 +222,6 @@ class Agent:
             await asyncio.sleep(WORKER_RETRY_S)
             worker = await self._fresh(uid, worker)
         del self._workers[uid]
-        self._unsaved.pop(uid, None)
         self.checkpoints.remove(uid)
         if worker.memory.removed:
             self.statuses.forget(uid)
@@ -297,7 +229,7 @@ class Agent:
             self._done[uid] = None
 
     async def _fresh(self, uid: str, old: PodWorker) -> PodWorker:
-        sandboxes, containers = await keep_running("adoption", self._list_patiently)
+        sandboxes, containers = await self.inventory.wait_for()
         observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
         worker = PodWorker(self.services, old.pod, observed, adopted=True)
         worker.memory.removed = old.memory.removed
@@ -337,31 +269,17 @@ class Agent:
 
     def put(self, pod: core_v1_pb2.Pod, status: core_v1_pb2.PodStatus, *, terminated: bool) -> None:
         self.statuses.put(pod, status, terminated=terminated)
-        self._unsaved[pod.metadata.uid] = None
+        self.checkpoints.mark(pod.metadata.uid)
 
-    async def _save_loop(self) -> None:
-        """Statuses into the checkpoints, a second late at most: restart counts and terminal phases must outlive us."""
-        while True:
-            await asyncio.sleep(CHECKPOINT_S)
-            unsaved, self._unsaved = self._unsaved, {}
-            for uid in unsaved:
-                worker = self._workers.get(uid)
-                if worker is not None:
-                    self._save(worker)
-
-    def _save(self, worker: PodWorker) -> None:
+    def _checkpoint(self, uid: str) -> core_v1_pb2.Pod | None:
+        worker = self._workers.get(uid)
+        if worker is None:
+            return None
         pod = core_v1_pb2.Pod()
         pod.CopyFrom(worker.pod)
         if worker.memory.status is not None:
             pod.status.CopyFrom(worker.memory.status)
-        self._on_disk(self.checkpoints.save, pod)
-
-    def _on_disk(self, write: Any, *arguments: Any) -> None:
-        try:
-            write(*arguments)
-        except OSError as error:
-            # A full disk costs the next agent's memory of this pod, not the pod.
-            log.error("checkpoint: %s", error)
+        return pod
 
     # -- the runtime's side
 
@@ -388,7 +306,7 @@ class Agent:
                 pass
             self._relist_now.clear()
             try:
-                sandboxes, containers = await self._list_own()
+                sandboxes, containers = await self.inventory.list()
             except RuntimeFailure as error:
                 log.warning("relist: %s", error.message)
                 continue
@@ -474,32 +392,14 @@ class Agent:
             self._configure_traffic(self.traffic, settings)
         if self.traffic is not None or self.options.root is None:
             self.settings.cluster_dns = settings.cluster_dns  # elsewhere nobody would answer at it
-        cidrs = (settings.pod_cidr, settings.cluster_cidr)
-        if settings.pod_cidr and cidrs != self._cidrs and self.options.network is not None:
-            self._cidrs = cidrs
-            if self._network_task is not None:
-                self._network_task.cancel()
-            self._network_task = self._spawn(self._configure_network(self.options.network, *cidrs))
+        assert self._group is not None
+        if self.network is not None:
+            self.network.on_settings(self._group, settings)
 
     def _configure_traffic(self, traffic: NodeTraffic, settings: nodelink_pb2.Settings) -> None:
         from kubelet.network.traffic import TrafficSettings
 
         traffic.configure(TrafficSettings(settings.pod_cidr, settings.cluster_dns, self.settings.cluster_domain))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        assert self._group is not None
-        return self._group.create_task(work)
-
-    async def _configure_network(self, network: NetworkSetup, pod_cidr: str, cluster_cidr: str) -> None:
-        while True:
-            try:
-                await network.configure(pod_cidr, cluster_cidr)
-                self._report_now.set()
-                return
-            except Exception as error:
-                # Whatever it is, the node stays NotReady for want of a network, and this says why.
-                log.error("the pod network %s cannot be set up: %s", pod_cidr, error)
-                await asyncio.sleep(WORKER_RETRY_S)
 
     def on_pods(self, batch: nodelink_pb2.PodBatch) -> None:
         for upsert in batch.upserts:
@@ -526,14 +426,14 @@ class Agent:
             return
         worker = self._workers.get(uid)
         if worker is None:
-            self._on_disk(self.checkpoints.save, pod)
+            self.checkpoints.save(pod)
             left = self._left.pop(uid, None)
             self._start_worker(pod, left, adopted=left is not None)
             if left is None:
                 self._admit(pod)
         elif not worker.memory.removed:
             if worker.pod.metadata.generation != pod.metadata.generation or pod.metadata.HasField("deletion_timestamp"):
-                self._unsaved[uid] = None
+                self.checkpoints.mark(uid)
             worker.update(pod)
 
     def _admit(self, pod: core_v1_pb2.Pod) -> None:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kubelet.agent import AgentOptions
     from kubelet.identity import Identity, IdentityStore
     from kubelet.network.node import NodeNetwork
+    from kubelet.options import AgentOptions
     from kubelet.runtime.base import Runtime
     from wherry.api.context import Env
     from wherry.client.base import Transport
@@ -217,7 +217,7 @@ def _read_token(text: str) -> str:
 
 def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
     from kubelet import eviction
-    from kubelet.agent import AgentOptions
+    from kubelet.options import AgentOptions
     from wherry.api.times import parse_duration
 
     hollow = arguments.runtime == "hollow"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from kubelet.agent import Agent, AgentOptions
+from kubelet.agent import Agent
+from kubelet.options import AgentOptions
 from kubelet.runtime.base import SandboxState
 from kubelet.runtime.hollow import HollowRuntime, Latency
 from wherry.api.context import Env

@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
 
-from kubelet.agent import Agent, AgentOptions
+from kubelet.agent import Agent
+from kubelet.options import AgentOptions
 from kubelet.runtime.hollow import BEHAVIOUR, HollowRuntime
 from kubelet.streams.sessions import SESSION
 from wherry.api.context import Env
