@@ -2,6 +2,7 @@
 affinity, over UDP, without endpoints; when pods and agents come and go.
 """
 
+import ipaddress
 import socket
 import subprocess
 import sys
@@ -50,9 +51,21 @@ def cluster() -> Iterator[LocalCluster]:
         until(lambda: len([pod for pod in made.pods("app in (web,client)") if is_ready(pod)]) == 5)
         yield made
     finally:
+        description = made.description
         made.down()
     left = {what: [line for line in lines if made.name in line] for what, lines in trace().items()}
+    networks = [ipaddress.ip_network(text) for text in (description.host_subnet, description.cluster_cidr)]
+    for what, command in (("flows", ["conntrack", "-L"]), ("routes", ["ip", "route"])):
+        told = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+        left[what] = [line for line in told if any(within(word, networks) for word in line.replace("=", " ").split())]
     assert not any(left.values()), f"left behind: {left}"
+
+
+def within(word: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        return any(ipaddress.ip_network(word).overlaps(network) for network in networks)
+    except ValueError:
+        return False
 
 
 def names(cluster: LocalCluster, app: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from controlplane.controllers import objects, shell
-from controlplane.controllers.endpointslice import legacy
+from controlplane.controllers.endpointslice import hints, legacy
 from controlplane.controllers.endpointslice import plan as planning
 from controlplane.controllers.shell import Kit
 from wherry.api import labels, meta
@@ -91,6 +91,10 @@ class EndpointSliceController:
                 self._runner.enqueue(meta.key(service))
 
     def _on_node(self, old: Any, new: Any) -> None:
+        if hints.cpu_by_zone([old] if old else []) != hints.cpu_by_zone([new] if new else []):
+            for service in self._services.list():
+                if hints.is_auto(service):
+                    self._runner.enqueue(meta.key(service))
         if _zone(old) == _zone(new):
             return
         for pod in self._pods.by_index(shell.NODE_INDEX, (new if new is not None else old).metadata.name):
@@ -113,7 +117,8 @@ class EndpointSliceController:
         ]
         names = sorted({pod.spec.node_name for pod in pods})
         zones = {name: _zone(self._nodes.get(name)) for name in names}
-        decided = planning.plan(service, pods, zones, self._slices.by_index(SERVICE_INDEX, key))
+        cpu = hints.cpu_by_zone(self._nodes.list()) if hints.is_auto(service) else {}
+        decided = planning.plan(service, pods, zones, self._slices.by_index(SERVICE_INDEX, key), cpu)
         try:
             newest = await carry_out(self._client, decided)
             if newest:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from controlplane.controllers import objects
+from controlplane.controllers.endpointslice import hints
 from wherry.api import meta
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
@@ -44,8 +46,10 @@ def plan(
     pods: Iterable[core_v1_pb2.Pod],
     zones: Mapping[str, str],
     slices: Sequence[discovery_v1_pb2.EndpointSlice],
+    cpu: Mapping[str, int] = MappingProxyType({}),
 ) -> Plan:
-    """`pods`: those that the selector matches. `zones`: node name -> zone. `slices`: those of the Service that we manage."""
+    """`pods`: those that the selector matches. `zones`: node name -> zone. `slices`: those of the Service that we manage.
+    `cpu`: of the nodes of each zone, for hints in proportion."""
     decided = Plan()
     if not has_slices(service):
         decided.delete = [found for found in slices if not meta.is_deleting(found)]
@@ -55,6 +59,12 @@ def plan(
         if not meta.is_deleting(found):
             present.setdefault(group_of(found), []).append(found)
     wanted = endpoints(service, pods, zones)
+    if hints.is_auto(service) and not service.spec.traffic_distribution:
+        for group_endpoints in wanted.values():
+            ready = [endpoint for endpoint in group_endpoints if endpoint.conditions.ready]
+            for endpoint, zone in zip(ready, hints.assign(ready, cpu), strict=True):
+                if zone:
+                    endpoint.hints.for_zones.add(name=zone)
     for family in service.spec.ip_families or ("IPv4",):
         if not any(address_type == family for address_type, _ in wanted):
             wanted[(family, ())] = []  # one empty slice tells that there is nothing, in contrast to nothing known yet
