@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet.network import NetworkError, cni, conntrack, hostports, links, masquerade
+from kubelet.network import NetworkError, cni, conntrack, firewall, hostports, links, masquerade
 from kubelet.network.mesh import kernel as mesh
 from kubelet.network.mesh.plan import LINK as OVERLAY
 from kubelet.network.mesh.plan import OVERHEAD
@@ -81,6 +81,7 @@ class NodeNetwork:
             raise NetworkError(str(error)) from error
         if subnet.version == 4:
             _FORWARDING.write_text("1\n")
+            firewall.let_through(options.bridge)
             masquerade.apply(masquerade.ruleset(options.table, pod_cidr, (inside,), options.bridge))
         cni.write_config(options.conf_dir / cni.HOST_PORTS_DIR, with_ports)
         cni.write_config(options.conf_dir, plain)
@@ -93,6 +94,7 @@ class NodeNetwork:
         masquerade.delete(SERVICES_TABLE)
         masquerade.delete(POLICIES_TABLE)
         hostports.remove_unused()
+        firewall.stop_letting_through(options.bridge)
         links.drop_addresses()
         if options.bridge in links.names():
             links.ip("link", "del", options.bridge)

@@ -203,6 +203,21 @@ def test_damage_is_mended(hosts: list[Host]) -> None:
     assert reaches(one, three, 1422, whole=True)
 
 
+def test_a_firewall_that_drops_what_it_forwards_is_told_of_the_pods(hosts: list[Host]) -> None:
+    one, two, _ = hosts
+    one.join(two)
+    two.join(one)
+    run("iptables", "-P", "FORWARD", "DROP", netns=two.netns)
+    assert not reaches(one, two, timeout_s=1)
+    call = "import sys; from kubelet.network import firewall; print(getattr(firewall, sys.argv[1])('pod'))"
+    before = run("iptables", "-S", "FORWARD", netns=two.netns)
+    told = [run(sys.executable, "-c", call, "let_through", netns=two.netns) for _ in range(2)]
+    assert told == ["True\n", "False\n"]
+    assert reaches(one, two)
+    run(sys.executable, "-c", call, "stop_letting_through", netns=two.netns)
+    assert run("iptables", "-S", "FORWARD", netns=two.netns) == before
+
+
 def test_flows_of_a_network_are_told_from_others() -> None:
     listing = (
         "tcp      6 86 TIME_WAIT src=10.9.0.1 dst=10.77.0.2 sport=51 dport=30080 "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from kubelet.network import links
+from kubelet.network import NetworkError, links
 from kubelet.network.mesh import plan
 from kubelet.network.mesh.plan import LINK, OVERHEAD, PORT, VNI, Mesh, Peer, State
 
@@ -23,7 +23,12 @@ def on_link() -> list[str]:
 def apply(own: Peer, mesh: Mesh) -> bool:
     """Makes the kernel's state this one, whatever it was; True when the overlay's link came or went, which changes the MTU of
     pods to come. Raises NetworkError when not all of it could be done; what could be, is."""
-    changed = _sync_link(own, mesh.vtep)
+    try:
+        changed = _sync_link(own, mesh.vtep)
+    except NetworkError:
+        # A kernel without VXLAN: that much can be done.
+        links.batch("ip", plan.commands(_state(False), plan.state(Mesh(mesh.routes)))[0])
+        raise
     present = _state(mesh.vtep)
     for_ip, for_bridge = plan.commands(present, plan.state(mesh))
     # Entries first: a route into the overlay without them would lose packets.

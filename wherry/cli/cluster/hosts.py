@@ -9,14 +9,12 @@ import ipaddress
 import os
 import re
 import socket
-import subprocess
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from kubelet.network import NetworkError, links, masquerade
+from kubelet.network import NetworkError, firewall, links, masquerade
 from kubelet.runtime import mounts
-from kubelet.runtime.base import RuntimeFailure
-from kubelet.runtime.processes import ProcessRef, find_binary
+from kubelet.runtime.processes import ProcessRef
 from wherry.cli.cluster import resolver
 from wherry.cli.cluster.layout import Cluster, ClusterError, Node, known, load
 
@@ -112,7 +110,7 @@ def make_switch(cluster: Cluster) -> bool:
         )
         masquerade.apply(rules)
         changed = True
-    return _let_through(cluster) or changed
+    return firewall.let_through(cluster.bridge) or changed
 
 
 def make_host(cluster: Cluster, node: Node) -> bool:
@@ -222,7 +220,7 @@ def remove_network(name: str, ip_forward: str) -> bool:
     for link in links_of(name):
         changed = _remove_link(link) or changed  # routes over it go with it
     changed = masquerade.delete(f"wherry-{name}") or changed
-    changed = _stop_letting_through(f"wh-{name}") or changed
+    changed = firewall.stop_letting_through(f"wh-{name}") or changed
     if not links.namespaces() and links.NETNS_DIR.is_dir():
         # `ip netns add` had mounted it on itself; nobody needs that any more.
         mounts.unmount_below(links.NETNS_DIR)
@@ -271,51 +269,3 @@ def _remove_link(name: str) -> bool:
         if name in links.names():  # else it went with its namespace in the meantime
             raise
     return True
-
-
-# -- a firewall that drops what it does not know (Docker's, for one)
-
-
-def _let_through(cluster: Cluster) -> bool:
-    """Where forwarding is denied by default, lets the bridge's traffic through."""
-    if "-P FORWARD DROP" not in _iptables("-S", "FORWARD"):
-        return False
-    changed = False
-    for rule in _forward_rules(cluster.bridge):
-        if " ".join(("-A", *rule)) not in _iptables("-S", "FORWARD"):
-            _iptables("-I", *rule)
-            changed = True
-    return changed
-
-
-def _stop_letting_through(bridge: str) -> bool:
-    changed = False
-    for rule in _forward_rules(bridge):
-        while " ".join(("-A", *rule)) in _iptables("-S", "FORWARD"):
-            _iptables("-D", *rule)
-            changed = True
-    return changed
-
-
-def _forward_rules(bridge: str) -> list[tuple[str, ...]]:
-    return [("FORWARD", side, bridge, "-j", "ACCEPT") for side in ("-i", "-o")]
-
-
-def _legacy_tables() -> list[str]:
-    try:
-        return Path("/proc/net/ip_tables_names").read_text().split()
-    except OSError:
-        return []
-
-
-def _iptables(*arguments: str) -> str:
-    """Its output; empty when nobody uses iptables here (asking it would already make tables of its own)."""
-    if "filter" not in masquerade.tables() and "filter" not in _legacy_tables():
-        return ""
-    try:
-        done = subprocess.run(
-            [find_binary("iptables"), "-w", *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (RuntimeFailure, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
