@@ -100,6 +100,7 @@ class Agent:
             else None
         )
         self.cgroups = PodCgroups(options.cgroup_parent) if root is not None and options.pod_cgroups else None
+        self.settings.unified_cgroups = self.cgroups is not None and self.cgroups.unified
         self.statuses = StatusManager()
         self.services = PodServices(
             env=env, runtime=runtime, node=self.settings, objects=objects,

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from kubelet import eviction, imagegc
+from kubelet.cgroups import PodCgroups
 from kubelet.node import NodeReport
 from kubelet.pods.worker import PodWorker
-from kubelet.pressure import EVICTION_GRACE_S, Limits, MemoryUse, Pressure
+from kubelet.pressure import EVICTION_GRACE_S, Limits, Pressure
 from kubelet.runtime.base import ContainerState, Image, Runtime, RuntimeFailure
 from kubelet.volumes.manager import VolumeManager
 from wherry.api.context import Env
@@ -40,7 +41,7 @@ class Housekeeping:
     root: Path
     workers: Callable[[], Sequence[PodWorker]]
     volumes: VolumeManager | None
-    cgroups: MemoryUse | None
+    cgroups: PodCgroups | None
     limits: Limits
     changed: Callable[[], None]  # the node's status has to be sent
 
@@ -55,6 +56,7 @@ class Housekeeping:
         while True:
             await asyncio.sleep(PRESSED_ROUND_S if pressure.short else ROUND_S)
             await self._step(pressure.relieve)
+            await self._step(self._weigh)
             await self._step(self._rotate_logs)
             if loop.time() >= next_slow:
                 next_slow = loop.time() + SLOW_ROUND_S * (0.9 + 0.2 * self.env.rng.random())
@@ -72,6 +74,10 @@ class Housekeeping:
             log.warning("housekeeping: %s", error)
         except Exception:
             log.exception("housekeeping: a step failed; the next round takes it again")
+
+    async def _weigh(self) -> None:
+        if self.cgroups is not None:
+            self.cgroups.weigh([worker.pod for worker in self.workers() if worker.memory.ended is None])
 
     async def _refresh_volumes(self) -> None:
         for worker in self.workers():

@@ -152,7 +152,7 @@ def container_config(
         stdin=container.stdin,
         stdin_once=container.stdin_once,
         tty=container.tty,
-        resources=container_resources(pod, container, node.memory_bytes),
+        resources=replace(container_resources(pod, container, node.memory_bytes), oom_group=node.unified_cgroups),
         security=replace(container_security(pod, container, image), processes_of=processes_of),
     )
 

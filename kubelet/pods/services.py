@@ -188,6 +188,7 @@ class NodeSettings:
     cluster_dns: str = ""
     cluster_domain: str = "cluster.local"
     host_dns: DNSConfig = field(default_factory=DNSConfig)
+    unified_cgroups: bool = False  # version 2
 
 
 def no_service_env(pod: core_v1_pb2.Pod) -> Mapping[str, str]:

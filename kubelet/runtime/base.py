@@ -94,6 +94,7 @@ class Resources:
     memory_limit_bytes: int = 0
     oom_score_adj: int = 0
     pids_limit: int = 0
+    oom_group: bool = False  # cgroup v2: out of memory, all processes of the container die, not one of them
 
 
 @dataclass(frozen=True, slots=True)

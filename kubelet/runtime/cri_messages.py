@@ -142,6 +142,8 @@ def resources(given: base.Resources) -> pb.LinuxContainerResources:
     if given.pids_limit:
         # CRI has no field for it; cgroup v1 ignores this one.
         message.unified["pids.max"] = str(given.pids_limit)
+    if given.oom_group:
+        message.unified["memory.oom.group"] = "1"
     return message
 
 

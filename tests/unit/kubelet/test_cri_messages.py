@@ -3,7 +3,7 @@
 import pytest
 
 from kubelet.runtime import cri_messages
-from kubelet.runtime.base import ContainerUser
+from kubelet.runtime.base import ContainerUser, Resources
 from wherry.pb import cri_runtime_pb2 as pb
 
 SECOND = 1_000_000_000
@@ -30,3 +30,9 @@ def test_the_user_is_told_where_the_runtime_tells_it() -> None:
         user=pb.ContainerUser(linux=pb.LinuxContainerUser(uid=1000, gid=0, supplemental_groups=[5, 6]))
     )
     assert cri_messages.container_status(status, "s").user == ContainerUser(1000, 0, (5, 6))
+
+
+def test_what_only_version_2_of_cgroups_knows_travels_unified() -> None:
+    assert not cri_messages.resources(Resources()).unified
+    told = cri_messages.resources(Resources(oom_group=True, pids_limit=5)).unified
+    assert dict(told) == {"memory.oom.group": "1", "pids.max": "5"}
