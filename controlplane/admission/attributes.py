@@ -22,11 +22,13 @@ class View:
     old: dict[str, Any] | None
 
 
-def view(request: Request, uid: str) -> View:
+def view(request: Request, uid: str, in_version: str = "") -> View:
+    """`in_version`: as it is in another version of its kind."""
     kind = request.kind
+    version = in_version or kind.version
     operation = matching.operation(request)
-    group, version, name = kind.group, kind.version, kind.kind
-    obj, old = matching.plain(request.obj), matching.plain(request.old)
+    group, name = kind.group, kind.kind
+    obj, old = (_in_version(matching.plain(each), group, version) for each in (request.obj, request.old))
     if request.subresource == "scale":
         group, version, name = "autoscaling", "v1", "Scale"
         obj, old = _scale(request.obj, request.read_scale), _scale(request.old, request.read_scale)
@@ -42,9 +44,10 @@ def view(request: Request, uid: str) -> View:
         user["extra"] = {key: list(values) for key, values in sorted(identity.extra.items())}
     gvk = {"group": group, "version": version, "kind": name}
     gvr = {"group": kind.group, "version": kind.version, "resource": kind.plural}
-    found: dict[str, Any] = {"uid": uid, "kind": gvk, "resource": gvr}
+    asked = {**gvk, "version": kind.version} if group == kind.group else gvk
+    found: dict[str, Any] = {"uid": uid, "kind": gvk, "resource": {**gvr, "version": in_version or kind.version}}
     below = {"subResource": request.subresource} if request.subresource else {}
-    found |= {**below, "requestKind": gvk, "requestResource": gvr}
+    found |= {**below, "requestKind": asked, "requestResource": gvr}
     if request.subresource:
         found["requestSubResource"] = request.subresource
     if request.name:
@@ -58,6 +61,13 @@ def view(request: Request, uid: str) -> View:
         if request.dry_run:
             found["options"]["dryRun"] = ["All"]
     return View(found, obj, old)
+
+
+def _in_version(obj: dict[str, Any] | None, group: str, version: str) -> dict[str, Any] | None:
+    """All versions of a kind have the same fields here: nothing is converted but the name."""
+    if obj is None or "apiVersion" not in obj:
+        return obj
+    return {**obj, "apiVersion": f"{group}/{version}" if group else version}
 
 
 def _scale(obj: Any | None, read: Callable[[Any], Any]) -> dict[str, Any] | None:

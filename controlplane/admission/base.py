@@ -81,6 +81,10 @@ class Lookup(Protocol):
         """Whether a kind's objects lie in namespaces; None when there is no such kind."""
         ...
 
+    def versions(self, group: str, plural: str) -> Sequence[str]:
+        """In which a kind is served."""
+        ...
+
     def acknowledge(self, api_version: str, kind: str, revision: int) -> None:
         """An object of the kind was written at this revision, beside another one: reads from now on see it."""
         ...

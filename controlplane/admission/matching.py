@@ -21,26 +21,31 @@ def operation(request: Request) -> str:
     return "CREATE" if request.subresource == "eviction" else request.operation
 
 
-def any_rule(rules: Iterable[Any], request: Request) -> bool:
-    """`rules` are RuleWithOperations."""
-    return any(rule_matches(rule, request) for rule in rules)
+def versions(match_policy: str, request: Request, served: Iterable[str]) -> list[str]:
+    """In which a rule may name the request's kind: its own, and (Equivalent) the others in which it is served. Whoever uses
+    another version must not get round a rule by it."""
+    own = request.kind.version
+    return [own] if match_policy == "Exact" else [own, *(version for version in served if version != own)]
 
 
-def any_named_rule(rules: Iterable[Any], request: Request) -> bool:
-    """`rules` are NamedRuleWithOperations."""
-    return any(
-        (not rule.resource_names or request.name in rule.resource_names)
-        and rule_matches(rule.rule_with_operations, request)
-        for rule in rules
-    )
+def matched(rules: Iterable[Any], request: Request, among: Iterable[str]) -> str | None:
+    """The version in which one of the rules (RuleWithOperations) asks for the request."""
+    rules = list(rules)
+    return next((version for version in among if any(_matches(rule, request, version) for rule in rules)), None)
 
 
-def rule_matches(rule: Any, request: Request) -> bool:
+def matched_named(rules: Iterable[Any], request: Request, among: Iterable[str]) -> str | None:
+    """The same for NamedRuleWithOperations."""
+    mine = [rule for rule in rules if not rule.resource_names or request.name in rule.resource_names]
+    return matched([rule.rule_with_operations for rule in mine], request, among)
+
+
+def _matches(rule: Any, request: Request, version: str) -> bool:
     kind, what = request.kind, rule.rule
     return (
         _has(rule.operations, operation(request))
         and _has(what.api_groups, kind.group)
-        and _has(what.api_versions, kind.version)
+        and _has(what.api_versions, version)
         and _scope(what.scope, request)
         and any(_resource(pattern, kind.plural, request.subresource) for pattern in what.resources)
     )

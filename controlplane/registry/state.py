@@ -363,6 +363,15 @@ class State:
         served = self.by_name(api_version, kind)
         return None if served is None else served.kind.namespaced
 
+    def versions(self, group: str, plural: str) -> list[str]:
+        """For admission."""
+        own = self.served.get((group, plural))
+        found = [own.kind.version] if own is not None else []
+        if not found and self.custom is not None:
+            kinds = (item.kind for item in self.custom.versions())
+            found = [kind.version for kind in kinds if (kind.group, kind.plural) == (group, plural)]
+        return found
+
     def acknowledge(self, api_version: str, kind: str, revision: int) -> None:
         served = self.by_name(api_version, kind)
         if served is not None:

@@ -275,3 +275,75 @@ async def test_a_service_leads_to_its_endpoints(admin: Caller, server: HookServe
     assert made.status == 201, made.text
     refused = await admin.ask("POST", CONFIGS, config_map("a"))
     assert refused.json["message"] == 'admission webhook "v.hooks.example" denied the request: reached'
+
+
+DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "boats.hooks.example"},
+    "spec": {
+        "group": "hooks.example", "scope": "Namespaced", "names": {"plural": "boats", "kind": "Boat"},
+        "versions": [{"name": name, "served": True, "storage": name == "v1", "schema": {"openAPIV3Schema": {
+            "type": "object", "properties": {"spec": {"type": "object", "properties": {
+                "sail": {"type": "string"}, "oars": {"type": "integer", "default": 2, "maximum": 8}}}}}}}
+                for name in ("v1", "v1beta1")],
+    },
+}  # fmt: skip
+
+
+async def test_custom_resources(admin: Caller, server: HookServer) -> None:
+    """A hook patches them, defaults and schema hold afterwards; quotas count them, and they are parameters of policies."""
+    assert (
+        await admin.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", DEFINITION)
+    ).status == 201
+    server.decide["/m"] = add("/spec/sail", "white")
+    boats = "/apis/hooks.example/v1/namespaces/default/boats"
+    await configure(
+        admin,
+        "Mutating",
+        "m",
+        {"clientConfig": server.config("/m"), "rules": [rule("boats", "CREATE", group="hooks.example")]},
+    )
+    quota = {"metadata": {"name": "q"}, "spec": {"hard": {"count/boats.hooks.example": "1"}}}
+    assert (await admin.ask("POST", "/api/v1/namespaces/default/resourcequotas", quota)).status == 201
+    boat = {"apiVersion": "hooks.example/v1", "kind": "Boat", "metadata": {"name": "b"}, "spec": {}}
+    made = await admin.ask("POST", boats, boat)
+    assert made.status == 201, made.text
+    assert made.json["spec"] == {"sail": "white", "oars": 2}
+    (asked,) = server.requests
+    assert asked["kind"] == {"group": "hooks.example", "version": "v1", "kind": "Boat"}
+    assert asked["object"]["spec"] == {"oars": 2}
+    # Nobody gets round the rule by another version; a rule that is meant exactly says so.
+    beta = {**boat, "apiVersion": "hooks.example/v1beta1", "spec": {}}
+    other = await admin.ask(
+        "POST", boats.replace("/v1/", "/v1beta1/") + "?dryRun=All", {**beta, "metadata": {"name": "x"}}
+    )
+    assert other.status == 403, other.text  # by the quota, after the hook
+    asked = server.requests[-1]
+    assert (asked["kind"]["version"], asked["requestKind"]["version"]) == ("v1", "v1beta1")
+    assert asked["object"]["apiVersion"] == "hooks.example/v1"
+    full = await admin.ask("POST", boats, {**boat, "metadata": {"name": "c"}})
+    assert full.json["message"].endswith(
+        "exceeded quota: q, requested: count/boats.hooks.example=1, used: count/boats.hooks.example=1, "
+        "limited: count/boats.hooks.example=1"
+    )
+    server.decide["/m"] = add("/spec/oars", 9)
+    wrong = await admin.ask("POST", boats, {**boat, "metadata": {"name": "d"}})
+    assert (wrong.status, wrong.json["reason"]) == (422, "Invalid")
+    policy = {
+        "metadata": {"name": "p"},
+        "spec": {
+            "paramKind": {"apiVersion": "hooks.example/v1", "kind": "Boat"},
+            "matchConstraints": {"resourceRules": [rule("configmaps", "CREATE")]},
+            "validations": [{"expression": "object.data.a == params.spec.sail", "message": "wrong colour"}],
+        },
+    }
+    binding = {
+        "metadata": {"name": "b"},
+        "spec": {
+            "policyName": "p", "validationActions": ["Deny"], "paramRef": {"name": "b", "parameterNotFoundAction": "Deny"},
+        },
+    }  # fmt: skip
+    assert (await admin.ask("POST", f"{HOOKS}/validatingadmissionpolicies", policy)).status == 201
+    assert (await admin.ask("POST", f"{HOOKS}/validatingadmissionpolicybindings", binding)).status == 201
+    assert (await admin.ask("POST", CONFIGS, {**config_map("white"), "data": {"a": "white"}})).status == 201
+    refused = await admin.ask("POST", CONFIGS, config_map("blue"))
+    assert refused.json["message"].endswith("with binding 'b' denied request: wrong colour")

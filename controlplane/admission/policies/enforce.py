@@ -7,6 +7,7 @@ go to the client, the rest into the audit log.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from controlplane.admission import attributes, expressions, matching
@@ -47,11 +48,12 @@ class Enforcer:
         namespace = None
         if request.kind.namespaced:
             namespace = await self._lookup.find("v1", "Namespace", "", request.namespace)
-        asked = _Asked(request, namespace, self._env.uuid())
+        served = self._lookup.versions(request.kind.group, request.kind.plural)
+        asked = _Asked(request, namespace, self._env.uuid(), served)
         denied: APIError | None = None
         for policy in policies:
             mine = [found for found in bindings if found.spec.policy_name == policy.metadata.name]
-            if mine and _concerns(policy.spec.match_constraints, request, namespace):
+            if mine and asked.concerns(policy.spec.match_constraints):
                 error = await self._policy(policy, mine, asked)
                 denied = denied or error
         if denied is not None:
@@ -68,7 +70,7 @@ class Enforcer:
         denied: APIError | None = None
         annotations: dict[str, list[str]] = {}
         for binding in bindings:
-            if not _concerns(binding.spec.match_resources, request, asked.namespace, rules=False):
+            if not asked.concerns(binding.spec.match_resources, rules=False):
                 continue
             head = f"ValidatingAdmissionPolicy '{name}' with binding '{binding.metadata.name}'"
             try:
@@ -138,9 +140,10 @@ class Enforcer:
 class _Asked:
     """One request, with what is worked out of it once for all policies."""
 
-    def __init__(self, request: Request, namespace: Any | None, uid: str) -> None:
+    def __init__(self, request: Request, namespace: Any | None, uid: str, served: Sequence[str]) -> None:
         self.request = request
         self.namespace = namespace
+        self._served = served
         self.answers = Answers()
         view = attributes.view(request, uid)
         self._values = expressions.values(view, matching.plain(namespace))
@@ -155,15 +158,16 @@ class _Asked:
         error.code = _CODES.get(error.reason, 422)
         return error
 
-
-def _concerns(match: Any, request: Request, namespace: Any | None, *, rules: bool = True) -> bool:
-    """A binding may narrow its policy down, so it may also leave the rules out."""
-    if not matching.namespace_matches(match.namespace_selector, request, namespace):
-        return False
-    if not matching.object_matches(match.object_selector, request):
-        return False
-    if matching.any_named_rule(match.exclude_resource_rules, request):
-        return False
-    if not match.resource_rules:
-        return not rules
-    return matching.any_named_rule(match.resource_rules, request)
+    def concerns(self, match: Any, *, rules: bool = True) -> bool:
+        """A binding may narrow its policy down, so it may also leave the rules out."""
+        request = self.request
+        if not matching.namespace_matches(match.namespace_selector, request, self.namespace):
+            return False
+        if not matching.object_matches(match.object_selector, request):
+            return False
+        among = matching.versions(match.match_policy, request, self._served)
+        if matching.matched_named(match.exclude_resource_rules, request, among) is not None:
+            return False
+        if not match.resource_rules:
+            return not rules
+        return matching.matched_named(match.resource_rules, request, among) is not None

@@ -19,7 +19,7 @@ from controlplane.admission.expressions import ConditionError, values
 from controlplane.admission.webhooks import review, targets
 from controlplane.admission.webhooks.base import CallFailed, Transport
 from controlplane.admission.webhooks.review import Answer
-from controlplane.admission.webhooks.select import Hook, Hooks, concerns
+from controlplane.admission.webhooks.select import Hook, Hooks, concerned
 from wherry.api import patch
 from wherry.api.context import Env
 from wherry.api.errors import APIError, BadRequest, Cause, InternalError
@@ -45,10 +45,10 @@ class Dispatcher:
         those are asked that want to be, again, and have not seen the object as it is now."""
         again = bool(seen)
         changed = False
-        for hook in await self._concerned(request, "MutatingWebhookConfiguration", self._mutating):
+        for hook, version in await self._concerned(request, "MutatingWebhookConfiguration", self._mutating):
             if again and (hook.message.reinvocation_policy != "IfNeeded" or seen.get(hook.key) == _bytes(request.obj)):
                 continue
-            view = attributes.view(request, self._env.uuid())
+            view = attributes.view(request, self._env.uuid(), version)
             answer = await self._ask(hook, request, view, mutating=True)
             if answer is not None and answer.patch and request.obj is not None:
                 changed = _apply(hook, request, view, answer.patch) or changed
@@ -59,10 +59,10 @@ class Dispatcher:
         hooks = await self._concerned(request, "ValidatingWebhookConfiguration", self._validating)
         if not hooks:
             return
-        view = attributes.view(request, "")
+        views = {version: attributes.view(request, "", version) for _, version in hooks}
         tasks = [
-            asyncio.ensure_future(self._ask(hook, request, _with_uid(view, self._env.uuid()), mutating=False))
-            for hook in hooks
+            asyncio.ensure_future(self._ask(hook, request, _with_uid(views[version], self._env.uuid()), mutating=False))
+            for hook, version in hooks
         ]
         try:
             await asyncio.wait(tasks)
@@ -73,19 +73,26 @@ class Dispatcher:
         if errors:
             raise errors[0]
 
-    async def _concerned(self, request: Request, kind: str, hooks: Hooks) -> list[Hook]:
+    async def _concerned(self, request: Request, kind: str, hooks: Hooks) -> list[tuple[Hook, str]]:
+        """Each with the version in which it asks for the object."""
         configurations = await self._lookup.all(_V1, kind)
         if not configurations or matching.exempt(request):
             return []
         namespace = None
         if request.kind.namespaced:
             namespace = await self._lookup.find("v1", "Namespace", "", request.namespace)
-        found = [hook for hook in hooks.of(configurations) if concerns(hook, request, namespace)]
-        conditional = [hook for hook in found if hook.conditions is not None]
-        if conditional:
-            given = values(attributes.view(request, ""), matching.plain(namespace))
-            refused = [hook.key for hook in conditional if not self._holds(hook, request, given)]
-            found = [hook for hook in found if hook.key not in refused]
+        served = self._lookup.versions(request.kind.group, request.kind.plural)
+        found: list[tuple[Hook, str]] = []
+        plain_namespace = None
+        for hook in hooks.of(configurations):
+            version = concerned(hook, request, namespace, served)
+            if version is None:
+                continue
+            if hook.conditions is not None:
+                plain_namespace = plain_namespace or matching.plain(namespace)
+                if not self._holds(hook, request, values(attributes.view(request, "", version), plain_namespace)):
+                    continue
+            found.append((hook, version))
         return found
 
     def _holds(self, hook: Hook, request: Request, given: dict[str, Any]) -> bool:
@@ -143,8 +150,9 @@ def _apply(hook: Hook, request: Request, view: View, operations: Sequence[Any]) 
             made.CopyFrom(request.obj)
             made.spec.replicas = int((result.get("spec") or {}).get("replicas") or 0)
         else:
-            made = matching.from_plain(result, request.obj)
-    except (APIError, ValueError, TypeError) as error:
+            own = request.kind.api_version if "apiVersion" in result else None
+            made = matching.from_plain({**result, **({"apiVersion": own} if own else {})}, request.obj)
+    except (APIError, ValueError, TypeError, AttributeError) as error:
         text = f'failed calling webhook "{hook.name}": the patch does not fit the object: {error}'
         raise InternalError(f"Internal error occurred: {text}", causes=[Cause("", text)]) from error
     request.defaults(made)

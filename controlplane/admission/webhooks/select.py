@@ -58,11 +58,12 @@ def _hook(configuration: str, message: Any) -> Hook:
     return Hook(configuration, message, conditions)
 
 
-def concerns(hook: Hook, request: Request, namespace: Any | None) -> bool:
-    """By rules and selectors; conditions are asked last, since they cost the most."""
+def concerned(hook: Hook, request: Request, namespace: Any | None, served: Sequence[str]) -> str | None:
+    """By rules and selectors: the version in which the hook asks for the object; None when it does not. Conditions are asked
+    last, since they cost the most."""
     message = hook.message
-    return (
-        matching.any_rule(message.rules, request)
-        and matching.namespace_matches(message.namespace_selector, request, namespace)
-        and matching.object_matches(message.object_selector, request)
-    )
+    if not matching.namespace_matches(message.namespace_selector, request, namespace):
+        return None
+    if not matching.object_matches(message.object_selector, request):
+        return None
+    return matching.matched(message.rules, request, matching.versions(message.match_policy, request, served))
