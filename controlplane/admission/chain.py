@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from wherry.api.context import Env
 
 _REGISTRATION = "admissionregistration.k8s.io"
+# Kinds of the core group whose use is more than their number.
+_MEASURED = ("pods", "services", "persistentvolumeclaims")
 # Never counted: they come and go by themselves.
 _UNCOUNTED = (("", "events"), ("events.k8s.io", "events"))
 
@@ -47,6 +49,13 @@ class Options:
 
     toleration_s: int = 10
     token_volume: bool = False
+
+
+def _may_grow(request: Request) -> bool:
+    """Whether an update can cost a quota more, or less: most objects only count as one."""
+    if request.subresource or request.kind.group:
+        return request.subresource == "resize"
+    return request.kind.plural in _MEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +155,13 @@ class Chain:
         self._node.check(request)
 
     @asynccontextmanager
-    async def charging(self, request: Request) -> AsyncIterator[Charge]:
-        """Around the transaction of a write: what it costs, with the namespace's quotas to itself in this process."""
+    async def charging(self, request: Request, *, goes: bool = False) -> AsyncIterator[Charge]:
+        """Around the transaction of a write: what it costs, with the namespace's quotas to itself in this process. `goes`: an
+        update by which the object is gone."""
         kind = request.kind
         if (
             not kind.namespaced
-            or request.subresource == "status"
+            or (request.operation == "UPDATE" and not goes and not _may_grow(request))
             or (kind.group, kind.plural) in _UNCOUNTED
             or not await self._lookup.present("", "resourcequotas")
         ):

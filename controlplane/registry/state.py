@@ -312,22 +312,27 @@ class State:
 
     async def present(self, group: str, plural: str = "") -> bool:
         """For admission: whether there is any such object. As long as nobody here has asked for the group, nobody here has
-        written to it either, so a look at the bare keys does."""
+        written to it either, so a look at the bare keys does. Another replica's first one is seen a moment later: a question
+        to the store for each request would be dear, and most clusters have none of these."""
         if plural and group not in self._later:
-            return len(await self.fresh(self.served[group, plural])) > 0
-        prefix = f"{ROOT}{group or 'core'}/{plural}{'/' if plural else ''}"
-        task = self._presence.get(prefix)
-        if task is None:
-            task = self._presence[prefix] = asyncio.ensure_future(self._keys_under(prefix))
-        cache = await asyncio.shield(task)
-        try:
-            if self._consistent and plural:
-                await cache.wait_fresh(READ_TIMEOUT_S)
-            else:
-                written = [item.acknowledged for item in self.served.values() if item.kind.group == group]
-                await cache.wait_for(max(written, default=0), READ_TIMEOUT_S)
-        except (store_base.StoreError, TimeoutError) as error:
-            raise ServiceUnavailable("the server has not seen its newest writes in time", retry_after_s=1) from error
+            cache = await self.cache_of(self.served[group, plural])
+        else:
+            prefix = f"{ROOT}{group or 'core'}/{plural}{'/' if plural else ''}"
+            task = self._presence.get(prefix)
+            if task is None:
+                task = self._presence[prefix] = asyncio.ensure_future(self._keys_under(prefix))
+            cache = await asyncio.shield(task)
+        if plural:
+            kind = self.served.get((group, plural))
+            written = kind.acknowledged if kind is not None else 0
+        else:
+            written = max((item.acknowledged for item in self.served.values() if item.kind.group == group), default=0)
+        if cache.revision < written:
+            try:
+                await cache.wait_for(written, READ_TIMEOUT_S)
+            except (store_base.StoreError, TimeoutError) as error:
+                message = "the server has not seen its newest writes in time"
+                raise ServiceUnavailable(message, retry_after_s=1) from error
         return len(cache) > 0
 
     async def _keys_under(self, prefix: str) -> WatchCache:

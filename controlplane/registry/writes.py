@@ -256,7 +256,7 @@ class Writer:
             value, remove, extra = await self._next(ctx, served, request, applied, refused)
             if value == entry.value and not remove:
                 return served.stored(entry.value, entry.revision, entry.memo)
-            async with self._chain.charging(request) as charge:
+            async with self._chain.charging(request, goes=remove) as charge:
                 charged, charges = await charge.plan(None if remove else obj, old)
                 if ctx.dry_run:
                     return served.stored(value, entry.revision, {})
