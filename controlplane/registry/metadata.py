@@ -60,7 +60,12 @@ def only_status(meta: meta_v1_pb2.ObjectMeta, old: meta_v1_pb2.ObjectMeta) -> No
 
 
 def validate(
-    meta: meta_v1_pb2.ObjectMeta, namespaced: bool, name_rule: NameRule, path: str = "metadata"
+    meta: meta_v1_pb2.ObjectMeta,
+    namespaced: bool,
+    name_rule: NameRule,
+    path: str = "metadata",
+    *,
+    any_finalizer: bool = False,
 ) -> list[Cause]:
     causes: list[Cause] = []
     if meta.generate_name:
@@ -82,12 +87,12 @@ def validate(
             )
     elif meta.namespace:
         causes.append(violations.forbidden(f"{path}.namespace", "not allowed on this type"))
-    causes += validate_common(meta, path)
+    causes += validate_common(meta, path, any_finalizer=any_finalizer)
     return causes
 
 
-def validate_common(meta: meta_v1_pb2.ObjectMeta, path: str) -> list[Cause]:
-    """What holds for templates too."""
+def validate_common(meta: meta_v1_pb2.ObjectMeta, path: str, *, any_finalizer: bool = False) -> list[Cause]:
+    """What holds for templates too. `any_finalizer`: a finalizer need not be qualified by a domain and a path."""
     causes: list[Cause] = []
     if meta.labels:
         causes += validate_labels(meta.labels, f"{path}.labels")
@@ -96,7 +101,7 @@ def validate_common(meta: meta_v1_pb2.ObjectMeta, path: str) -> list[Cause]:
     if meta.owner_references:
         causes += _owners(meta.owner_references, f"{path}.ownerReferences")
     if meta.finalizers:
-        causes += _finalizers(meta.finalizers, f"{path}.finalizers")
+        causes += _finalizers(meta.finalizers, f"{path}.finalizers", any_finalizer)
     return causes
 
 
@@ -151,12 +156,12 @@ def _plain_owner(owner: meta_v1_pb2.OwnerReference) -> dict[str, Any]:
     return {name: value[name] for name in ("apiVersion", "kind", "name", "uid") if name in value} | value
 
 
-def _finalizers(finalizers: Sequence[str], path: str) -> list[Cause]:
+def _finalizers(finalizers: Sequence[str], path: str, any_finalizer: bool) -> list[Cause]:
     causes: list[Cause] = []
     for index, name in enumerate(finalizers):
         wrong = names.qualified_name(name)
         causes += (violations.invalid(path, name, message) for message in wrong)
-        if not wrong and "/" not in name and name not in _STANDARD_FINALIZERS:
+        if not wrong and not any_finalizer and "/" not in name and name not in _STANDARD_FINALIZERS:
             detail = "name is neither a standard finalizer name nor is it fully qualified"
             causes.append(violations.invalid(f"{path}[{index}]", name, detail))
     if "orphan" in finalizers and "foregroundDeletion" in finalizers:
@@ -165,7 +170,9 @@ def _finalizers(finalizers: Sequence[str], path: str) -> list[Cause]:
     return causes
 
 
-def validate_update(meta: meta_v1_pb2.ObjectMeta, old: meta_v1_pb2.ObjectMeta, path: str = "metadata") -> list[Cause]:
+def validate_update(
+    meta: meta_v1_pb2.ObjectMeta, old: meta_v1_pb2.ObjectMeta, path: str = "metadata", *, any_finalizer: bool = False
+) -> list[Cause]:
     """Name, namespace and uid have been compared before (they are 400 and 409, not 422)."""
     causes = []
     if old.HasField("deletion_timestamp"):
@@ -184,7 +191,7 @@ def validate_update(meta: meta_v1_pb2.ObjectMeta, old: meta_v1_pb2.ObjectMeta, p
     ):
         if meta.HasField(name) != old.HasField(name) or getattr(meta, name) != getattr(old, name):  # type: ignore[arg-type]
             causes.append(violations.invalid(f"{path}.{json_name}", _shown(meta, json_name), "field is immutable"))
-    return causes + validate_common(meta, path)
+    return causes + validate_common(meta, path, any_finalizer=any_finalizer)
 
 
 def _shown(meta: meta_v1_pb2.ObjectMeta, json_name: str) -> Any:

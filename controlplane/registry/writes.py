@@ -126,7 +126,9 @@ class Writer:
 
     def _validate_new(self, ctx: RequestContext, served: Served, obj: Any) -> None:
         kind, strategy = served.kind, served.strategy
-        causes = metadata.validate(obj.metadata, kind.namespaced, strategy.name_rule)
+        causes = metadata.validate(
+            obj.metadata, kind.namespaced, strategy.name_rule, any_finalizer=strategy.any_finalizer
+        )
         causes += strategy.validate(obj)
         violations.raise_if(kind, obj.metadata.name, causes)
         ctx.warnings.extend(strategy.warnings(obj, None))
@@ -317,7 +319,7 @@ class Writer:
             metadata.only_status(obj.metadata, old.metadata)
         strategy.prepare(obj, old, subresource)
         managers.track(ctx, strategy, obj, old, self._state.env, subresource=subresource, applied=applied)
-        causes = metadata.validate_update(obj.metadata, old.metadata)
+        causes = metadata.validate_update(obj.metadata, old.metadata, any_finalizer=strategy.any_finalizer)
         causes += strategy.check_update(obj, old, subresource)
         violations.raise_if(kind, name, causes)
         ctx.warnings.extend(strategy.warnings(obj, old))

@@ -61,6 +61,7 @@ class CustomStrategy(Strategy):
     storage_version: str = ""
     scale: Scale | None = None
     unconditional_update: bool = False
+    any_finalizer: bool = True
     _rules: rules.Node | None = None
     _merge_type: Any = None
 

@@ -19,6 +19,7 @@ _WEBHOOK_PORT = 443
 @dataclass(slots=True)
 class Definitions(WithSpec):
     unconditional_update: bool = False
+    any_finalizer: bool = True
 
     def defaults(self, obj: Any) -> None:
         spec = obj.spec

@@ -18,7 +18,7 @@ from controlplane.fronts.http.openapi.operations import Verbs, Writer
 from controlplane.fronts.http.openapi.schemas import Definitions
 from controlplane.fronts.resources import KUBERNETES_VERSION
 from wherry.api import schema
-from wherry.api.kinds import Kind
+from wherry.api.kinds import CustomKind, Kind
 
 _TITLE = "Wherry: the Kubernetes API"
 Encode = Callable[[dict[str, Any]], bytes]
@@ -43,6 +43,8 @@ class Documents:
         digest = hashlib.sha256(f"{wherry.__version__} {KUBERNETES_VERSION}".encode())
         for kind in kinds:
             digest.update(f"{kind.api_version} {kind.kind} {','.join(self._verbs(kind))}\n".encode())
+            if isinstance(kind, CustomKind):
+                digest.update(f"{kind.definition}\n".encode())
         for file in sorted({schema.descriptor_of(kind.message).file.name for kind in kinds}):
             found = next(kind for kind in kinds if schema.descriptor_of(kind.message).file.name == file)
             digest.update(schema.descriptor_of(found.message).file.serialized_pb)
@@ -111,7 +113,11 @@ class Documents:
         paths = {
             path: path_item(item) for kind in kinds for path, item in writer.paths(kind, self._verbs(kind)) if item
         }
-        definitions.add(schema.descriptor_of(kind.message) for kind in kinds)
+        for kind in kinds:
+            if isinstance(kind, CustomKind):
+                definitions.add_custom(kind)
+            else:
+                definitions.add([schema.descriptor_of(kind.message)])
         return dict(sorted(paths.items())), dict(sorted(definitions.found.items()))
 
 

@@ -10,7 +10,7 @@ from controlplane.fronts.http import media, subresources
 from controlplane.fronts.http.openapi.schemas import Definitions
 from controlplane.fronts.http.resources import APPLY_TYPE, PATCH_TYPES
 from wherry.api import schema
-from wherry.api.kinds import Kind
+from wherry.api.kinds import CustomKind, Kind
 from wherry.pb import meta_v1_pb2
 
 Operation = dict[str, Any]
@@ -113,14 +113,17 @@ class Writer:
         }
         answer = None if session else self._answer(kind, cls, action)
         if self._v3:
-            content = {each: {"schema": answer} for each in media.ENCODINGS} if answer else {}
+            offered = media.TEXTS if isinstance(kind, CustomKind) else media.ENCODINGS
+            content = {each: {"schema": answer} for each in offered} if answer else {}
             out["responses"] = {"200": {"description": "OK", **({"content": content} if content else {})}}
         else:
             out["responses"] = {"200": {"description": "OK", **({"schema": answer} if answer else {})}}
-        self._body(out, cls, action, session)
+        self._body(out, kind, cls, action, session)
         return out
 
     def _answer(self, kind: Kind, cls: type[Any], action: str) -> dict[str, Any]:
+        if isinstance(kind, CustomKind) and cls is kind.message and action not in ("delete", "deletecollection"):
+            return self._definitions.ref_custom(kind, listed=action == "list")
         if action == "list":
             listed = schema.find_class(kind.api_version, f"{kind.kind}List")
             if listed is not None:
@@ -129,16 +132,19 @@ class Writer:
             return self._refer(meta_v1_pb2.Status)
         return self._refer(cls)
 
-    def _body(self, out: Operation, cls: type[Any], action: str, session: bool) -> None:
+    def _body(self, out: Operation, kind: Kind, cls: type[Any], action: str, session: bool) -> None:
         if session or action in ("get", "list"):
             return
         types: tuple[str, ...] = ("*/*",)
         wanted = cls
         if action == "patch":
             types, wanted = (*PATCH_TYPES, APPLY_TYPE), meta_v1_pb2.Patch
+            if isinstance(kind, CustomKind):
+                types = tuple(each for each in types if "strategic" not in each)
         elif action in ("delete", "deletecollection"):
             wanted = meta_v1_pb2.DeleteOptions
-        body = self._refer(wanted)
+        own = isinstance(kind, CustomKind) and wanted is kind.message
+        body = self._definitions.ref_custom(kind) if isinstance(kind, CustomKind) and own else self._refer(wanted)
         needed = action in ("post", "put", "patch")
         if self._v3:
             out["requestBody"] = {"content": {each: {"schema": body} for each in types}, "required": needed}

@@ -7,8 +7,10 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from controlplane.fronts.http.openapi import custom
 from wherry.api import schema
-from wherry.pb import options_pb2
+from wherry.api.kinds import CustomKind
+from wherry.pb import meta_v1_pb2, options_pb2
 
 Schema = dict[str, Any]
 
@@ -88,6 +90,21 @@ class Definitions:
             name = name_of(descriptor)
             if name not in self.found:
                 self.found[name] = self._encode(self._definition(descriptor, waiting))
+
+    def add_custom(self, kind: CustomKind) -> None:
+        name = custom.name_of(kind)
+        if name in self.found:
+            return
+        meta: list[Any] = [meta_v1_pb2.ObjectMeta.DESCRIPTOR, meta_v1_pb2.ListMeta.DESCRIPTOR]
+        self.add(meta)
+        own = {"$ref": self._refs + name}
+        self.found[name] = self._encode(custom.definition(kind, self.ref(meta[0]), v3=self._v3))
+        listed = custom.name_of(kind, listed=True)
+        self.found[listed] = self._encode(custom.list_definition(kind, own, self.ref(meta[1])))
+
+    def ref_custom(self, kind: CustomKind, *, listed: bool = False) -> Schema:
+        self.add_custom(kind)
+        return {"$ref": self._refs + custom.name_of(kind, listed=listed)}
 
     def ref(self, descriptor: Descriptor) -> Schema:
         return {"$ref": self._refs + name_of(descriptor)}

@@ -90,7 +90,7 @@ def _parameters_item(value: dict[str, Any]) -> bytes:
 
 
 def definition(value: dict[str, Any]) -> bytes:
-    parts = [_text(1, value.get("$ref", "")), _text(2, value.get("format", ""))]
+    parts = [_text(1, value.get("$ref", "")), _text(2, value.get("format", "")), _text(4, value.get("description", ""))]
     parts += [_text(19, name) for name in value.get("required", ())]
     if "additionalProperties" in value:
         parts.append(_bytes(21, _bytes(1, definition(value["additionalProperties"]))))
