@@ -142,7 +142,9 @@ spec: {{oars: [{{side: stern}}]}}
     kubectl("apply", "--server-side", "--field-manager=other", "-f", "-", stdin=other)
     sides = kubectl("get", f"boat.{group}", "bea", "-o", "jsonpath={.spec.oars[*].side}").split()
     assert sides == ["left", "right", "stern"]
-    refused = kubectl.fails("apply", "--server-side", "--field-manager=other", "-f", "-", stdin=boat.replace("3", "4"))
+    refused = kubectl.fails(
+        "apply", "--server-side", "--field-manager=other", "-f", "-", stdin=boat.replace("crew: 3", "crew: 4")
+    )
     assert ".spec.crew" in refused
     assert "conflict" in refused
 

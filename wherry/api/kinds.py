@@ -90,8 +90,8 @@ class DynamicClass:
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
 
-    def __call__(self) -> Any:
-        return resources_pb2.Unstructured(api_version=self.kind.api_version, kind=self.kind.kind)
+    def __call__(self, **fields: Any) -> Any:
+        return resources_pb2.Unstructured(**{"api_version": self.kind.api_version, "kind": self.kind.kind, **fields})
 
     def FromString(self, data: bytes) -> Any:
         return resources_pb2.Unstructured.FromString(data)

@@ -133,6 +133,8 @@ def cell_text(cell: resources_pb2.Table.Cell) -> str:
         return str(cell.number)
     if which == "flag":
         return "true" if cell.flag else "false"
+    if which == "fraction":
+        return f"{cell.fraction:g}"
     return "<none>"
 
 

@@ -29,10 +29,8 @@ class Target:
 
 
 def message_class(resource: resources_pb2.APIResource) -> type[Message]:
-    """The class of the kind; `Unstructured` for a custom resource."""
-    api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-    known = kinds.kinds_of(api_version).get(resource.kind)
-    return known.message if known else resources_pb2.Unstructured
+    """The class of the kind; for a custom resource, what stands for one (see `kinds.DynamicClass`)."""
+    return kinds.of_resource(resource).message
 
 
 def full_name(resource: resources_pb2.APIResource) -> str:

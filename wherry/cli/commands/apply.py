@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec, labels, strategic, strategic_diff, yamlout
+from wherry.api import codec, kinds, labels, strategic, strategic_diff, yamlout
+from wherry.api import patch as merging
 from wherry.api.errors import APIError, Conflict, NotFound
 from wherry.cli import output as printing
 from wherry.cli.commands.get import list_all
@@ -36,6 +37,7 @@ from wherry.client.base import DeleteOptions, Selection
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 STRATEGIC = "application/strategic-merge-patch+json"
+MERGE = "application/merge-patch+json"
 RETRIES = 5
 
 
@@ -111,15 +113,15 @@ async def apply_one(
                     "required by apply. It will be patched automatically."
                 )
             there = codec.to_dict(current)
-            patch = strategic_diff.create_three_way(last_applied(current), modified, there, cls.DESCRIPTOR)
-            merged = codec.from_dict(strategic.apply(there, patch, cls.DESCRIPTOR), cls)
+            patch, patched, patch_type = three_way(cls, last_applied(current), modified, there)
+            merged = codec.from_dict(patched, cls)
             # Compared as messages: a cpu of 0.5 is the 500m that the server has.
             if merged == current:
                 return ApplyResult(target, namespace, "unchanged", current)
             if dry_run == "client":
                 return ApplyResult(target, namespace, "configured", merged)
             obj = await session.client.patch(
-                cls, target.name, namespace, patch, patch_type=STRATEGIC, dry_run=dry_run == "server",
+                cls, target.name, namespace, patch, patch_type=patch_type, dry_run=dry_run == "server",
                 field_manager=field_manager,
             )  # fmt: skip
             return ApplyResult(target, namespace, "configured", obj)
@@ -128,6 +130,16 @@ async def apply_one(
             if attempt == RETRIES - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+def three_way(cls: type[Any], last: Any, modified: Any, current: Any) -> tuple[dict[str, Any], Any, str]:
+    """The patch, what it makes of the object, and its type. How the lists of a custom resource merge only the server knows, so
+    there they are replaced."""
+    if isinstance(cls, kinds.DynamicClass):
+        patch = merging.create_three_way_merge_patch(last, modified, current)
+        return patch, merging.merge(current, patch), MERGE
+    patch = strategic_diff.create_three_way(last, modified, current, cls.DESCRIPTOR)
+    return patch, strategic.apply(current, patch, cls.DESCRIPTOR), STRATEGIC
 
 
 def apply(

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec, strategic_diff, yamlout
+from wherry.api import codec, kinds, strategic_diff, yamlout
+from wherry.api import patch as merging
 from wherry.api.errors import APIError
 from wherry.cli import output as printing
-from wherry.cli.commands.apply import STRATEGIC
+from wherry.cli.commands.apply import MERGE, STRATEGIC
 from wherry.cli.completion import complete_words
 from wherry.cli.options import Namespace
 from wherry.cli.resources import UsageError, full_name, message_class
@@ -60,13 +61,22 @@ def edit(
                 changed = documents[0].value
                 if changed.get("metadata", {}).get("name") != target.name:
                     raise UsageError(f'metadata.name: the name cannot be changed ("{target.name}")')
-                patch = strategic_diff.create(original, changed, cls.DESCRIPTOR)
+                custom = isinstance(cls, kinds.DynamicClass)
+                if custom:
+                    patch = merging.create_merge_patch(original, changed)
+                else:
+                    patch = strategic_diff.create(original, changed, cls.DESCRIPTOR)
                 if not patch:
                     print("Edit cancelled, no changes made.")
                     return 0
                 patch.setdefault("metadata", {})["resourceVersion"] = current.metadata.resource_version
                 await session.client.patch(
-                    cls, target.name, place, patch, patch_type=STRATEGIC, field_manager="wherry-edit"
+                    cls,
+                    target.name,
+                    place,
+                    patch,
+                    patch_type=MERGE if custom else STRATEGIC,
+                    field_manager="wherry-edit",
                 )
             except codec.DecodeError as error:
                 complaint = str(error)
