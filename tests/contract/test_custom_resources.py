@@ -243,8 +243,13 @@ async def test_rules_run_with_the_old_object(caller: Caller) -> None:
         {"rule": "!oldSelf.hasValue() || self.step >= oldSelf.value().step", "optionalOldSelf": True, "message": "no way back"},
         {"rule": "self.parts.all(p, p.n < 10)", "messageExpression": "'parts: ' + string(self.parts.size())"},
     ]  # fmt: skip
-    part = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string", "maxLength": 9}, "n": {
-        "type": "integer", "default": 1, "x-kubernetes-validations": [{"rule": "self >= oldSelf", "message": "n grows"}]}}}  # fmt: skip
+    grows = {
+        "type": "integer",
+        "default": 1,
+        "x-kubernetes-validations": [{"rule": "self >= oldSelf", "message": "n grows"}],
+    }
+    properties = {"id": {"type": "string", "maxLength": 9}, "n": grows}
+    part = {"type": "object", "required": ["id"], "properties": properties}
     spec = {"type": "object", "x-kubernetes-validations": rules, "properties": {
         "name": {"type": "string", "maxLength": 9}, "step": {"type": "integer", "default": 0},
         "parts": {"type": "array", "maxItems": 9, "items": part, "default": [],
