@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from controlplane.admission.chain import Options as AdmissionOptions
 from controlplane.admission.chain import Outside
@@ -67,8 +68,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CONTROLLERS, _SCHEDULER = "controlplane.controllers.manager", "controlplane.scheduler.scheduler"
 _DEFAULTS_RETRY_S = 1.0
 _DEFAULTS_TIMEOUT_S = 10.0
+
+
+# Given the name of a module, returns when it is imported.
+Load = Callable[[str], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +97,15 @@ class Options:
 
 class ControlPlane:
     """`start`, then use `services` (or `local_client`), then `stop`. The store belongs to the caller, who closes it after
-    that. `wait` returns (or raises) when the control plane ends by itself, which it does only on a defect."""
+    that. `wait` returns (or raises) when the control plane ends by itself, which it does only on a defect. `load` imports the
+    components beside the loop, which that would hold up; without it they are imported on it."""
 
-    def __init__(self, env: Env, store: Store, options: Options | None = None, dial: Dial | None = None) -> None:
+    def __init__(
+        self, env: Env, store: Store, options: Options | None = None, dial: Dial | None = None, load: Load | None = None
+    ) -> None:
         self.env = env
         self.options = options or Options()
+        self._load = load
         self.cluster_id = ""
         self.ca: Authority | None = None
         self.account_tokens: AccountTokens | None = None
@@ -299,8 +309,14 @@ class ControlPlane:
             elector = LeaderElector(electing, self.env, self.options.replica, name="wherry-control-plane")
             group.keep(partial(elector.run, partial(self._lead, elector)), name="leader-election")
 
+    async def _load_components(self) -> None:
+        for wanted, module in ((self.options.controllers, _CONTROLLERS), (self.options.scheduler, _SCHEDULER)):
+            if wanted and self._load is not None:
+                await self._load(module)
+
     async def _lead(self, lease: LeaderElector | None) -> None:
         """Runs scheduler and controllers until cancelled (or, with several replicas, until the Lease is lost)."""
+        await self._load_components()
         async with TaskGroup() as group:
             shared = None
             if self.options.controllers:

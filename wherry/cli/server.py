@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import resource
@@ -181,7 +182,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
             certificate_lifetime_s=_lifetime_s(arguments.certificate_lifetime),
             link=LinkSettings(arguments.cluster_cidr, arguments.cluster_dns, arguments.cluster_domain),
         )
-        plane = ControlPlane(env, store, options)
+        plane = ControlPlane(env, store, options, load=lambda name: asyncio.to_thread(importlib.import_module, name))
         await plane.start()
         try:
             return await _listen(arguments, env, plane, host, port, advertised, stopped)

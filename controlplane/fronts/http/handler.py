@@ -30,6 +30,7 @@ from controlplane.fronts.http.paths import resource_target
 from controlplane.fronts.http.peers import Peers, TokenReview
 from controlplane.fronts.http.resources import Resources
 from controlplane.fronts.http.sessions import Sessions
+from controlplane.fronts.pace import Turns
 from controlplane.fronts.resources import KUBERNETES_VERSION
 from controlplane.registry.base import ANONYMOUS, RegistryAPI
 from wherry.api.context import CAUSE_KEY, Env, cause
@@ -73,7 +74,8 @@ class Handler:
         self._env = env
         self._checks = checks
         self._peers = Peers(authorizer, tokens)
-        self._resources = Resources(registry, authorizer, commits, env, sessions, figures)
+        self._turns = Turns()
+        self._resources = Resources(registry, authorizer, commits, env, sessions, self._turns, figures)
         self._metrics = metrics
         self._openapi = Documents(registry.verbs)
         self._issuer = issuer
@@ -123,6 +125,7 @@ class Handler:
                 exchange.record = await audit.receive(self._auditor, exchange, asking)
             if not request.path.startswith(_UNLIMITED):
                 exchange.seat = await self._flow.enter(identity, writes=request.method not in _READING)
+            await self._turns.mine()
             return await self._route(exchange)
         except APIError as error:
             return _refused(exchange, error)

@@ -6,10 +6,10 @@ Holds no semantics: it reads parameters and bodies, and encodes what comes back 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -22,12 +22,14 @@ from controlplane.fronts.http.nodeproxy import Figures, NodeProxy
 from controlplane.fronts.http.paths import Target, flag
 from controlplane.fronts.http.sessions import Sessions
 from controlplane.fronts.http.watch import EventEncoder
-from controlplane.fronts.pace import Pace
+from controlplane.fronts.pace import Pace, Turns
 from controlplane.registry.base import ListResult, RegistryAPI, Stored, WatchBatch
 from wherry.api.context import Env
 from wherry.api.errors import APIError, MethodNotAllowed, NotFound, UnsupportedMediaType
 from wherry.api.kinds import CustomKind, Kind
 from wherry.pb import meta_v1_pb2
+
+T = TypeVar("T")
 
 PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json")
 APPLY_TYPE = "application/apply-patch+yaml"
@@ -46,8 +48,10 @@ class Resources:
         commits: Commits,
         env: Env,
         sessions: Sessions,
+        turns: Turns,
         figures: Figures | None = None,
     ) -> None:
+        self._turns = turns
         self._sessions = sessions
         self._nodes = NodeProxy(registry, figures, sessions.handle)
         self._registry = registry
@@ -188,12 +192,15 @@ class Resources:
 
     # writes
 
+    async def _commit(self, write: Coroutine[Any, Any, T]) -> T:
+        return await self._commits.run(self._turns.run(write))
+
     async def _create(self, exchange: Exchange, target: Target, kind: Kind) -> web.StreamResponse:
         form = self._form(exchange, kind, _ONE)
         body = await exchange.body()
         ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "CreateOptions"))
         obj = self._decode(exchange, target, kind, body)
-        stored = await self._commits.run(
+        stored = await self._commit(
             self._registry.create(ctx, kind, target.namespace, obj, name=target.name, subresource=target.subresource)
         )
         if target.subresource in ("binding", "eviction") or kind.kind == "Binding":
@@ -208,7 +215,7 @@ class Resources:
         body = await exchange.body()
         ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "UpdateOptions"))
         obj = self._decode(exchange, target, kind, body)
-        stored = await self._commits.run(
+        stored = await self._commit(
             self._registry.update(ctx, kind, target.namespace, target.name, obj, subresource=target.subresource)
         )
         return await self._one(exchange, stored, form, status=201 if ctx.created else 200)
@@ -223,7 +230,7 @@ class Resources:
         ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "PatchOptions"), apply=applying)
         forced = "force" in exchange.query
         if applying:
-            stored, created = await self._commits.run(
+            stored, created = await self._commit(
                 self._registry.apply(
                     ctx,
                     kind,
@@ -240,7 +247,7 @@ class Resources:
 
             cause = violations.forbidden("force", "may not be specified for non-apply patch")
             raise violations.invalid_object("meta.k8s.io", "PatchOptions", "", [cause])
-        stored = await self._commits.run(
+        stored = await self._commit(
             self._registry.patch(
                 ctx, kind, target.namespace, target.name, patch_type, body, subresource=target.subresource
             )
@@ -251,7 +258,7 @@ class Resources:
         form = self._form(exchange, kind, _ONE)
         options = await self._delete_options(exchange)
         ctx = exchange.context(dry_run="All" in options.dry_run)
-        result = await self._commits.run(self._registry.delete(ctx, kind, target.namespace, target.name, options))
+        result = await self._commit(self._registry.delete(ctx, kind, target.namespace, target.name, options))
         found = result.stored or result.last
         if found is not None:
             return await self._one(exchange, found, form)
@@ -264,7 +271,7 @@ class Resources:
         selection = params.list_options(target, exchange.query)
         options = await self._delete_options(exchange)
         ctx = exchange.context(dry_run="All" in options.dry_run)
-        result = await self._commits.run(self._registry.delete_collection(ctx, kind, selection, options))
+        result = await self._commit(self._registry.delete_collection(ctx, kind, selection, options))
         return await self._many(exchange, kind, result, form)
 
     async def _delete_options(self, exchange: Exchange) -> meta_v1_pb2.DeleteOptions:
