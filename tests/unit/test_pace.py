@@ -65,7 +65,7 @@ async def test_a_long_piece_of_work_breathes_when_its_slice_is_over(clock: list[
     task = asyncio.ensure_future(other())
     mine = pace.Pace()
     for _ in range(10):
-        clock[0] += pace.SLICE_S / 2
+        clock[0] += pace.SLICE_S * 0.6
         await mine.breathe()
     task.cancel()
     assert others == 5
