@@ -29,6 +29,16 @@ async def connect(netns: str, port: int) -> PortStream:
     raise RuntimeFailure(f"port {port} of the pod: {refused}", retryable=False) from refused
 
 
+async def connect_to(address: str, port: int) -> PortStream:
+    """To a pod's own address, from outside its namespace. Raises RuntimeFailure when nothing answers."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(address, port)
+    except OSError as error:  # TimeoutError is one
+        raise RuntimeFailure(f"port {port} of the pod: {error}", retryable=False) from error
+    return PortStream(reader, writer)
+
+
 class PortStream:
     """The owner calls `close`; `output` has one reader."""
 

@@ -1,4 +1,5 @@
-"""What every runtime promises (`kubelet.runtime.base`): the same suite on `hollow` and on `cri` with a real containerd."""
+"""What every runtime promises (`kubelet.runtime.base`): the same suite on `hollow`, on `cri` with a real containerd and on
+`docker` with a real daemon."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kubelet.network.cni_exec import Plugins
 from kubelet.runtime import cleanup
 from kubelet.runtime.base import (
     CONTAINER_NAME,
@@ -17,16 +19,20 @@ from kubelet.runtime.base import (
     ContainerConfig,
     ContainerState,
     ContainerStatus,
+    Resources,
     Runtime,
     RuntimeFailure,
     RuntimeNotFound,
     SandboxConfig,
     SandboxState,
 )
+from kubelet.runtime.containerd import CNI_BIN_DIRS
 from kubelet.runtime.cri import CriRuntime
+from kubelet.runtime.docker import DockerRuntime
 from kubelet.runtime.hollow import HollowRuntime
 from wherry.api.context import Env
-from wherry.cli.cluster.images import DEMO_IMAGE
+from wherry.cli.cluster.images import DEMO_IMAGE, demo_archive
+from wherry.testing.dockerd import Dockerd
 from wherry.testing.eventually import eventually
 from wherry.testing.realnode import CGROUP, RealNode, running_node
 from wherry.testing.require import require_containerd
@@ -39,14 +45,42 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
         yield node
 
 
-@pytest.fixture(params=["hollow", pytest.param("cri", marks=[pytest.mark.root, pytest.mark.containerd])])
+@pytest.fixture(scope="module")
+def dockerd() -> Iterator[Dockerd]:
+    made = Dockerd("--bridge", "none")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+REAL = [pytest.param(name, marks=[pytest.mark.root, pytest.mark.containerd]) for name in ("cri", "docker")]
+
+
+@pytest.fixture(params=["hollow", *REAL])
 def endpoint(request: pytest.FixtureRequest) -> str:
-    """Of containerd; "" for the hollow runtime. Not a coroutine, since a node is made with loops of its own."""
-    return "" if request.param == "hollow" else f"unix://{request.getfixturevalue('node').layout.socket}"
+    """Of containerd or Docker; "" for the hollow runtime. Not a coroutine, since a node is made with loops of its own."""
+    if request.param == "hollow":
+        return ""
+    node = request.getfixturevalue("node")  # whose network Docker's pods have, too
+    if request.param == "docker":
+        return f"docker:{request.getfixturevalue('dockerd').socket}:{node.layout.cni_conf_dir}"
+    return f"unix://{node.layout.socket}"
 
 
 @pytest.fixture
-async def runtime(endpoint: str) -> AsyncIterator[Runtime]:
+async def runtime(endpoint: str, tmp_path: Path) -> AsyncIterator[Runtime]:
+    if endpoint.startswith("docker:"):
+        _, socket, conf_dir = endpoint.split(":")
+        plugins = Plugins(Path(conf_dir), CNI_BIN_DIRS, tmp_path / "cni")
+        docker = DockerRuntime(Env(), socket, "contract", cni=plugins)
+        await docker.load_image(demo_archive())
+        yield docker
+        for sandbox in await docker.list_sandboxes():
+            await docker.remove_sandbox(sandbox.id)
+        await docker.close()
+        return
     if not endpoint:
         hollow = HollowRuntime(Env(), write_logs=True)
         hollow.load_image(DEMO_IMAGE)
@@ -305,3 +339,50 @@ async def test_stats_name_running_containers(runtime: Runtime, make: Maker) -> N
     (stats,) = await eventually(measured)
     assert stats.sandbox_id == sandbox[0]
     assert stats.memory_working_set_bytes >= 0
+
+
+@pytest.mark.parametrize("endpoint", REAL, indirect=True)
+async def test_logs_are_lines_in_cris_format(runtime: Runtime, make: Maker) -> None:
+    does = Behaviour("echo one; echo two >&2; printf three; exec sleep 1")
+    status = await make.exited(await make.container(await make.sandbox(), does))
+
+    def read() -> list[bytes]:
+        return Path(status.log_path).read_bytes().splitlines()
+
+    async def written() -> list[bytes]:
+        lines = await asyncio.to_thread(read)
+        return lines if len(lines) == 3 else []
+
+    parts = [line.split(b" ", 3)[1:] for line in await eventually(written)]
+    assert sorted(parts) == [[b"stderr", b"F", b"two"], [b"stdout", b"F", b"one"], [b"stdout", b"P", b"three"]]
+
+
+@pytest.mark.parametrize("endpoint", REAL, indirect=True)
+async def test_a_pods_containers_share_its_network(runtime: Runtime, make: Maker) -> None:
+    sandbox = await make.sandbox()
+    server = await make.container(
+        sandbox, Behaviour("echo hello > /tmp/index.html; exec httpd -f -p 127.0.0.1:8080 -h /tmp")
+    )
+    client = await make.container(sandbox, RUNS)
+    (address,) = (await runtime.sandbox_status(sandbox[0])).ips
+    assert address in (await runtime.exec_sync(client, ["ip", "-4", "addr"], 10)).stdout.decode()
+
+    async def fetched() -> bool:
+        get = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 127.0.0.1 8080"
+        return b"hello" in (await runtime.exec_sync(client, ["sh", "-c", get], 10)).stdout
+
+    await eventually(fetched)
+    port = await runtime.port_forward(sandbox[0], 8080)
+    await port.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert b"hello" in b"".join([piece async for _, piece in port.output()])
+    await port.close()
+    assert server
+
+
+@pytest.mark.parametrize("endpoint", REAL, indirect=True)
+async def test_limits_reach_the_kernel(runtime: Runtime, make: Maker) -> None:
+    limits = Resources(cpu_shares=512, cpu_quota=20_000, cpu_period=100_000, memory_limit_bytes=64 << 20)
+    container = await make.container(await make.sandbox(), RUNS, resources=limits)
+    paths = ["/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory.max"]
+    told = await runtime.exec_sync(container, ["sh", "-c", f"cat {' '.join(paths)} 2>/dev/null"], 10)
+    assert told.stdout.strip() == b"%d" % (64 << 20)

@@ -20,11 +20,14 @@ CONTROL_PLANES = ("control-plane", "control-plane-2", "control-plane-3")
 class ComposeCluster:
     """`up` does what `make compose-up` does; `down` what `make compose-down` does. Commands run on the daemon's "host"."""
 
-    def __init__(self, dockerd: Dockerd, directory: Path, *, replicas: int = 1, image: str = "wherry:dev") -> None:
+    def __init__(
+        self, dockerd: Dockerd, directory: Path, *, replicas: int = 1, image: str = "wherry:dev", extra: str = ""
+    ) -> None:
+        """`extra`: a compose file that changes what the first says."""
         self.dockerd = dockerd
         self.project = f"wherry{replicas}"
         self.directory = directory
-        self.replicas = replicas
+        self._extra = extra
         self._environment = {
             "COMPOSE_PROJECT_NAME": self.project, "WHERRY_COMPOSE_DIR": str(directory), "WHERRY_IMAGE": image,
             "REPLICAS": str(replicas), "PYTHONPATH": str(ROOT), "WHERRY": str(directory / "wherry"),
@@ -33,6 +36,10 @@ class ComposeCluster:
     def up(self) -> str:
         require_binary("docker-compose", "docker-compose")
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self._extra:
+            extra = self.directory / "extra.yaml"
+            extra.write_text(self._extra)
+            self._environment["WHERRY_COMPOSE_EXTRA"] = str(extra)
         command = self.directory / "wherry"  # this checkout's, wherever the virtual environment is
         command.write_text(f'#!/bin/sh\nexec {" ".join(MAIN)} "$@"\n')
         command.chmod(0o755)
@@ -59,6 +66,10 @@ class ComposeCluster:
         return self.dockerd.host(
             *MAIN, "--config", config, *words, check=False, stdin=stdin, timeout_s=timeout_s, env=self._environment
         )
+
+    def python(self, *words: str) -> str:
+        """A program of the test's own, on the host."""
+        return self.dockerd.host(sys.executable, *words, env=self._environment).stdout
 
     def kubectl(self, *words: str) -> str:
         config = str(self.directory / "kubeconfig")

@@ -1,0 +1,166 @@
+"""What goes on for long with a Docker daemon, over its unix socket and without a thread: answers that stream (logs, events) and
+the two-way sessions of exec and attach. Called by `kubelet.runtime.docker` and `docker_logs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
+
+VERSION = "v1.40"
+ANSWER_TIMEOUT_S = 30.0
+MAX_HEAD_BYTES = 64 << 10
+MAX_FRAME_BYTES = 64 << 20
+_PIECE_BYTES = 64 << 10
+
+
+async def _open(
+    socket: str, method: str, path: str, body: Any = None, *, upgrade: bool = False
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+    """The connection behind the answer's head, and that head. Raises RuntimeFailure, RuntimeNotFound."""
+    content = json.dumps(body).encode() if body is not None else b""
+    # HTTP/1.0: the answer is not chunked, and ends with the connection.
+    head = [f"{method} /{VERSION}{path} HTTP/{'1.1' if upgrade else '1.0'}", "Host: docker"]
+    if upgrade:
+        head += ["Connection: Upgrade", "Upgrade: tcp"]
+    if body is not None or upgrade:
+        head += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(socket, limit=MAX_HEAD_BYTES)
+            try:
+                writer.write("\r\n".join([*head, "", ""]).encode() + content)
+                await writer.drain()
+                answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                code = int(answer.split(" ", 2)[1])
+                if code >= 400:
+                    text = (await reader.read(_PIECE_BYTES)).decode(errors="replace")
+                    raise (RuntimeNotFound if code == 404 else RuntimeFailure)(_message(text))
+            except BaseException:
+                writer.close()
+                raise
+            return reader, writer, answer
+    except TimeoutError as error:
+        raise RuntimeFailure(f"the Docker daemon did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        raise RuntimeFailure(f"the Docker daemon at {socket} does not answer: {error}") from error
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text[text.index("{") :])["message"])
+    except (ValueError, LookupError):
+        return text.strip() or "the Docker daemon refused"
+
+
+async def events(socket: str, filters: dict[str, list[str]]) -> AsyncIterator[dict[str, Any]]:
+    """Until the connection breaks (RuntimeFailure)."""
+    reader, writer, _ = await _open(socket, "GET", f"/events?{urlencode({'filters': json.dumps(filters)})}")
+    try:
+        while line := await reader.readline():
+            if line.strip():
+                yield json.loads(line)
+        raise RuntimeFailure("the Docker daemon has ended its events")
+    except (OSError, ValueError) as error:
+        raise RuntimeFailure(f"the Docker daemon's events broke: {error}") from error
+    finally:
+        writer.close()
+
+
+async def logs(socket: str, container_id: str, *, tty: bool, since: str) -> AsyncIterator[tuple[int, bytes]]:
+    """(1 or 2, a line with its time in front), as they come, until the container ends. `since`: SECONDS.NANOSECONDS."""
+    query = {"follow": 1, "stdout": 1, "stderr": 1, "timestamps": 1} | ({"since": since} if since else {})
+    reader, writer, _ = await _open(socket, "GET", f"/containers/{container_id}/logs?{urlencode(query)}")
+    try:
+        async for piece in _raw(reader) if tty else _frames(reader):
+            yield piece
+    except OSError as error:
+        raise RuntimeFailure(f"the logs of {container_id[:12]} broke: {error}") from error
+    finally:
+        writer.close()
+
+
+async def _raw(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, bytes]]:
+    while piece := await reader.read(_PIECE_BYTES):
+        yield 1, piece
+
+
+async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, bytes]]:
+    """Docker's multiplexed form: stream, three zeroes, length, content."""
+    while True:
+        try:
+            kind, length = struct.unpack(">BxxxL", await reader.readexactly(8))
+            if length > MAX_FRAME_BYTES:
+                raise RuntimeFailure(f"the Docker daemon sent a frame of {length} bytes")
+            content = await reader.readexactly(length)
+        except asyncio.IncompleteReadError:
+            return
+        yield (2 if kind == 2 else 1), content
+
+
+Resize = Callable[[int, int], Awaitable[None]]
+
+
+class DockerSession:
+    """A `kubelet.runtime.base.ByteStream`. `output` has one reader; the owner calls `close`."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tty: bool, resize: Resize,
+        exit_code: Callable[[], Awaitable[int]],
+    ) -> None:  # fmt: skip
+        self._reader, self._writer = reader, writer
+        self._tty = tty
+        self._resize = resize
+        self._exit_code = exit_code
+        self._ended = asyncio.Event()
+
+    async def send(self, data: bytes) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise RuntimeFailure(f"the session broke: {error}") from error
+
+    async def send_eof(self) -> None:
+        try:
+            if self._writer.can_write_eof() and not self._writer.is_closing():
+                self._writer.write_eof()
+        except OSError:
+            pass  # the other side has closed first
+
+    async def resize(self, width: int, height: int) -> None:
+        await self._resize(width, height)
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        try:
+            async for piece in _raw(self._reader) if self._tty else _frames(self._reader):
+                if piece[1]:
+                    yield piece
+        except OSError as error:
+            raise RuntimeFailure(f"the session broke: {error}") from error
+        finally:
+            self._ended.set()
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        return await self._exit_code()
+
+    async def close(self) -> None:
+        self._ended.set()
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except OSError:
+            pass
+
+
+async def hijack(socket: str, path: str, body: Any = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that carries both directions of an exec or attach."""
+    reader, writer, _ = await _open(socket, "POST", path, body, upgrade=True)
+    return reader, writer

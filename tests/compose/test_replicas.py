@@ -1,0 +1,112 @@
+"""The three-replica profile: three control planes on three etcd members, each container killed in turn."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from wherry.testing.compose import CONTROL_PLANES, NODES, ComposeCluster
+from wherry.testing.dockerd import Dockerd
+from wherry.testing.local import deployment, until
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+
+ETCD = ("etcd-1", "etcd-2", "etcd-3")
+PROGRAM = """
+import asyncio, json, sys, time
+from wherry.api.errors import AlreadyExists, APIError
+from wherry.client.base import Selection
+from wherry.client.config import load_config
+from wherry.client.grpc import connect
+from wherry.pb import core_v1_pb2
+
+async def main():
+    client = connect(load_config(sys.argv[1]), timeout_s=3)
+    loop, end, done, gap, last = asyncio.get_running_loop(), float(sys.argv[2]), [], 0.0, None
+    start = loop.time()
+    while loop.time() - start < end:
+        obj = core_v1_pb2.ConfigMap()
+        obj.metadata.name, obj.metadata.namespace = f"{sys.argv[3]}-{len(done)}", "default"
+        try:
+            await client.create(obj)
+        except AlreadyExists:
+            pass
+        except APIError:
+            await asyncio.sleep(0.05)
+            continue
+        done.append(obj.metadata.name)
+        if last is not None:
+            gap = max(gap, loop.time() - last)
+        last = loop.time()
+        await asyncio.sleep(0.02)
+    page = await client.list(core_v1_pb2.ConfigMap, Selection(namespace="default"))
+    there = {item.metadata.name for item in page.items}
+    await client.close()
+    print(json.dumps({"written": len(done), "gap_s": gap + max(0, loop.time() - last - 3), "lost": sorted(set(done) - there)}))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(dockerd: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeCluster]:
+    made = ComposeCluster(dockerd, tmp_path_factory.mktemp("replicas"), replicas=3)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.mark.parametrize("victim", [*ETCD, *CONTROL_PLANES])
+def test_writes_go_on_within_5_s_and_nothing_is_lost(cluster: ComposeCluster, victim: str) -> None:
+    for node in NODES:
+        until(lambda node=node: cluster.node_ready(node) == "True", 120)  # type: ignore[misc]
+    killer = threading.Timer(4, lambda: cluster.docker("kill", victim))
+    killer.start()
+    program = cluster.directory / "writer.py"
+    program.write_text(PROGRAM)
+    try:
+        said = cluster.python(str(program), str(cluster.directory / "admin.conf"), "15", victim)
+    finally:
+        killer.join()
+        cluster.docker("start", victim)
+    result = json.loads(said)
+    assert result["lost"] == []
+    assert result["written"] > 50
+    assert result["gap_s"] < 5, result
+
+
+def test_no_pod_is_placed_twice_when_the_leader_dies(cluster: ComposeCluster) -> None:
+    def leader() -> str:
+        lease = cluster.json("lease", "wherry-control-plane", "-n", "kube-system")
+        return str(lease["spec"]["holderIdentity"])
+
+    victim = until(leader)
+    cluster.apply(deployment("many", 24))
+    cluster.docker("kill", victim)
+    placed: dict[str, str] = {}
+    deadline = time.monotonic() + 300
+    while True:
+        pods = cluster.pods("app=many")
+        for pod in pods:
+            node = pod["spec"].get("nodeName", "")
+            if node:
+                assert placed.setdefault(pod["metadata"]["uid"], node) == node
+        if len(placed) >= 24 and len(pods) == 24 and all(pod["status"].get("phase") == "Running" for pod in pods):
+            break
+        assert time.monotonic() < deadline, f"{len(pods)} pods, {len(placed)} placed"
+    cluster.docker("start", victim)
+    # Containers: one sandbox per pod, on its node and nowhere else.
+    ran: dict[str, list[str]] = {}
+    for node in NODES:
+        listed = cluster.inside(node, "ls /var/lib/wherry-agent/pods")
+        for uid in listed.split():
+            ran.setdefault(uid, []).append(node)
+    assert all(ran[uid] == [node] for uid, node in placed.items())
+    pod = cluster.pods("app=many")[0]["metadata"]["name"]
+    assert cluster.wherry("exec", pod, "--", "hostname").strip() == pod
