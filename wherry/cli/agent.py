@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kubelet.network.node import NodeNetwork
     from kubelet.options import AgentOptions
     from kubelet.runtime.base import Runtime
+    from kubelet.runtime.docker import DockerRuntime
     from wherry.api.context import Env
     from wherry.client.base import Transport
     from wherry.pb.core_v1_pb2 import Taint
@@ -59,7 +60,19 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--run-dir", type=Path, default=DEFAULT_RUN_DIR, help="sockets; does not outlive a reboot (default %(default)s)"
     )
-    add("--runtime", choices=("cri", "hollow"), default="cri", help="hollow: containers are only pretended")
+    add(
+        "--runtime", choices=("cri", "docker", "hollow"), default="cri",
+        help="cri: containerd; docker: a Docker daemon; hollow: containers are only pretended",
+    )  # fmt: skip
+    add(
+        "--docker-host", default=os.environ.get("DOCKER_HOST", ""), metavar="unix:///PATH",
+        help="of --runtime docker; default: $DOCKER_HOST, or unix:///var/run/docker.sock",
+    )  # fmt: skip
+    add(
+        "--docker-network", choices=("cni", "bridge"), default="cni" if os.geteuid() == 0 else "bridge",
+        help="of --runtime docker; cni: the node's pod network, as with containerd; bridge: Docker's own, which needs no root "
+        "and has neither Services nor cluster DNS (default here: %(default)s)",
+    )  # fmt: skip
     add("--runtime-endpoint", default="", metavar="unix:///PATH", help="default: a private containerd, started here")
     add(
         "--images", type=Path, default=None, metavar="DIR",
@@ -223,8 +236,11 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
     hollow = arguments.runtime == "hollow"
     network: NodeNetwork | None = None
     address = arguments.node_ip or own_address(arguments.server)
-    own_containerd = not hollow and not arguments.runtime_endpoint
-    if own_containerd and arguments.cni_conf_dir is None:
+    if arguments.runtime == "docker":
+        own_network = arguments.docker_network == "cni"
+    else:
+        own_network = not hollow and not arguments.runtime_endpoint
+    if own_network and arguments.cni_conf_dir is None:
         network = _network(arguments, address)
     capacity = pairs([arguments.capacity], "--capacity")
     try:
@@ -247,7 +263,8 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
         eviction_hard=hard,
         pressure_transition_s=transition_s,
         network=network,
-        traffic=own_containerd,
+        traffic=own_network,
+        pod_cgroups=arguments.runtime != "docker" or os.geteuid() == 0,
     )
 
 
@@ -275,12 +292,26 @@ async def _remove(arguments: argparse.Namespace) -> None:
     layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
     if not layout.data.exists() and not layout.run.exists():
         raise ValueError(f"--data-dir: {layout.data} is no node's directory; there is nothing to remove")
-    await Containerd(ContainerdOptions(layout)).destroy()
+    if arguments.runtime == "docker":
+        await _remove_docker(arguments)
+    else:
+        await Containerd(ContainerdOptions(layout)).destroy()
     await _network(arguments, "").remove()
     cgroups.remove_empty(PodCgroups(arguments.cgroup_parent).pods_parent)
     cgroups.remove_empty(arguments.cgroup_parent or "kubepods")
     for directory in (layout.run, layout.data):
         shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _remove_docker(arguments: argparse.Namespace) -> None:
+    from wherry.api.context import Env
+
+    runtime = _docker(arguments, Env())
+    try:
+        for sandbox in await runtime.list_sandboxes():
+            await runtime.remove_sandbox(sandbox.id)
+    finally:
+        await runtime.close()
 
 
 def _starts(capacity: Mapping[str, str]) -> int:
@@ -298,6 +329,8 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
         from kubelet.runtime.hollow import HollowRuntime
 
         return HollowRuntime(env), []
+    if arguments.runtime == "docker":
+        return await _start_docker(arguments, env), []
     from kubelet.runtime.cri import CriRuntime
 
     if arguments.runtime_endpoint:
@@ -324,6 +357,43 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     )
     handler = "" if foreign is not None else HOST_PORTS_HANDLER
     return CriRuntime(containerd.endpoint, host_ports_handler=handler), [supervisor]
+
+
+async def _start_docker(arguments: argparse.Namespace, env: Env) -> Runtime:
+    """With the images of the node's folder. Raises RuntimeFailure when the daemon does not answer."""
+    from kubelet.runtime import archives
+
+    runtime = _docker(arguments, env)
+    try:
+        log.info("Docker %s at %s", (await runtime.version())[1], runtime.socket)
+        known = {image.id for image in await runtime.list_images()}
+        for path in archives.find(arguments.images or arguments.data_dir / "images"):
+            if archives.archive_id(path) not in known:
+                await runtime.load_image(await asyncio.to_thread(path.read_bytes))
+                log.info("loaded %s", path)
+    except BaseException:
+        await runtime.close()
+        raise
+    return runtime
+
+
+def _docker(arguments: argparse.Namespace, env: Env) -> DockerRuntime:
+    from kubelet.network.cni_exec import Plugins
+    from kubelet.runtime.containerd import CNI_BIN_DIRS, Layout
+    from kubelet.runtime.docker import DEFAULT_SOCKET, DockerRuntime
+
+    host = arguments.docker_host or f"unix://{DEFAULT_SOCKET}"
+    if not host.startswith("unix://"):
+        raise ValueError(f'--docker-host: "{host}": wanted unix:///PATH, a daemon of this machine')
+    cni = None
+    if arguments.docker_network == "cni":
+        if os.geteuid() != 0:
+            raise ValueError("--docker-network: cni needs root; bridge does without")
+        layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
+        own = (str(arguments.cni_bin_dir),) if arguments.cni_bin_dir else ()
+        conf_dir = arguments.cni_conf_dir or layout.cni_conf_dir
+        cni = Plugins(conf_dir, (*own, *CNI_BIN_DIRS), arguments.data_dir / "cni" / "results")
+    return DockerRuntime(env, host, arguments.node_name or socket.gethostname().lower(), cni=cni)
 
 
 def _connector(arguments: argparse.Namespace) -> Callable[[Identity], Transport]:
