@@ -36,6 +36,9 @@ def view(request: Request, uid: str, in_version: str = "") -> View:
         group, version, name = "policy", "v1", "Eviction"
         meta = {"name": request.name, "namespace": request.namespace}
         obj, old = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}, None
+    elif request.session is not None:
+        group, version, name = "", "v1", str(request.session["kind"])
+        obj, old = request.session, None
     identity = request.identity
     user: dict[str, Any] = {"username": identity.user, "groups": list(identity.groups)}
     if identity.uid:

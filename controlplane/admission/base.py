@@ -11,7 +11,7 @@ from controlplane.registry.base import Identity
 from wherry.api.errors import Cause, Forbidden
 from wherry.api.kinds import Kind
 
-Operation = Literal["CREATE", "UPDATE", "DELETE"]
+Operation = Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
 
 
 def _as_it_is(obj: Any) -> None:
@@ -20,7 +20,8 @@ def _as_it_is(obj: Any) -> None:
 
 @dataclass(slots=True)
 class Request:
-    """One write. `obj` is None for DELETE; `old` is None for CREATE; `name` may be empty when it is to be generated.
+    """One write, or a session with a container (CONNECT). `obj` is None for DELETE and CONNECT, `old` for CREATE and CONNECT;
+    `name` may be empty when it is to be generated. `session` is what a session asks for: PodExecOptions and its like, as JSON.
 
     Plugins that mutate change `obj` in place; nobody changes `old`. `warnings` go to the client, `annotations` into the audit
     log. `options` are the verb's own (CreateOptions, DeleteOptions ...) as JSON, for webhooks."""
@@ -37,6 +38,7 @@ class Request:
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    session: dict[str, Any] | None = None
     defaults: Callable[[Any], None] = _as_it_is  # of the kind, for an object that somebody outside has changed
     read_scale: Callable[[Any], Any] = _as_it_is  # of the kind; None where the figures are where workloads have them
 

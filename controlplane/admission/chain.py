@@ -126,6 +126,13 @@ class Chain:
         if hooks is not None:
             await hooks.validate(request)
 
+    async def connect(self, request: Request) -> None:
+        """A session with a container. There is nothing to change, so what a mutating webhook answers only counts as yes or no."""
+        hooks = await self._dispatcher("mutatingwebhookconfigurations")
+        if hooks is not None:
+            await hooks.mutate(request, {})
+        await self.validate(request)
+
     async def _dispatcher(self, plural: str) -> Dispatcher | None:
         """None when nobody has such a configuration."""
         if self._outside is None or not await self._lookup.present(_REGISTRATION):

@@ -31,6 +31,13 @@ _SUBRESOURCES = {
 }
 
 
+_OPTIONS = {
+    pods_pb2.StreamStart.EXEC: "PodExecOptions",
+    pods_pb2.StreamStart.ATTACH: "PodAttachOptions",
+    pods_pb2.StreamStart.PORT_FORWARD: "PodPortForwardOptions",
+}
+
+
 class PodsServicer:
     def __init__(self, registry: RegistryAPI, authorizer: Authorizer, commits: Commits, sessions: Sessions) -> None:
         self._registry = registry
@@ -121,6 +128,8 @@ class PodsServicer:
         if kind != pods_pb2.StreamStart.PORT_FORWARD:
             start.container = choose_container(pod, start.container)
             _check_streams(start, kind)
+        options = _options(start, kind)
+        await self._registry.admit_session(call.context(), start.namespace, start.name, _SUBRESOURCES[kind], options)
         if not pod.spec.node_name:
             raise BadRequest(f"pod {start.name} does not have a host assigned", kind="pods", name=start.name)
         start.uid = pod.metadata.uid
@@ -190,6 +199,18 @@ def _check_log_options(options: core_v1_pb2.PodLogOptions) -> None:
             raise BadRequest(f"{name}: {value}: must be greater than or equal to {least}")
     if options.HasField("since_seconds") and options.HasField("since_time"):
         raise BadRequest("at most one of `sinceTime` or `sinceSeconds` may be specified")
+
+
+def _options(start: pods_pb2.StreamStart, kind: pods_pb2.StreamStart.Kind.ValueType) -> dict[str, Any]:
+    """What the session asks for, as admission sees it."""
+    found: dict[str, Any] = {"kind": _OPTIONS[kind], "apiVersion": "v1"}
+    if kind == pods_pb2.StreamStart.PORT_FORWARD:
+        return found
+    found |= {name: True for name in ("stdin", "stdout", "stderr", "tty") if getattr(start, name)}
+    found["container"] = start.container
+    if kind == pods_pb2.StreamStart.EXEC:
+        found["command"] = list(start.command)
+    return found
 
 
 def _check_streams(start: pods_pb2.StreamStart, kind: pods_pb2.StreamStart.Kind.ValueType) -> None:

@@ -196,6 +196,13 @@ class RegistryAPI(Protocol):
         """Independent compare-and-puts in one store batch."""
         ...
 
+    async def admit_session(
+        self, ctx: RequestContext, namespace: str, name: str, subresource: str, options: dict[str, Any]
+    ) -> None:
+        """Before a session with a container of a pod begins. `options` is the PodExecOptions (or its like), as JSON. Raises
+        Forbidden, or what a webhook or policy says."""
+        ...
+
     async def evict(self, ctx: RequestContext, eviction: policy_v1_pb2.Eviction) -> meta_v1_pb2.Status: ...
 
     async def update_pod_statuses(

@@ -349,6 +349,16 @@ class Registry:
     async def bind(self, ctx: RequestContext, bindings: Sequence[pods_pb2.BindRequest]) -> Sequence[BindResult]:
         return await self._pod_operations.bind(ctx, bindings)
 
+    async def admit_session(
+        self, ctx: RequestContext, namespace: str, name: str, subresource: str, options: dict[str, Any]
+    ) -> None:
+        await self._chain.connect(
+            Request(
+                "CONNECT", self._pods.kind, subresource, namespace, name, None, None, ctx.identity,
+                warnings=ctx.warnings, annotations=ctx.annotations, session=options,
+            )
+        )  # fmt: skip
+
     async def evict(self, ctx: RequestContext, eviction: policy_v1_pb2.Eviction) -> meta_v1_pb2.Status:
         return await self._pod_operations.evict(ctx, eviction)
 

@@ -347,3 +347,26 @@ async def test_custom_resources(admin: Caller, server: HookServer) -> None:
     assert (await admin.ask("POST", CONFIGS, {**config_map("white"), "data": {"a": "white"}})).status == 201
     refused = await admin.ask("POST", CONFIGS, config_map("blue"))
     assert refused.json["message"].endswith("with binding 'b' denied request: wrong colour")
+
+
+async def test_sessions_are_put_before_hooks(admin: Caller, server: HookServer) -> None:
+    server.decide["/v"] = lambda asked: {"allowed": False, "status": {"message": "no shells", "code": 403}}
+    await admin.ask("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "a"}]}}
+    assert (await admin.ask("POST", PODS, pod)).status == 201
+    rules = [rule("pods/exec", "CONNECT")]
+    await configure(admin, "Validating", "v", {"clientConfig": server.config("/v"), "rules": rules})
+    url = f"{admin.base}{PODS}/p/exec?command=sh&command=-c&stdout=true"
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "eA==",
+    }
+    async with admin.session.get(url, headers={**headers, "Sec-WebSocket-Protocol": "v5.channel.k8s.io"}) as response:
+        text = await response.text()
+    assert "no shells" in text, text
+    (asked,) = server.requests
+    assert (asked["operation"], asked["subResource"], asked["name"]) == ("CONNECT", "exec", "p")
+    assert asked["kind"] == {"group": "", "version": "v1", "kind": "PodExecOptions"}
+    assert asked["object"]["command"] == ["sh", "-c"]

@@ -15,7 +15,6 @@ from typing import Any
 from controlplane.admission import attributes, matching
 from controlplane.admission.attributes import View
 from controlplane.admission.base import Lookup, Request
-from controlplane.admission.expressions import ConditionError, values
 from controlplane.admission.webhooks import review, targets
 from controlplane.admission.webhooks.base import CallFailed, Transport
 from controlplane.admission.webhooks.review import Answer
@@ -90,15 +89,17 @@ class Dispatcher:
                 continue
             if hook.conditions is not None:
                 plain_namespace = plain_namespace or matching.plain(namespace)
-                if not self._holds(hook, request, values(attributes.view(request, "", version), plain_namespace)):
+                if not self._holds(hook, request, attributes.view(request, "", version), plain_namespace):
                     continue
             found.append((hook, version))
         return found
 
-    def _holds(self, hook: Hook, request: Request, given: dict[str, Any]) -> bool:
+    def _holds(self, hook: Hook, request: Request, view: View, namespace: dict[str, Any] | None) -> bool:
+        from controlplane.admission.expressions import ConditionError, values
+
         assert hook.conditions is not None
         try:
-            return hook.conditions.hold(given)
+            return hook.conditions.hold(values(view, namespace))
         except ConditionError as error:
             if hook.ignores_failure:
                 log.warning("the conditions of webhook %s fail, so it is not asked: %s", hook.key, error)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from controlplane.admission import matching
 from controlplane.admission.base import Request
-from controlplane.admission.expressions import Conditions
+
+if TYPE_CHECKING:
+    from controlplane.admission.expressions import Conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,11 @@ class Hooks:
 
 
 def _hook(configuration: str, message: Any) -> Hook:
-    conditions = Conditions(message.match_conditions) if message.match_conditions else None
-    return Hook(configuration, message, conditions)
+    if not message.match_conditions:
+        return Hook(configuration, message, None)
+    from controlplane.admission.expressions import Conditions
+
+    return Hook(configuration, message, Conditions(message.match_conditions))
 
 
 def concerned(hook: Hook, request: Request, namespace: Any | None, served: Sequence[str]) -> str | None:
