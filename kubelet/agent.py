@@ -133,6 +133,7 @@ class Agent:
             here = Where(options.node_name, options.ips[0] if options.ips else "", zone)
             self.traffic = NodeTraffic(self.client, transport, env, here, root, options.network)
             self.services.service_env = self._service_env
+            self.services.isolate = self.traffic.isolate
             self.drain = self.services.drain = Drain(self.traffic.slices, self.link.ask_routes)
         self._report_now = asyncio.Event()
         self._relist_now = asyncio.Event()

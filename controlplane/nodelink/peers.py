@@ -18,6 +18,7 @@ BATCH = 500
 def projection(pod: core_v1_pb2.Pod) -> core_v1_pb2.Pod:
     found = core_v1_pb2.Pod()
     found.metadata.namespace, found.metadata.name = pod.metadata.namespace, pod.metadata.name
+    found.metadata.uid = pod.metadata.uid
     found.metadata.labels.update(pod.metadata.labels)
     found.spec.node_name, found.spec.host_network = pod.spec.node_name, pod.spec.host_network
     named = [port for container in pod.spec.containers for port in container.ports if port.name]
@@ -49,7 +50,8 @@ async def peers(registry: RegistryAPI, ctx: RequestContext) -> AsyncIterator[nod
             for key, event in last.items():
                 if event.type == "DELETED":
                     told.pop(key, None)
-                    batch.removed.add(namespace=key[0], name=key[1])
+                    uid = event.stored.message().metadata.uid
+                    batch.removed.add(namespace=key[0], name=key[1], uid=uid)
                 else:
                     _tell(event.stored.message(), batch, told)
             if batch.upserts or batch.removed:

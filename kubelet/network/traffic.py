@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,7 @@ class NodeTraffic:
         self._settings = _load(self._file)
         self._changed = asyncio.Event()
         self._router: ServiceController | None = None
+        self._policies: PolicyController | None = None
 
     def configure(self, settings: TrafficSettings) -> None:
         if settings == self._settings:
@@ -108,6 +110,11 @@ class NodeTraffic:
         near = self._services.by_index(NAMESPACE_INDEX, pod.metadata.namespace)
         api = self._services.get(serviceenv.API_SERVICE, serviceenv.API_NAMESPACE)
         return serviceenv.variables(pod, near if api is None else [*near, api])
+
+    async def isolate(self, pod: core_v1_pb2.Pod, addresses: Sequence[str]) -> None:
+        """Returns when the pod is held to its policies (or after a bounded time): its containers have not started yet."""
+        if self._policies is not None and addresses and not pod.spec.host_network:
+            await self._policies.isolate(pod, addresses[0])
 
     async def routes_by(self, revision: int) -> bool:
         """True when the kernel leads connections by the EndpointSlices of this revision; False when that takes too long."""
@@ -153,7 +160,8 @@ class NodeTraffic:
 
     async def _restrict(self) -> None:
         peers = PeerStream(self._transport, self._env)
-        await PolicyController(self._informers, peers, Nftables(POLICIES_TABLE), self._here.node_name).run()
+        self._policies = PolicyController(self._informers, peers, Nftables(POLICIES_TABLE), self._here.node_name)
+        await self._policies.run()
 
     async def _join(self, network: PodNetwork, pod_cidr: str) -> None:
         own = Peer(self._here.node_name, pod_cidr, self._here.address)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -212,6 +212,8 @@ class PodServices:
     pulls: asyncio.Semaphore
     # The variables that tell a pod of Services; raises ConfigError while these are not known.
     service_env: Callable[[core_v1_pb2.Pod], Mapping[str, str]] = no_service_env
+    # Called with a pod's addresses before its first container starts: returns when network policies are in force.
+    isolate: Callable[[core_v1_pb2.Pod, Sequence[str]], Awaitable[None]] | None = None
     drain: Drains | None = None  # where somebody else routes Services, nobody can tell
 
 

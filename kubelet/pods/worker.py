@@ -348,7 +348,10 @@ class PodWorker:
                 return
             services.cgroups.create(self.pod, pod_resources(self.pod))
             sandbox_id = await services.runtime.run_sandbox(self._state.sandbox_config(action.attempt))
-            self._state.sandboxes[sandbox_id] = await services.runtime.sandbox_status(sandbox_id)
+            made = await services.runtime.sandbox_status(sandbox_id)
+            if services.isolate is not None:
+                await services.isolate(self.pod, made.ips)
+            self._state.sandboxes[sandbox_id] = made
         self.memory.sandbox_failure = None
 
     async def _stop_sandbox(self, sandbox_id: str) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 2.0
 CHECK_S = 30.0
 GATHER_S = 0.01
+ISOLATE_LIMIT_S = 5.0
 
 
 class Kernel(Protocol):
@@ -56,6 +57,8 @@ class PolicyController:
         self._known: set[str] = set()  # pods named since the stream began
         self._synced = False
         self._wake = asyncio.Event()
+        self._asked = self._done = 0  # how many pods were to be isolated, and how many of them are
+        self._waiters: list[asyncio.Event] = []
         self._active = True
         self._policies.add_handler(self._on_policy)
         self._namespaces.add_handler(self._on_namespace)
@@ -78,6 +81,33 @@ class PolicyController:
         finally:
             self._active = False  # the informers may live on
 
+    async def isolate(self, pod: core_v1_pb2.Pod, address: str) -> None:
+        """Returns when the kernel holds a pod of this node to its policies: before its containers start. Waits a bounded time."""
+        if not self._policies.list():
+            return
+        known = core_v1_pb2.Pod()
+        known.CopyFrom(pod)
+        known.status.pod_ip = address
+        waiter = asyncio.Event()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(ISOLATE_LIMIT_S):
+                while not self._synced:
+                    await waiter.wait()
+                    waiter.clear()
+                if not self._world.expect_pod(known):
+                    return
+                self._asked += 1
+                asked = self._asked
+                self._wake.set()
+                while self._done < asked:
+                    await waiter.wait()
+                    waiter.clear()
+        except TimeoutError:
+            log.error("pod %s starts before its network policies are known to be in force", meta.key(pod))
+        finally:
+            self._waiters.remove(waiter)
+
     async def _enforce(self) -> None:
         """For as long as there are policies."""
         async with TaskGroup() as group:
@@ -85,7 +115,11 @@ class PolicyController:
             while self._policies.list():
                 self._wake.clear()
                 if self._synced:
+                    asked = self._asked
                     await self._write()
+                    self._done = asked
+                    for waiter in self._waiters:
+                        waiter.set()
                 try:
                     async with asyncio.timeout(CHECK_S):
                         await self._wake.wait()
@@ -121,7 +155,7 @@ class PolicyController:
 
     def _take(self, batch: nodelink_pb2.PodBatch) -> None:
         for gone in batch.removed:
-            self._world.remove_pod(meta.key_of(gone.namespace, gone.name))
+            self._world.remove_pod(meta.key_of(gone.namespace, gone.name), gone.uid)
         for pod in batch.upserts:
             self._known.add(meta.key(pod))
             self._world.put_pod(pod)

@@ -55,11 +55,28 @@ class World:
         self._kinds: dict[str, Members] = {}
         self._members: dict[str, dict[str, tuple[str, ...]]] = {}  # set -> pod -> elements
         self._parts: dict[str, Part] = {}
+        self._expected: dict[str, str] = {}  # pod -> uid
         self._dirty: dict[str, None] = {}
         self._all = True
 
+    def expect_pod(self, pod: core_v1_pb2.Pod) -> bool:
+        """A pod of this node that has its address, and whose containers are still to start: the control plane does not know of
+        the address yet. False when no policy is about it."""
+        facts = facts_of(pod, self._node_name)
+        if facts is None or not any(self._means(policy.selects)(facts) for policy in self._policies.values()):
+            return False
+        self._expected[meta.key(pod)] = pod.metadata.uid
+        self._put(meta.key(pod), facts)
+        return True
+
     def put_pod(self, pod: core_v1_pb2.Pod) -> None:
         key, facts = meta.key(pod), facts_of(pod, self._node_name)
+        if self._expected.get(key) == pod.metadata.uid and not pod.status.pod_ip:
+            return  # we know better
+        self._expected.pop(key, None)
+        self._put(key, facts)
+
+    def _put(self, key: str, facts: PodFacts | None) -> None:
         if self._pods.get(key) == facts:
             return
         if facts is None:
@@ -68,7 +85,11 @@ class World:
             self._pods[key] = facts
             self._dirty[key] = None
 
-    def remove_pod(self, key: str) -> None:
+    def remove_pod(self, key: str, uid: str = "") -> None:
+        """`uid`: unless another one of that name is expected."""
+        if uid and self._expected.get(key, uid) != uid:
+            return
+        self._expected.pop(key, None)
         if self._pods.pop(key, None) is not None:
             self._dirty[key] = None
 

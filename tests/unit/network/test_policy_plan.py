@@ -194,3 +194,29 @@ def test_a_pod_more_changes_its_sets_and_nothing_else() -> None:
     assert f"delete set ip {TABLE} {name}" in gone
     assert rules.parts == {}
     rules.check_invariants()
+
+
+def test_a_pod_is_isolated_before_the_control_plane_knows_its_address() -> None:
+    found = world(policy({"podSelector": {"matchLabels": {"app": "web"}}}))
+
+    def told(address: str, uid: str) -> core_v1_pb2.Pod:
+        made = pod("a", address, node="n1", app="web")
+        made.metadata.uid = uid
+        return made
+
+    def isolated() -> set[str]:
+        return elements({key: part for key, part in found._parts.items()}, "ingress")
+
+    found.put_pod(told("", "u1"))
+    assert not found.expect_pod(pod("b", "10.1.0.2", node="n1", app="other"))
+    assert found.expect_pod(told("10.1.0.1", "u1"))
+    found.changes()
+    assert isolated() == {"10.1.0.1"}
+    found.put_pod(told("", "u1"))  # an older word
+    found.remove_pod("default/a", "u0")  # about one of this name that is gone
+    found.changes()
+    assert isolated() == {"10.1.0.1"}
+    found.put_pod(told("10.1.0.1", "u1"))
+    found.remove_pod("default/a", "u1")
+    found.changes()
+    assert isolated() == set()
