@@ -179,25 +179,3 @@ def test_policies_hold_while_an_agent_is_gone_and_the_table_goes_with_the_last(c
         ).stdout
 
     until(lambda: TABLE not in tables())
-
-
-def test_a_pod_is_held_to_its_policies_from_its_first_moment(cluster: LocalCluster) -> None:
-    web = address(cluster, "web")
-    cluster.apply(policy({"podSelector": {"matchLabels": {"app": "late"}}, "policyTypes": ["Egress"]}))
-    names = [f"late-{number}" for number in range(4)]
-    script = (
-        f"for i in 1 2 3; do nc -w 1 {web} 8080 < /dev/null && touch /tmp/reached; done; echo done; exec sleep 1000000"
-    )
-    for name in names:
-        document = {
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "late"}},
-            "spec": {
-                "nodeName": "node-2", "terminationGracePeriodSeconds": 0,
-                "containers": [{"name": "c", "image": IMAGE, "command": ["sh", "-c", script]}],
-            },
-        }  # fmt: skip
-        cluster.apply(json.dumps(document))
-    for name in names:
-        until(lambda name=name: "done" in cluster.wherry("logs", name).stdout)  # type: ignore[misc]
-        assert cluster.wherry("exec", name, "--", "test", "-e", "/tmp/reached").returncode != 0
-        cluster.ok("delete", "pod", name)
