@@ -163,7 +163,7 @@ class Agent:
         return Housekeeping(
             self.env, self.runtime, self.report, root, self.workers, self.volumes, self.cgroups,
             Limits(self.options.eviction_hard, self.options.pressure_transition_s, "memory" in self.options.capacity),
-            self._report_now.set,
+            self.options.image_gc, self._emit_of_node, self._report_now.set,
         )  # fmt: skip
 
     def _stats(self) -> StatsKeeper:
@@ -268,6 +268,11 @@ class Agent:
             ),
             type, reason, message,
         )  # fmt: skip
+
+    def _emit_of_node(self, type: str, reason: str, message: str) -> None:
+        # The kubelet's convention: a node's own events carry its name for a uid.
+        name = self.options.node_name
+        self.recorder.event(core_v1_pb2.ObjectReference(kind="Node", name=name, uid=name), type, reason, message)
 
     def put(self, pod: core_v1_pb2.Pod, status: core_v1_pb2.PodStatus, *, terminated: bool) -> None:
         self.statuses.put(pod, status, terminated=terminated)

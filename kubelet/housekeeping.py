@@ -43,6 +43,8 @@ class Housekeeping:
     volumes: VolumeManager | None
     cgroups: PodCgroups | None
     limits: Limits
+    images: imagegc.Thresholds
+    tell: Callable[[str, str, str], None]  # an event of the node: type, reason, message
     changed: Callable[[], None]  # the node's status has to be sent
 
     async def run(self) -> None:
@@ -113,8 +115,17 @@ class Housekeeping:
             disk = os.statvfs(mount_point)
         except OSError:
             return
-        wanted = imagegc.bytes_to_free(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
-        for image in imagegc.choose(imagegc.unused(images, used, last_used, now), wanted):
+        wanted = imagegc.bytes_to_free(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, self.images)
+        unused = imagegc.unused(images, used, last_used, now, self.images.min_age_s)
+        chosen = imagegc.choose(unused, wanted)
+        found = sum(image.size_bytes for image in chosen)
+        if found < wanted:
+            self.tell(
+                "Warning", "FreeDiskSpaceFailed",
+                f"Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found "
+                f"{found} bytes eligible to free.",
+            )  # fmt: skip
+        for image in chosen:
             log.info("removing image %s (%d bytes): the disk is filling up", image.tags or image.id, image.size_bytes)
             await self.runtime.remove_image(image.id)
 

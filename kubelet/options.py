@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kubelet import eviction
+from kubelet import eviction, imagegc
 from wherry.pb import core_v1_pb2
 
 
@@ -37,6 +37,7 @@ class AgentOptions:
     relist_s: float = 10.0
     eviction_hard: Sequence[eviction.Threshold] = eviction.parse(eviction.DEFAULT_HARD)
     pressure_transition_s: float = eviction.PRESSURE_TRANSITION_S
+    image_gc: imagegc.Thresholds = imagegc.DEFAULT
     network: NetworkSetup | None = None
     # Route Services and answer names, in the agent's network namespace; with `network` also join its pods to other nodes'.
     traffic: bool = False

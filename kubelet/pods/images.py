@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from collections.abc import Iterator
-from typing import Any
+import asyncio
 
 from kubelet.pods import model as m
+from kubelet.pods.credentials import credentials_in
 from kubelet.pods.services import PodServices
 from kubelet.runtime.base import Image, RegistryAuth, RuntimeFailure
 from wherry.api.errors import APIError
 from wherry.pb import core_v1_pb2
+
+PROGRESS_S = 10.0
 
 
 async def ensure_image(services: PodServices, pod: core_v1_pb2.Pod, action: m.EnsureImage) -> Image:
@@ -33,7 +32,11 @@ async def ensure_image(services: PodServices, pod: core_v1_pb2.Pod, action: m.En
     began = loop()
     async with services.pulls:
         waited_s = loop() - began
-        await _pull(services, pod, reference)
+        telling = asyncio.create_task(_tell_progress(services, pod, reference, field_path), name="pull-progress")
+        try:
+            await _pull(services, pod, reference)
+        finally:
+            telling.cancel()
     image = await runtime.image_status(reference)
     if image is None:
         raise RuntimeFailure(f'image "{reference}" is gone right after it was pulled', reason="ErrImagePull")
@@ -45,6 +48,23 @@ async def ensure_image(services: PodServices, pod: core_v1_pb2.Pod, action: m.En
         field_path,
     )  # fmt: skip
     return image
+
+
+async def _tell_progress(services: PodServices, pod: core_v1_pb2.Pod, reference: str, field_path: str) -> None:
+    """A large image over a thin line takes minutes: whoever watches sees that it moves."""
+    while True:
+        await asyncio.sleep(PROGRESS_S)
+        try:
+            fetched, expected = await services.runtime.pulling_bytes()
+        except RuntimeFailure:
+            continue  # the pull itself will tell
+        if expected:
+            message = f'Pulling image "{reference}": this node has {_mib(fetched)} of the {_mib(expected)} that it fetches now'
+            services.events.emit(pod, "Normal", "Pulling", message, field_path)
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"
 
 
 async def _pull(services: PodServices, pod: core_v1_pb2.Pod, reference: str) -> None:
@@ -74,35 +94,3 @@ async def _credentials(services: PodServices, pod: core_v1_pb2.Pod, reference: s
             continue
         found += credentials_in(secret, reference)
     return found
-
-
-def registry_of(reference: str) -> str:
-    """`docker.io` when the reference names no host."""
-    first, slash, _ = reference.partition("/")
-    return first if slash and ("." in first or ":" in first or first == "localhost") else "docker.io"
-
-
-def credentials_in(secret: core_v1_pb2.Secret, reference: str) -> Iterator[RegistryAuth]:
-    """Those of the reference's registry in a dockerconfigjson or dockercfg Secret; a malformed one holds none."""
-    raw = secret.data.get(".dockerconfigjson") or secret.data.get(".dockercfg")
-    try:
-        document: Any = json.loads(raw) if raw else {}
-    except ValueError:
-        return
-    entries = document.get("auths", document) if isinstance(document, dict) else {}
-    if not isinstance(entries, dict):
-        return
-    wanted = registry_of(reference)
-    for server, entry in sorted(entries.items()):
-        host = server.removeprefix("https://").removeprefix("http://").partition("/")[0]
-        if host == "index.docker.io":
-            host = "docker.io"
-        if host != wanted or not isinstance(entry, dict):
-            continue
-        username, password = str(entry.get("username", "")), str(entry.get("password", ""))
-        if not username and entry.get("auth"):
-            try:
-                username, _, password = base64.b64decode(str(entry["auth"])).decode().partition(":")
-            except (binascii.Error, UnicodeDecodeError):
-                continue
-        yield RegistryAuth(username=username, password=password, server=server)

@@ -32,12 +32,18 @@ from kubelet.runtime.base import (
     SandboxConfig,
     SandboxStatus,
 )
-from wherry.pb import containerd_events_pb2_grpc, cri_runtime_pb2_grpc
+from wherry.pb import (
+    containerd_content_pb2,
+    containerd_content_pb2_grpc,
+    containerd_events_pb2_grpc,
+    cri_runtime_pb2_grpc,
+)
 from wherry.pb import cri_runtime_pb2 as pb
 
 # containerd answers 16 MiB at most unless told otherwise; ours asks for more (an exec's output is up to twice 16 MiB).
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_EXEC_OUTPUT_BYTES = 16 << 20
+CONTAINERD_NAMESPACE = (("containerd-namespace", messages.NAMESPACE),)
 CALL_TIMEOUT_S = 30.0
 # A sandbox waits for CNI and, at the first one, for the pause image; stopping one waits for CNI again.
 SANDBOX_TIMEOUT_S = 120.0
@@ -75,6 +81,7 @@ class CriRuntime:
         self._runtime: Any = cri_runtime_pb2_grpc.RuntimeServiceStub(self._channel)
         self._images: Any = cri_runtime_pb2_grpc.ImageServiceStub(self._channel)
         self._events: Any = containerd_events_pb2_grpc.EventsStub(self._channel)
+        self._content: Any = containerd_content_pb2_grpc.ContentStub(self._channel)
 
     # -- the runtime itself
 
@@ -270,6 +277,16 @@ class CriRuntime:
         except grpc.aio.AioRpcError as error:
             raise messages.pull_failure(reference, error) from error
         return str(answer.image_ref)
+
+    async def pulling_bytes(self) -> tuple[int, int]:
+        request = containerd_content_pb2.ListStatusesRequest()
+        try:
+            answer = await self._content.ListStatuses(request, metadata=CONTAINERD_NAMESPACE, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                return 0, 0  # another runtime than containerd
+            raise messages.failure(error) from error
+        return sum(item.offset for item in answer.statuses), sum(item.total for item in answer.statuses)
 
     async def list_images(self) -> Sequence[Image]:
         answer = await _call(self._images.ListImages(pb.ListImagesRequest(), timeout=CALL_TIMEOUT_S))

@@ -14,11 +14,9 @@ from typing import Any
 import grpc
 
 from kubelet.runtime.base import RuntimeEvent, RuntimeFailure
-from kubelet.runtime.cri_messages import failure
+from kubelet.runtime.cri_messages import NAMESPACE, failure
 from wherry.pb import containerd_events_pb2 as pb
 
-# The namespace in which containerd's CRI part keeps everything.
-NAMESPACE = "k8s.io"
 # CRI usually follows within a few milliseconds; beyond this the event goes out anyway and the relist has the last word.
 SETTLE_TIMEOUT_S = 2.0
 _FIRST_PAUSE_S = 0.004

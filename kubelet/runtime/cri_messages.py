@@ -37,6 +37,9 @@ _STATES = {
     pb.CONTAINER_EXITED: base.ContainerState.EXITED,
     pb.CONTAINER_UNKNOWN: base.ContainerState.UNKNOWN,
 }
+# The one of containerd's namespaces in which its CRI part keeps everything.
+NAMESPACE = "k8s.io"
+
 # The same call with the same arguments can't ever succeed.
 _FINAL_CODES = (
     grpc.StatusCode.INVALID_ARGUMENT,

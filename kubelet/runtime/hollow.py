@@ -44,6 +44,7 @@ from kubelet.runtime.hollow_sessions import HollowStream, simulate
 from wherry.api.context import Env
 from wherry.api.times import format_seconds
 
+IMAGE_BYTES = 1 << 20
 BEHAVIOUR = "hollow.wherry.dev/"
 EVENT_QUEUE = 4096  # a reader that falls this far behind is dropped and relists
 
@@ -100,6 +101,7 @@ class HollowRuntime:
         self._env = env
         self.latency = latency or Latency()
         self._pull_times = dict(images or {})
+        self._pulling: dict[object, tuple[float, float]] = {}  # a pull -> when it began, how long it takes
         self.missing_images = set(missing_images)
         self._subnet = subnet
         self._write_logs = write_logs
@@ -307,8 +309,19 @@ class HollowRuntime:
     async def image_status(self, reference: str) -> Image | None:
         return self._find_image(reference)
 
+    async def pulling_bytes(self) -> tuple[int, int]:
+        now = asyncio.get_running_loop().time()
+        parts = [min(1.0, (now - began) / took_s) for began, took_s in self._pulling.values()]
+        return int(sum(parts) * IMAGE_BYTES), len(parts) * IMAGE_BYTES
+
     async def pull_image(self, reference: str, auth: RegistryAuth | None, sandbox: SandboxConfig | None = None) -> str:
-        await asyncio.sleep(self._pull_times.get(reference, self.latency.pull_s))
+        took_s = self._pull_times.get(reference, self.latency.pull_s)
+        pull = object()
+        self._pulling[pull] = asyncio.get_running_loop().time(), took_s
+        try:
+            await asyncio.sleep(took_s)
+        finally:
+            del self._pulling[pull]
         if reference in self.missing_images:
             raise RuntimeFailure(
                 f'failed to pull and unpack image "{reference}": failed to resolve reference "{reference}": not found',
@@ -316,7 +329,7 @@ class HollowRuntime:
             )
         return self.load_image(reference).id
 
-    def load_image(self, reference: str, *, user: str = "", size_bytes: int = 1 << 20) -> Image:
+    def load_image(self, reference: str, *, user: str = "", size_bytes: int = IMAGE_BYTES) -> Image:
         """An image that is there without a pull."""
         if reference not in self._present:
             digest = f"sha256:{reference.encode().hex()[:64]:0<64}"

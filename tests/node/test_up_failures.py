@@ -18,6 +18,8 @@ from wherry.testing.require import require_containerd
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
+SETTINGS = {"ingress": False}
+
 
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
@@ -56,7 +58,7 @@ async def test_agent_that_ends_at_once_is_reported_and_cleared_away(
 async def test_existing_cluster_is_not_taken_down_when_mending_it_fails(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = up_module._decide(name, 1, tmp_path / "data", ingress=False)
+    cluster = up_module._decide(name, 1, tmp_path / "data", SETTINGS)
     monkeypatch.setattr(launch, "server_argv", lambda cluster: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(ClusterError, match="control plane did not start"):
         await up_module.up(name, 1, None, Progress(quiet=True))
@@ -65,12 +67,12 @@ async def test_existing_cluster_is_not_taken_down_when_mending_it_fails(
 
 
 def test_other_data_directory_or_fewer_nodes_are_refused(name: str, tmp_path: Path) -> None:
-    up_module._decide(name, 2, tmp_path / "data", ingress=False)
+    up_module._decide(name, 2, tmp_path / "data", SETTINGS)
     with pytest.raises(ClusterError, match="has its data in"):
-        up_module._decide(name, 2, tmp_path / "elsewhere", ingress=False)
+        up_module._decide(name, 2, tmp_path / "elsewhere", SETTINGS)
     with pytest.raises(ClusterError, match="has 2 nodes, 1 asked for"):
-        up_module._decide(name, 1, None, ingress=False)
-    assert up_module._decide(name, 3, None, ingress=False).node_count == 3
+        up_module._decide(name, 1, None, SETTINGS)
+    assert up_module._decide(name, 3, None, SETTINGS).node_count == 3
 
 
 def test_without_root_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

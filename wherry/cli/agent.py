@@ -36,6 +36,7 @@ log = logging.getLogger("wherry.agent")
 
 DEFAULT_DATA_DIR = Path("/var/lib/wherry-agent")
 DEFAULT_RUN_DIR = Path("/run/wherry-agent")
+DEFAULT_REGISTRY_CONFIG = Path("/etc/containerd/certs.d")
 CA_ROUNDS = 30
 # A token may carry the hash of the CA's public key behind it, so that one string is enough to join.
 _TOKEN = re.compile(r"([a-z0-9]{6}\.[a-z0-9]{16})(?:[.:@](?:sha256:)?([0-9a-f]{64}))?")
@@ -113,6 +114,33 @@ def parser() -> argparse.ArgumentParser:
         default="5m",
         metavar="DURATION",
         help="how long a pressure is reported after it has gone (default %(default)s)",
+    )
+    add(
+        "--image-gc-high-threshold",
+        type=int,
+        default=85,
+        metavar="PERCENT",
+        help="unused images go when the disk is fuller than this (default %(default)s; 100 is never)",
+    )
+    add(
+        "--image-gc-low-threshold",
+        type=int,
+        default=80,
+        metavar="PERCENT",
+        help="until it is no fuller than this (default %(default)s)",
+    )
+    add(
+        "--minimum-image-ttl-duration",
+        default="2m",
+        metavar="DURATION",
+        help="no image goes that was used within this (default %(default)s)",
+    )
+    add(
+        "--registry-config-dir",
+        type=Path,
+        default=DEFAULT_REGISTRY_CONFIG,
+        metavar="DIR",
+        help="containerd's HOST/hosts.toml files: mirrors, CA certificates, plain HTTP (default %(default)s)",
     )
     add(
         "--simultaneous-starts",
@@ -229,9 +257,8 @@ def _read_token(text: str) -> str:
 
 
 def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
-    from kubelet import eviction
+    from kubelet import eviction, imagegc
     from kubelet.options import AgentOptions
-    from wherry.api.times import parse_duration
 
     hollow = arguments.runtime == "hollow"
     network: NodeNetwork | None = None
@@ -247,10 +274,7 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
         hard = eviction.parse(eviction.DEFAULT_HARD if arguments.eviction_hard is None else arguments.eviction_hard)
     except ValueError as error:
         raise ValueError(f"--eviction-hard: {error}") from error
-    try:
-        transition_s = parse_duration(arguments.eviction_pressure_transition_period) / 1e9
-    except ValueError as error:
-        raise ValueError(f"--eviction-pressure-transition-period: {error}") from error
+    transition_s = _seconds(arguments.eviction_pressure_transition_period, "--eviction-pressure-transition-period")
     return AgentOptions(
         node_name=name,
         root=None if hollow else arguments.data_dir,
@@ -262,10 +286,24 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
         simultaneous_starts=arguments.simultaneous_starts or _starts(capacity),
         eviction_hard=hard,
         pressure_transition_s=transition_s,
+        image_gc=imagegc.Thresholds(
+            arguments.image_gc_high_threshold / 100,
+            arguments.image_gc_low_threshold / 100,
+            _seconds(arguments.minimum_image_ttl_duration, "--minimum-image-ttl-duration"),
+        ),
         network=network,
         traffic=own_network,
         pod_cgroups=arguments.runtime != "docker" or os.geteuid() == 0,
     )
+
+
+def _seconds(text: str, flag: str) -> float:
+    from wherry.api.times import parse_duration
+
+    try:
+        return parse_duration(text) / 1e9
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from error
 
 
 def _network(arguments: argparse.Namespace, address: str) -> NodeNetwork:
@@ -348,7 +386,11 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     _make_directory(arguments.run_dir)
     layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
     foreign = arguments.cni_conf_dir
-    containerd = Containerd(ContainerdOptions(layout, cni_conf_dir=foreign, cni_bin_dir=arguments.cni_bin_dir))
+    options = ContainerdOptions(
+        layout, cni_conf_dir=foreign, cni_bin_dir=arguments.cni_bin_dir,
+        registry_config_dir=str(arguments.registry_config_dir.absolute()),
+    )  # fmt: skip
+    containerd = Containerd(options)
     await containerd.start()
     folder = arguments.images or arguments.data_dir / "images"
     await archives.preload(layout.socket, folder, snapshotter=choose_snapshotter(layout.root))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +29,8 @@ T = TypeVar("T")
 class LocalCluster:
     """`up` may be called again at any time: it mends what was killed."""
 
-    def __init__(self, nodes: int = 2, prefix: str = "t", *, ingress: bool = False) -> None:
-        self.ingress = ingress
+    def __init__(self, nodes: int = 2, prefix: str = "t", *, ingress: bool = False, flags: Sequence[str] = ()) -> None:
+        self._flags = ["--ingress" if ingress else "--no-ingress", *flags]
         self.name = prefix + secrets.token_hex(3)
         self.node_count = nodes
         self._folder = tempfile.TemporaryDirectory(prefix="wherry-local-")
@@ -57,8 +57,7 @@ class LocalCluster:
         return result.stdout
 
     def up(self) -> str:
-        words = ["--ingress" if self.ingress else "--no-ingress"]
-        return self.ok("up", "--name", self.name, "--nodes", str(self.node_count), *words)
+        return self.ok("up", "--name", self.name, "--nodes", str(self.node_count), *self._flags)
 
     def down(self) -> str:
         try:

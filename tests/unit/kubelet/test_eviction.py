@@ -157,7 +157,7 @@ def image(name: str, size: int = 10, *, pinned: bool = False) -> Image:
 def test_images_go_longest_unused_first_until_enough_is_free() -> None:
     images = [image("new"), image("old"), image("used"), image("older"), image("pause", pinned=True), image("fresh")]
     last = {"new": 500.0, "old": 100.0, "used": 1.0, "older": 50.0, "pause": 1.0, "fresh": 990.0}
-    free = imagegc.unused(images, {"used"}, last, 1000.0)
+    free = imagegc.unused(images, {"used"}, last, 1000.0, imagegc.Thresholds().min_age_s)
     assert [i.id for i in free] == ["older", "old", "new"]
     assert [i.id for i in imagegc.choose(free, 15)] == ["older", "old"]
     assert imagegc.choose(free, 0) == []
@@ -165,4 +165,14 @@ def test_images_go_longest_unused_first_until_enough_is_free() -> None:
 
 @pytest.mark.parametrize(("available", "wanted"), [(50, 0), (16, 0), (15, 5), (0, 20)])
 def test_image_thresholds(available: int, wanted: int) -> None:
-    assert imagegc.bytes_to_free(100, available) == wanted
+    assert imagegc.bytes_to_free(100, available, imagegc.Thresholds()) == wanted
+
+
+def test_at_a_high_threshold_of_all_nothing_is_collected() -> None:
+    assert imagegc.bytes_to_free(100, 0, imagegc.Thresholds(high=1.0, low=0.5)) == 0
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.8), (0.8, 0.8), (-0.1, 0.5), (0.5, 1.1)])
+def test_image_thresholds_that_make_no_sense(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="want 0 <= low < high <= 100"):
+        imagegc.Thresholds(high=high, low=low)

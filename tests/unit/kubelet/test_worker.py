@@ -130,6 +130,16 @@ async def test_the_image_is_pulled_beside_the_sandbox(node: Node) -> None:
     assert node.reasons() == ["Pulling", "Pulled", "Created", "Started"]
 
 
+async def test_a_long_pull_tells_how_far_it_is(node: Node) -> None:
+    node.runtime.latency = Latency(pull_s=25.0)
+    node.run(behave("").image("example.com/large:1"))
+    await node.until(node.ready)
+    told = [message for reason, message in node.events if reason == "Pulling"]
+    assert told[0] == 'Pulling image "example.com/large:1"'
+    progress = 'Pulling image "example.com/large:1": this node has {} MiB of the 1.0 MiB that it fetches now'
+    assert told[1:] == [progress.format("0.4"), progress.format("0.8")]
+
+
 async def test_a_killed_process_runs_again_at_once(node: Node) -> None:
     worker = node.run(behave(""))
     await node.until(node.ready)

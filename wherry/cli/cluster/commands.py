@@ -33,9 +33,17 @@ def up(
             "--ingress/--no-ingress", show_default="yes", help="Serve Ingresses with haproxy on this machine."
         ),
     ] = None,
+    registry_config_dir: Annotated[
+        str,
+        typer.Option(
+            "--registry-config-dir",
+            help="HOST/hosts.toml files of registries: mirrors, CAs, plain HTTP (/etc/containerd/certs.d).",
+        ),
+    ] = "",
     name: Name = DEFAULT_NAME,
 ) -> None:
     """Start a cluster on this machine, or finish and mend the one that is there."""
+    registries = os.path.abspath(registry_config_dir) if registry_config_dir else None
 
     async def work() -> int:
         from wherry.cli.cluster import layout
@@ -47,7 +55,8 @@ def up(
         with layout.locked(layout.check_name(name)):
             known = layout.load(name)
             count = nodes or (known.node_count if known else module.DEFAULT_NODES)
-            await module.up(name, count, Path(data_dir) if data_dir else None, progress, ingress=ingress)
+            settings = module.Settings(ingress=ingress, registry_config_dir=registries)
+            await module.up(name, count, Path(data_dir) if data_dir else None, progress, settings)
         progress.say()
         if progress.changes:
             progress.say("The cluster is up. Try: wherry get pods -o wide, wherry status, wherry down.")

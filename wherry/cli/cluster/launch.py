@@ -37,6 +37,7 @@ def server_argv(cluster: Cluster) -> list[str]:
 def agent_argv(cluster: Cluster, node: Node) -> list[str]:
     """The agent's command, run inside the node's network namespace. nsenter changes nothing else, so /sys and its cgroups stay
     (`ip netns exec` would hide them)."""
+    registries = cluster.registry_config_dir
     return [
         find_binary("nsenter"), f"--net={node.netns_path}", "--",
         *wherry_argv(
@@ -53,6 +54,7 @@ def agent_argv(cluster: Cluster, node: Node) -> list[str]:
             "--cluster-cidr", cluster.cluster_cidr,
             "--cgroup-parent", node.cgroup_parent,
             "--capacity", ",".join(f"{name}={value}" for name, value in share(cluster.node_count).items()),
+            *(["--registry-config-dir", registries] if registries else []),
         ),
     ]  # fmt: skip
 

@@ -95,6 +95,7 @@ class Cluster:
     cluster_cidr: str
     ip_forward: str = ""
     ingress: bool = True
+    registry_config_dir: str = ""  # "" for the agents' own default
 
     @property
     def data(self) -> Path:

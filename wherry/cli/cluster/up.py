@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kubelet.runtime.containerd import choose_snapshotter, find_running
 from kubelet.runtime.processes import ProcessRef, tail
@@ -32,17 +33,31 @@ DEFAULT_NODES = 2
 TAIL_LINES = 25
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a cluster keeps from one `up` to the next; None is as it was."""
+
+    ingress: bool | None = None
+    registry_config_dir: str | None = None
+
+    def of(self, cluster: Cluster | None) -> dict[str, Any]:
+        """The values that hold, for a new cluster (None) or one that is there."""
+        before = {"ingress": True, "registry_config_dir": ""}
+        if cluster is not None:
+            before = {name: getattr(cluster, name) for name in before}
+        return before | {name: value for name, value in asdict(self).items() if value is not None}
+
+
 async def up(
-    name: str, node_count: int, data_dir: Path | None, progress: Progress, *, ingress: bool | None = None
+    name: str, node_count: int, data_dir: Path | None, progress: Progress, settings: Settings | None = None
 ) -> Cluster:
     """Raises ClusterError (and NetworkError, RuntimeFailure, ImageError) with what a person has to know. A cluster that this
-    very call began and could not finish is taken down again. `ingress`: None is as it was, and yes for a new one."""
+    very call began and could not finish is taken down again."""
     check_machine()
     existed = layout.state_file(layout.check_name(name)).exists()
-    described = layout.load(name)
-    with_ingress = ingress if ingress is not None else described is None or described.ingress
-    _install_packages(progress, ingress=with_ingress)
-    cluster = _decide(name, node_count, data_dir, ingress=with_ingress)
+    chosen = (settings or Settings()).of(layout.load(name))
+    _install_packages(progress, ingress=chosen["ingress"])
+    cluster = _decide(name, node_count, data_dir, chosen)
     try:
         await _raise(cluster, progress)
     except BaseException:
@@ -79,8 +94,8 @@ def _install_packages(progress: Progress, *, ingress: bool) -> None:
         step.done(f"installed {' '.join(wanted)}")
 
 
-def _decide(name: str, node_count: int, data_dir: Path | None, *, ingress: bool) -> Cluster:
-    """The description: the one there is, or a new one with networks and a port that are free now."""
+def _decide(name: str, node_count: int, data_dir: Path | None, chosen: Mapping[str, Any]) -> Cluster:
+    """The description: the one there is, or a new one with networks and a port that are free now. `chosen`: its settings."""
     described = layout.load(name)
     if described is not None:
         if data_dir is not None and data_dir.absolute() != described.data:
@@ -93,7 +108,7 @@ def _decide(name: str, node_count: int, data_dir: Path | None, *, ingress: bool)
                 f'cluster "{name}" has {described.node_count} nodes, {node_count} asked for: '
                 "nodes can be added here, not taken away"
             )
-        cluster = replace(described, node_count=node_count, ingress=ingress)
+        cluster = replace(described, node_count=node_count, **chosen)
         if cluster != described:
             cluster.save()
         return cluster
@@ -108,7 +123,7 @@ def _decide(name: str, node_count: int, data_dir: Path | None, *, ingress: bool)
             host_subnet=hosts.choose_host_subnet(taken),
             cluster_cidr=hosts.choose_cluster_cidr(taken),
             ip_forward=next((other.ip_forward for other in others), hosts.forwarding()),
-            ingress=ingress,
+            **chosen,
         )
         cluster.save()
     return cluster

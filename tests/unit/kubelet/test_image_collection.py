@@ -1,0 +1,62 @@
+"""Images go when the disk fills up, on virtual time; the disk is pretended, as full as the images on it make it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kubelet import housekeeping, imagegc
+from kubelet.housekeeping import Housekeeping
+from kubelet.node import Machine, NodeReport
+from kubelet.pressure import Limits
+from kubelet.runtime.hollow import HollowRuntime
+from wherry.api.context import Env
+
+DISK = 100
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "left", "told"),
+    [
+        pytest.param(imagegc.Thresholds(high=0.5, low=0.1), ["in-use", "young"], True, id="not-enough-can-go"),
+        pytest.param(imagegc.Thresholds(high=0.9, low=0.75), ["b", "in-use", "young"], False, id="until-the-low-threshold"),
+        pytest.param(imagegc.Thresholds(high=1.0, low=0.1), ["a", "b", "in-use", "young"], False, id="never"),
+    ],
+)  # fmt: skip
+async def test_unused_images_go(
+    env: Env,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    thresholds: imagegc.Thresholds,
+    left: list[str],
+    told: bool,
+) -> None:
+    runtime = HollowRuntime(env)
+    sizes = {"a": 20, "b": 10, "in-use": 50, "young": 12}
+    for name in ("a", "b", "in-use"):
+        runtime.load_image(name, size_bytes=sizes[name])
+
+    def statvfs(path: object) -> SimpleNamespace:
+        used = sum(sizes[name] for name in sizes if runtime._find_image(name) is not None)
+        return SimpleNamespace(f_blocks=DISK, f_frsize=1, f_bavail=DISK - used, f_files=100, f_favail=100)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    monkeypatch.setattr(Housekeeping, "_used_images", lambda self, images: {runtime._present["in-use"].id})
+    events: list[str] = []
+    report = NodeReport("n1", Machine(), ips=["192.0.2.1"])
+    keeping = Housekeeping(
+        env, runtime, report, tmp_path, list, None, None, Limits(), thresholds,
+        lambda kind, reason, message: events.append(reason), lambda: None,
+    )  # fmt: skip
+    running = asyncio.ensure_future(keeping.run())
+    await asyncio.sleep(2 * housekeeping.IMAGE_ROUND_S - 60)
+    runtime.load_image("young", size_bytes=sizes["young"])
+    await asyncio.sleep(200)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [name for name in sorted(sizes) if runtime._find_image(name) is not None] == left
+    assert set(events) == ({"FreeDiskSpaceFailed"} if told else set())
