@@ -63,6 +63,8 @@ class DockerRuntime:
         self._logs = LogCopies(self.socket)
         self._pause_known = False
         self._image_ids: dict[str, str] = {}
+        # A pull -> its layers -> (fetched, expected) bytes. Written by the threads that pull, each its own entry.
+        self._pulls: dict[object, dict[str, tuple[int, int]]] = {}
 
     # -- the runtime itself
 
@@ -263,10 +265,17 @@ class DockerRuntime:
         except RuntimeNotFound:
             return None
 
+    async def pulling_bytes(self) -> tuple[int, int]:
+        layers = [layer for pull in list(self._pulls.values()) for layer in list(pull.values())]
+        return sum(fetched for fetched, _ in layers), sum(expected for _, expected in layers)
+
     async def pull_image(self, reference: str, auth: RegistryAuth | None, sandbox: SandboxConfig | None = None) -> str:
         login = {"username": auth.username, "password": auth.password} if auth is not None else None
         if auth is not None and auth.identity_token:
             login = {"identitytoken": auth.identity_token}
+
+        layers: dict[str, tuple[int, int]] = {}
+        this = object()
 
         def pull(client: Any) -> None:
             by_digest = "@" in reference
@@ -275,13 +284,21 @@ class DockerRuntime:
             for step in client.pull(reference, stream=True, decode=True, auth_config=login, **options):
                 if "error" in step:
                     raise RuntimeFailure(f'failed to pull image "{reference}": {step["error"]}', reason="ErrImagePull")
+                detail = step.get("progressDetail") or {}
+                if step.get("status") == "Downloading" and detail.get("total"):
+                    layers[step["id"]] = int(detail.get("current", 0)), int(detail["total"])
+                elif step.get("status") == "Download complete" and step.get("id") in layers:
+                    layers[step["id"]] = layers[step["id"]][1], layers[step["id"]][1]
 
+        self._pulls[this] = layers
         try:
             await self._engine.pull(pull)
         except RuntimeNotFound as error:
             raise RuntimeFailure(
                 f'failed to pull image "{reference}": {error.message}', reason="ErrImagePull"
             ) from error
+        finally:
+            del self._pulls[this]
         image = await self.image_status(reference)
         if image is None:
             raise RuntimeFailure(f'image "{reference}" is gone right after it was pulled', reason="ErrImagePull")
