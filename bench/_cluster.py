@@ -208,7 +208,11 @@ class Containerd:
             # The agent removes its files with the pod.
             copy = self._folder / str(number)
             if not copy.exists():
-                shutil.copy(mount.host_path, copy)
+                source = Path(mount.host_path)
+                if source.is_dir():  # the account's token
+                    shutil.copytree(source, copy, symlinks=True)
+                else:
+                    shutil.copy(source, copy)
             mount.host_path = str(copy)
         return Specs(sandbox, container)
 
