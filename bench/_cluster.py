@@ -152,6 +152,13 @@ async def remove(client: Client, name: str, pods: Pods) -> None:
 # -- the floor
 
 
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():  # the account's token
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy(source, target)
+
+
 @dataclass(frozen=True, slots=True)
 class Specs:
     """The requests of one pod with one container."""
@@ -208,11 +215,7 @@ class Containerd:
             # The agent removes its files with the pod.
             copy = self._folder / str(number)
             if not copy.exists():
-                source = Path(mount.host_path)
-                if source.is_dir():  # the account's token
-                    shutil.copytree(source, copy, symlinks=True)
-                else:
-                    shutil.copy(source, copy)
+                _copy(Path(mount.host_path), copy)
             mount.host_path = str(copy)
         return Specs(sandbox, container)
 

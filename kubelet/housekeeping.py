@@ -54,7 +54,8 @@ class Housekeeping:
         )  # fmt: skip
         last_used: dict[str, float] = {}
         loop = asyncio.get_running_loop()
-        next_slow, next_images = loop.time() + SLOW_ROUND_S, loop.time() + SLOW_ROUND_S
+        # The first round tells the control plane which images are here.
+        next_slow, next_images = loop.time() + SLOW_ROUND_S, loop.time()
         while True:
             await asyncio.sleep(PRESSED_ROUND_S if pressure.short else ROUND_S)
             await self._step(pressure.relieve)

@@ -3,10 +3,12 @@ Kubernetes' words, logs and sessions, and what becomes of it when parts of the n
 of all manifests start together, so that the tests mostly look.
 """
 
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +34,37 @@ kind: Secret
 metadata: {name: secret}
 stringData: {user: admin, pass: s3cret}
 """
+
+
+# A real gRPC health server, of this very interpreter: the demo image has none. SIGUSR1 and SIGUSR2 change what it says.
+HEALTH = """
+import signal, grpc
+from concurrent.futures import ThreadPoolExecutor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+servicer = health.HealthServicer()
+server = grpc.server(ThreadPoolExecutor(4))
+health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+answer = health_pb2.HealthCheckResponse
+signal.signal(signal.SIGUSR1, lambda *_: servicer.set("app", answer.NOT_SERVING))
+signal.signal(signal.SIGUSR2, lambda *_: servicer.set("app", answer.SERVING))
+servicer.set("app", answer.SERVING)
+assert server.add_insecure_port("0.0.0.0:5000")
+server.start()
+server.wait_for_termination()
+"""
+
+
+def health_pod() -> str:
+    container = {
+        "name": "c", "image": IMAGE, "command": ["chroot", "/host", sys.executable, "-c", HEALTH],
+        "volumeMounts": [{"name": "host", "mountPath": "/host", "readOnly": True}],
+        "readinessProbe": {"grpc": {"port": 5000, "service": "app"}, "periodSeconds": 1, "timeoutSeconds": 10},
+        "livenessProbe": {"grpc": {"port": 5000}, "initialDelaySeconds": 2, "periodSeconds": 2, "timeoutSeconds": 20},
+        "startupProbe": {"grpc": {"port": 5000}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 60},
+    }  # fmt: skip
+    volumes = [{"name": "host", "hostPath": {"path": "/"}}]
+    spec = {"terminationGracePeriodSeconds": 1, "containers": [container], "volumes": volumes}
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "grpc"}, "spec": spec}) + "\n"
 
 
 def pod(name: str, container: str, spec: str = "") -> str:
@@ -122,6 +155,7 @@ PODS = {
     "flood": pod(
         "flood", shell("yes 0123456789012345678901234567890123456789 | head -n 1500000; echo done; exec sleep 1000000")
     ),
+    "grpc": health_pod(),
     # What fails, and how the pod says so
     "out-of-memory": pod(
         "out-of-memory",
@@ -297,6 +331,21 @@ def test_a_log_of_sixty_megabytes_is_rotated_and_read_whole(cluster: LocalCluste
     )
     assert process.stdout.count(b"\n") == 1_500_001
     assert len(process.stdout) == 1_500_000 * 41 + 5
+
+
+def test_grpc_probes_ask_a_real_health_server(cluster: LocalCluster) -> None:
+    ready(cluster, "grpc")
+    cluster.ok("exec", "grpc", "--", "kill", "-USR1", "1")
+    until(lambda: not is_ready(get(cluster, "grpc")))
+
+    def told() -> list[str]:
+        events = [item for item in cluster.json("events")["items"] if item["involvedObject"]["name"] == "grpc"]
+        return [item["message"] for item in events if item["reason"] == "Unhealthy"]
+
+    until(lambda: any('service unhealthy (responded with "NOT_SERVING")' in message for message in told()))
+    cluster.ok("exec", "grpc", "--", "kill", "-USR2", "1")
+    ready(cluster, "grpc")
+    assert container(cluster, "grpc")["restartCount"] == 0, "the server as a whole was healthy"
 
 
 def test_exec_carries_exit_codes_and_both_streams(cluster: LocalCluster) -> None:
