@@ -59,4 +59,11 @@ class Priority:
         return chosen.value, chosen.preemption_policy or _PREEMPTION
 
     async def validate(self, request: Request, lookup: Lookup) -> None:
-        return
+        """There is one default at most."""
+        if request.kind.kind != "PriorityClass" or request.operation == "DELETE" or not request.obj.global_default:
+            return
+        for found in await lookup.all("scheduling.k8s.io/v1", "PriorityClass"):
+            if found.global_default and found.metadata.name != request.name:
+                raise request.forbid(
+                    f"PriorityClass {found.metadata.name} is already marked as default. Only one default can exist"
+                )

@@ -22,8 +22,8 @@ MAX_WRITES = 200
 SYSTEM_PART = 0.5
 # Of a level's seats, what one client may have: even alone it leaves room for the next one that comes.
 CLIENT_PART = 0.75
-MAX_WAITING = 2000  # in one level
-MAX_WAITING_CLIENT = 500
+MAX_WAITING = 6000  # in one level
+MAX_WAITING_CLIENT = 2000
 MAX_WAIT_S = 15.0
 RETRY_AFTER_S = 1
 MESSAGE = "Too many requests, please try again later."

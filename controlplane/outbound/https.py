@@ -123,6 +123,8 @@ def _in_words(error: Exception, address: tuple[str, int] | None) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         found = error.certificate_error
         return f"tls: failed to verify certificate: x509: {getattr(found, 'verify_message', None) or found}"
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return "http: server gave HTTP response to HTTPS client"
     if isinstance(error, aiohttp.ClientSSLError):
         return f"tls: {error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):

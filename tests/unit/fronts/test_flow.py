@@ -77,7 +77,8 @@ async def test_who_waits_too_long_is_refused() -> None:
     seat.leave()
 
 
-async def test_a_queue_has_an_end() -> None:
+async def test_a_queue_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "MAX_WAITING_CLIENT", 20)
     level = Level(1)
     seat = await level.enter("a")
     waiting = [asyncio.create_task(level.enter("b")) for _ in range(flow.MAX_WAITING_CLIENT)]
