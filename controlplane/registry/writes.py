@@ -21,6 +21,7 @@ from controlplane.registry.base import DeleteResult, RequestContext, Stored
 from controlplane.registry.keys import key as key_of
 from controlplane.registry.state import Entry, Served, State
 from controlplane.store.base import Compare, Delete, Operation, Put
+from wherry.api import normal
 from wherry.api.errors import AlreadyExists, BadRequest, Conflict, MethodNotAllowed, NotFound
 from wherry.api.kinds import Kind
 from wherry.pb import meta_v1_pb2
@@ -75,6 +76,7 @@ class Writer:
             raise MethodNotAllowed(served.strategy.frozen)
         obj: Any = kind.message()
         obj.CopyFrom(given)
+        normal.normalise(obj)
         meta = obj.metadata
         self._place(kind, namespace, meta)
         if meta.resource_version not in ("", "0") and not ctx.dry_run:
@@ -201,6 +203,7 @@ class Writer:
         def replace(_: Any) -> Any:
             obj: Any = kind.message()
             obj.CopyFrom(given)
+            normal.normalise(obj)
             self._place(kind, namespace, obj.metadata)
             return obj
 

@@ -133,13 +133,13 @@ def _field(field: FieldDescriptor) -> Decode:
         return _map(schema.map_value(field))
     single = _single(field)
     if not field.is_repeated:
-        if field.message_type is not None and _same_when_empty(field):
+        if field.message_type is not None and same_when_empty(field):
             return _dropping_empty(single)
         return single
     return jsonforms.string_list if field.type == FieldDescriptor.TYPE_STRING else _list(field, single)
 
 
-def _same_when_empty(field: FieldDescriptor) -> bool:
+def same_when_empty(field: FieldDescriptor) -> bool:
     """A struct by value: `{}` and absent are one and the same, so that both decode to one message."""
     return (
         schema.rules(field).keep_empty

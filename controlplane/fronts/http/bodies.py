@@ -124,7 +124,7 @@ def _from_wire(body: bytes, cls: type[Message]) -> Any:
         raise BadRequest(f"the body is no serialised {name}: {error}") from error
     if _is_too_much(message):
         raise BadRequest(f"the body is no valid {name}: {TOO_MANY}")
-    return canonical(message, cls)
+    return message
 
 
 def _is_too_much(message: Message) -> bool:
@@ -142,12 +142,3 @@ def _is_too_much(message: Message) -> bool:
             elif objects:
                 waiting.append(value)
     return False
-
-
-def canonical(message: Message, cls: type[Message]) -> Any:
-    """The message as its JSON form would make it. Go writes structs by value even when they are empty; here an empty message is
-    not the same as none, and a pod template that differs in that alone would be rolled out."""
-    try:
-        return codec.from_dict(codec.to_dict(message), cls, strict=False)
-    except codec.DecodeError as error:
-        raise BadRequest(f"the body is no valid {schema.descriptor_of(cls).name}: {error.message}") from error
