@@ -83,7 +83,7 @@ def versions(*always: list[str]) -> pytest.MarkDecorator:
 
 
 class Kubectl:
-    """One version, one namespace."""
+    """One version, one namespace; "": the one that each command and manifest says."""
 
     def __init__(self, binary: Path, kubeconfig: Path, home: Path, namespace: str) -> None:
         self.binary = binary
@@ -93,7 +93,7 @@ class Kubectl:
         }  # fmt: skip
 
     def command(self, *words: str) -> list[str]:
-        return [str(self.binary), "--namespace", self.namespace, *words]
+        return [str(self.binary), *(("--namespace", self.namespace) if self.namespace else ()), *words]
 
     def run(
         self, *words: str, stdin: str | None = None, timeout_s: float = TIMEOUT_S

@@ -59,7 +59,8 @@ def template(obj: Any, spec: Any, owner: str) -> Causes:
             detail = "`selector` does not match template `labels`"
             causes.append(violations.invalid(f"{path}.metadata.labels", shown, detail))
     causes += metadata.validate_common(obj.metadata, f"{path}.metadata")
-    causes += pods.template_spec(obj, f"{path}.spec")
+    claims = [claim.metadata.name for claim in spec.volume_claim_templates] if owner == "StatefulSet" else []
+    causes += pods.template_spec(obj, f"{path}.spec", claims)
     if obj.spec.restart_policy != "Always":
         causes.append(violations.unsupported(f"{path}.spec.restartPolicy", obj.spec.restart_policy, ("Always",)))
     if obj.spec.HasField("active_deadline_seconds"):

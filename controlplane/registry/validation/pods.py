@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from controlplane.registry import metadata, violations
@@ -31,9 +32,9 @@ def pod(obj: Any) -> Causes:
     return causes
 
 
-def template_spec(template: Any, path: str) -> Causes:
-    """`path` is that of the spec; annotations stand beside it."""
-    causes = spec(template.spec, path)
+def template_spec(template: Any, path: str, claims: Sequence[str] = ()) -> Causes:
+    """`path` is that of the spec; annotations stand beside it. `claims` are volumes that a StatefulSet will add."""
+    causes = spec(template.spec, path, claims)
     causes += _annotations(template.metadata, path.removesuffix("spec") + "metadata.annotations")
     if template.spec.ephemeral_containers:
         causes.append(
@@ -51,10 +52,11 @@ def _annotations(meta: Any, path: str) -> Causes:
     return [violations.invalid(f"{path}.{_DEPRECATED_SECCOMP}", value, "must be a valid seccomp profile")]
 
 
-def spec(obj: Any, path: str) -> Causes:
+def spec(obj: Any, path: str, added_volumes: Sequence[str] = ()) -> Causes:
     grace = obj.termination_grace_period_seconds if obj.HasField("termination_grace_period_seconds") else 30
     claims = {claim.name for claim in obj.resource_claims}
     causes, volume_names = volumes.volumes(obj.volumes, f"{path}.volumes")
+    volume_names = {*volume_names, *added_volumes}
     setting = containers.Setting(volume_names, claims, grace, obj.restart_policy, obj.host_network)
     causes += containers.containers(obj, path, setting)
     if obj.restart_policy not in RESTART_POLICIES:

@@ -426,3 +426,19 @@ async def test_warnings_are_given_once_however_often_a_patch_is_tried(registry: 
         for n, ctx in enumerate(contexts)
     ))  # fmt: skip
     assert [ctx.warnings for ctx in contexts] == [['unknown field "nope"']] * 4
+
+
+@pytest.mark.parametrize(("mounted", "fine"), [("data", True), ("other", False)])
+async def test_a_stateful_set_mounts_its_claims(registry: Registry, mounted: str, fine: bool) -> None:
+    container = {"name": "c", "image": "i", "volumeMounts": [{"name": mounted, "mountPath": "/data"}]}
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}}
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    made = obj("apps/v1", "StatefulSet", "s", spec={
+        "selector": {"matchLabels": {"a": "b"}}, "serviceName": "s", "template": template,
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}],
+    })  # fmt: skip
+    if fine:
+        await create(registry, made)
+        return
+    with pytest.raises(Invalid, match=r'volumeMounts\[0\]\.name: Not found: "other"'):
+        await create(registry, made)
