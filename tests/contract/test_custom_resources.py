@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.server import Options
 from wherry.api.context import Env
 from wherry.testing.https import Answer, Caller, https
 
@@ -290,3 +291,31 @@ async def test_protobuf_is_not_spoken(caller: Caller) -> None:
     assert (await caller.ask("POST", THINGS, b"k8s\x00", content_type=proto)).status == 415
     yaml = "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: yam}\nspec: {a: 1}\n"
     assert (await caller.ask("POST", THINGS, yaml, content_type="application/yaml")).status == 201
+
+
+async def test_collectors_know_custom_kinds() -> None:
+    """Owners and namespaces take custom resources along, also of a kind that came after the controllers."""
+    async with https(Env(), Options(scheduler=False)) as front, front.caller() as caller:
+        await made(caller, definition())
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
+        assert (await caller.ask("POST", "/api/v1/namespaces", namespace)).status == 201
+        shop = "/apis/example.com/v1/namespaces/shop/things"
+        assert (await caller.ask("POST", shop, thing("in-shop"))).status == 201
+        owner = (await caller.ask("POST", THINGS, thing("owner"))).json
+        reference = {"apiVersion": "example.com/v1", "kind": "Thing", "name": "owner", "uid": owner["metadata"]["uid"]}
+        settings = "/api/v1/namespaces/default/configmaps"
+        owned: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "c", "ownerReferences": [reference]},
+        }
+        assert (await caller.ask("POST", settings, owned)).status == 201
+        child = thing("child")
+        child["metadata"]["ownerReferences"] = [reference]
+        assert (await caller.ask("POST", THINGS, child)).status == 201
+        assert (await caller.ask("DELETE", f"{THINGS}/owner")).status == 200
+        await until(caller, f"{THINGS}/child", lambda found: found.status == 404)
+        await until(caller, f"{settings}/c", lambda found: found.status == 404)
+        assert (await caller.ask("DELETE", "/api/v1/namespaces/shop")).status == 200
+        await until(caller, "/api/v1/namespaces/shop", lambda found: found.status == 404)
+        assert (await caller.ask("GET", "/apis/example.com/v1/things")).json["items"] == []

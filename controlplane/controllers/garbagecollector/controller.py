@@ -90,6 +90,10 @@ class GarbageCollector:
                 continue
             # A second version is another shape of objects that are watched already.
             known = any((other.group, other.plural) == (kind.group, kind.plural) for other in self._served.values())
+            if (kind.api_version, kind.kind) not in self._served:
+                # Until now nothing could be said of owners of this kind.
+                for uid in self._graph.referring_to(kind.api_version, kind.kind):
+                    self._runner.enqueue(uid)
             self._served[(kind.api_version, kind.kind)] = kind
             if kind.message not in self._informers and not known:
                 self._watch(group, kind)

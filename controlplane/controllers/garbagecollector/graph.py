@@ -84,6 +84,14 @@ class Graph:
         """In order of their arrival."""
         return [self._nodes[dependent] for dependent in self._dependents.get(uid, ())]
 
+    def referring_to(self, api_version: str, kind: str) -> list[str]:
+        """The uids of what has an owner of that kind."""
+        return [
+            node.uid
+            for node in self._nodes.values()
+            if any((owner.api_version, owner.kind) == (api_version, kind) for owner in node.owners)
+        ]
+
     def put(self, node: Node) -> list[str]:
         """Returns the uids that have to be looked at because of it."""
         old = self._nodes.get(node.uid)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.registry import deletion
-from controlplane.registry.custom import definitions
 from controlplane.registry.strategy import WithSpec
 from wherry.api import meta
 from wherry.api.errors import Cause
@@ -42,13 +41,21 @@ class Definitions(WithSpec):
             if version.storage and version.name not in obj.status.stored_versions:
                 obj.status.stored_versions.append(version.name)
 
+    # What checks a definition is imported with the first one: discovery loads this module, and most clusters have none.
+
     def validate(self, obj: Any) -> list[Cause]:
+        from controlplane.registry.custom import definitions
+
         return definitions.validate(obj)
 
     def validate_update(self, obj: Any, old: Any) -> list[Cause]:
+        from controlplane.registry.custom import definitions
+
         return definitions.validate_update(obj, old)
 
     def validate_status(self, obj: Any, old: Any) -> list[Cause]:
+        from controlplane.registry.custom import definitions
+
         return definitions.stored_versions(obj)
 
     def plan_deletion(self, obj: Any, options: meta_v1_pb2.DeleteOptions, now: float) -> deletion.Deletion:
