@@ -298,6 +298,13 @@ class ControlPlane:
                 client = self.local_client(API_SERVER, field_manager="wherry-server")
                 group.keep(Signer(client, self.env, self.ca, lifetimes=self.lifetimes()).run, name="csr-signer")
                 group.keep(partial(clean_tokens, client, self.env), name="token-cleaner")
+                if self.account_tokens is not None:
+                    from controlplane.auth.accountsecrets import AccountSecrets
+
+                    sign = self.account_tokens.sign
+                    group.keep(
+                        AccountSecrets(client, self.env, self.ca.certificate_pem, sign).run, name="account-secrets"
+                    )
             if not (self.options.scheduler or self.options.controllers):
                 return
             if not self.options.elect:

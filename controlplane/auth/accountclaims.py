@@ -24,6 +24,10 @@ EXTENDED_LIFETIME_S = 365 * 86_400
 # An object that was deleted a moment ago may still be needed to end in order.
 DELETED_LEEWAY_S = 60.0
 _EXTRA = "authentication.kubernetes.io/"
+# Of the tokens in Secrets, which have no end of their own.
+LASTING_ISSUER = "kubernetes/serviceaccount"
+TOKEN_KEY = "token"
+_LASTING = "kubernetes.io/serviceaccount/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Claims:
     bound: Mapping[str, Ref]
     token_id: str
     audiences: tuple[str, ...]
-    expires_at: float
+    secret: str = ""  # where a token that lasts must still stand
 
 
 def user_name(namespace: str, account: str) -> str:
@@ -100,6 +104,8 @@ def write(
 
 def read(found: Mapping[str, Any], now: float) -> Claims:
     """Raises InvalidToken for what is over, and for what we sign but is no token of an account."""
+    if found.get("iss") == LASTING_ISSUER:
+        return _read_lasting(found)
     private = found.get("kubernetes.io")
     if found.get("iss") != ISSUER or not isinstance(private, dict):
         raise InvalidToken("invalid bearer token")
@@ -114,8 +120,25 @@ def read(found: Mapping[str, Any], now: float) -> Claims:
         bound,
         found.get("jti", ""),
         tuple(found.get("aud", ())),
-        float(found["exp"]),
     )
+
+
+def write_lasting(namespace: str, account: Ref, secret: str) -> dict[str, Any]:
+    """The claims of a token in a Secret."""
+    return {
+        "iss": LASTING_ISSUER,
+        f"{_LASTING}namespace": namespace,
+        f"{_LASTING}secret.name": secret,
+        f"{_LASTING}service-account.name": account.name,
+        f"{_LASTING}service-account.uid": account.uid,
+        "sub": user_name(namespace, account.name),
+    }
+
+
+def _read_lasting(found: Mapping[str, Any]) -> Claims:
+    account = Ref(found[f"{_LASTING}service-account.name"], found[f"{_LASTING}service-account.uid"])
+    secret = found[f"{_LASTING}secret.name"]
+    return Claims(found[f"{_LASTING}namespace"], account, {}, "", AUDIENCES, secret)
 
 
 def identity(claims: Claims) -> Identity:

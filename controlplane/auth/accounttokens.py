@@ -38,6 +38,9 @@ class AccountTokens:
         self._keys = keys
         self._signed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        return self._keys.sign(claims)
+
     def public_keys(self) -> dict[str, Any]:
         return self._keys.public()
 
@@ -119,6 +122,8 @@ class AccountTokens:
             shown = f"token audiences {_go(claims.audiences)} is invalid for the target audiences {_go(wanted)}"
             raise InvalidToken(shown)
         await self._check_alive(claims)
+        if claims.secret:
+            await self._check_kept(claims, token)
         return accountclaims.identity(claims), good
 
     async def _check_alive(self, claims: Claims) -> None:
@@ -147,6 +152,14 @@ class AccountTokens:
                 f"{kind} UID ({found.metadata.uid}) does not match service account {kind} ref claim ({ref.uid})"
             )
         if self._is_gone(found):
+            raise InvalidToken(_INVALIDATED)
+
+    async def _check_kept(self, claims: Claims, token: str) -> None:
+        try:
+            secret = await self._find("Secret", claims.namespace, claims.secret)
+        except NotFound as error:
+            raise InvalidToken(_INVALIDATED) from error
+        if self._is_gone(secret) or secret.data.get(accountclaims.TOKEN_KEY, b"") != token.encode():
             raise InvalidToken(_INVALIDATED)
 
     def _is_gone(self, obj: Any) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 
 import jwt
 import pytest
 
 from wherry.api.context import Env
+from wherry.testing.eventually import eventually
 from wherry.testing.https import Caller, Https, https
 
 ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
@@ -71,6 +73,34 @@ async def test_a_review_over_http(admin: Caller) -> None:
     }  # fmt: skip
     answer = await admin.ask("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)
     assert (answer.status, answer.json["status"]["authenticated"]) == (201, True)
+
+
+async def test_a_token_in_a_secret_lasts_as_long_as_it(admin: Caller, nobody: Caller) -> None:
+    secrets = "/api/v1/namespaces/default/secrets"
+    annotations = {"kubernetes.io/service-account.name": "robot"}
+    body = {"metadata": {"name": "lasting", "annotations": annotations}, "type": "kubernetes.io/service-account-token"}
+    assert (await admin.ask("POST", secrets, body)).status == 201
+
+    async def data() -> dict[str, str]:
+        found = (await admin.ask("GET", f"{secrets}/lasting")).json.get("data", {})
+        return {key: base64.b64decode(value).decode() for key, value in found.items()} if "token" in found else {}
+
+    async def is_gone() -> bool:
+        return (await admin.ask("GET", f"{secrets}/lasting")).status == 404
+
+    found = await eventually(data, 60)
+    assert found["namespace"] == "default"
+    assert found["ca.crt"].startswith("-----BEGIN CERTIFICATE-----")
+    bearer = {"Authorization": f"Bearer {found['token']}"}
+    answer = await nobody.ask("POST", WHO, REVIEW, **bearer)
+    assert answer.json["status"]["userInfo"]["username"] == "system:serviceaccount:default:robot"
+    assert (await admin.ask("PATCH", f"{secrets}/lasting", {"data": {"token": None}},
+                            content_type="application/merge-patch+json")).status == 200  # fmt: skip
+    assert (await eventually(data, 60))["token"] != found["token"], "to take the token out is to ask for another"
+    assert (await nobody.ask("POST", WHO, REVIEW, **bearer)).status == 401
+
+    assert (await admin.ask("DELETE", f"{ACCOUNTS}/robot")).status == 200
+    assert await eventually(is_gone, 60)
 
 
 async def test_others_verify_our_tokens_by_themselves(admin: Caller, nobody: Caller) -> None:
