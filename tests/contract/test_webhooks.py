@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from controlplane.server import Options
 from wherry.api.context import Env
 from wherry.cli.server import _own_address
+from wherry.testing.eventually import eventually
 from wherry.testing.https import Caller, Https, https
 from wherry.testing.webhook import HookServer, hook_server, patch
 
@@ -370,3 +372,28 @@ async def test_sessions_are_put_before_hooks(admin: Caller, server: HookServer) 
     assert (asked["operation"], asked["subResource"], asked["name"]) == ("CONNECT", "exec", "p")
     assert asked["kind"] == {"group": "", "version": "v1", "kind": "PodExecOptions"}
     assert asked["object"]["command"] == ["sh", "-c"]
+
+
+async def test_the_quota_controller_counts_custom_resources() -> None:
+    options = Options(scheduler=False)
+    async with https(Env(), options) as front, front.caller() as admin:
+        definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        assert (await admin.ask("POST", definitions, DEFINITION)).status == 201
+        boats = "/apis/hooks.example/v1/namespaces/default/boats"
+        boat = {"apiVersion": "hooks.example/v1", "kind": "Boat", "metadata": {"name": "b"}}
+
+        async def made() -> bool:
+            return (await admin.ask("POST", boats, boat)).status == 201
+
+        await eventually(made, 60.0)
+        quota = {"metadata": {"name": "q"}, "spec": {"hard": {"count/boats.hooks.example": "1", "secrets": "5"}}}
+        quotas = "/api/v1/namespaces/default/resourcequotas"
+        assert (await admin.ask("POST", quotas, quota)).status == 201
+
+        async def counted() -> bool:
+            used = (await admin.ask("GET", f"{quotas}/q")).json["status"].get("used")
+            return bool(used == {"count/boats.hooks.example": "1", "secrets": "0"})
+
+        await eventually(counted, 60.0)
+        refused = await admin.ask("POST", boats, {**boat, "metadata": {"name": "c"}})
+        assert refused.status == 403

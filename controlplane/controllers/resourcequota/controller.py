@@ -63,10 +63,18 @@ class ResourceQuotaController:
             quota.metadata.resource_version
         ):
             return self._pods.list(namespace)
-        kind = _kind(group, plural)
+        kind = _kind(group, plural) or await self._custom(group, plural)
         if kind is None:
             return None
         return (await self._client.list(kind.message, Selection(namespace))).items
+
+    async def _custom(self, group: str, plural: str) -> kinds.Kind | None:
+        """A kind that is not in the schema; None when it is not served either."""
+        for resource in (await self._client.discover()).resources:
+            kind = kinds.of_resource(resource)
+            if (kind.group, kind.plural) == (group, plural) and kind.namespaced:
+                return kind
+        return None
 
 
 def _kind(group: str, plural: str) -> kinds.Kind | None:

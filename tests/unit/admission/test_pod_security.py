@@ -207,6 +207,18 @@ async def test_a_stricter_level_names_the_pods_that_are_there(registry: Registry
         await registry.update(admin(), POD, "default", "a", live)
 
 
+async def test_an_ephemeral_container_is_held_to_it_too(registry: Registry) -> None:
+    await registry.create(admin(), POD, "default", pod("a"))
+    await label(registry, "default", enforce="baseline")
+    live = (await registry.get(admin(), POD, "default", "a")).message()
+    added = live.spec.ephemeral_containers.add().ephemeral_container_common
+    added.name, added.image, added.termination_message_policy = "debug", "x", "File"
+    added.image_pull_policy = "Always"
+    added.security_context.privileged = True
+    with pytest.raises(Forbidden, match=r'container "debug" must not set securityContext\.privileged=true'):
+        await registry.update(admin(), POD, "default", "a", live, subresource="ephemeralcontainers")
+
+
 async def test_wrong_labels_are_refused(registry: Registry) -> None:
     with pytest.raises(Invalid) as caught:
         await label(registry, "default", enforce="strict")
