@@ -71,7 +71,7 @@ class Nodes:
         if asked.verb in ("list", "watch"):
             if f"spec.nodeName={node}" in asked.field_selector.split(","):
                 return None
-            return f"can only list/watch pods with spec.nodeName={node} field selector"
+            return "can only list/watch pods with spec.nodeName field selector"
         allowed = {"": ("get", "delete"), "status": ("get", "update", "patch"), "eviction": ("create",)}
         if asked.verb not in allowed.get(asked.subresource, ()):
             return ""

@@ -15,6 +15,7 @@ from controlplane.auth.authorizer import Attributes, Authorizer
 from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.nodelink.sessions import Sessions, pump_client
+from controlplane.registry import violations
 from controlplane.registry.base import RegistryAPI
 from wherry.api import kinds
 from wherry.api.errors import APIError, BadRequest, InternalError
@@ -77,7 +78,7 @@ class PodsServicer:
         pod = await self._pod(call, request.namespace, request.name)
         options = core_v1_pb2.PodLogOptions()
         options.CopyFrom(request.options)
-        _check_log_options(options)
+        _check_log_options(request.name, options)
         options.container = choose_container(pod, options.container)
         if not pod.spec.node_name:
             return  # nothing can have been written; Kubernetes answers with an empty log too
@@ -177,7 +178,7 @@ def choose_container(pod: core_v1_pb2.Pod, name: str) -> str:
     if name:
         if name in (*containers, *init, *ephemeral):
             return name
-        raise BadRequest(f"container {name} is not valid for pod {pod_name}", kind="pods", name=pod_name)
+        raise BadRequest(f"container {name} is not valid for pod {pod_name}")
     if len(containers) == 1:
         return containers[0]
     message = f"a container name must be specified for pod {pod_name}, choose one of: [{' '.join(containers)}]"
@@ -185,20 +186,25 @@ def choose_container(pod: core_v1_pb2.Pod, name: str) -> str:
         message += f" or one of the init containers: [{' '.join(init)}]"
     if ephemeral:
         message += f" or one of the ephemeral containers: [{' '.join(ephemeral)}]"
-    raise BadRequest(message, kind="pods", name=pod_name)
+    raise BadRequest(message)
 
 
-def _check_log_options(options: core_v1_pb2.PodLogOptions) -> None:
+def _check_log_options(name: str, options: core_v1_pb2.PodLogOptions) -> None:
+    """Raises Invalid in Kubernetes' words."""
     given: tuple[tuple[str, bool, int, int], ...] = (
         ("tailLines", options.HasField("tail_lines"), options.tail_lines, 0),
         ("limitBytes", options.HasField("limit_bytes"), options.limit_bytes, 1),
         ("sinceSeconds", options.HasField("since_seconds"), options.since_seconds, 1),
     )
-    for name, is_set, value, least in given:
+    causes = []
+    for field, is_set, value, least in given:
         if is_set and value < least:
-            raise BadRequest(f"{name}: {value}: must be greater than or equal to {least}")
+            detail = "must be greater than 0" if least else "must be greater than or equal to 0"
+            causes.append(violations.invalid(field, value, detail))
     if options.HasField("since_seconds") and options.HasField("since_time"):
-        raise BadRequest("at most one of `sinceTime` or `sinceSeconds` may be specified")
+        causes.append(violations.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+    if causes:
+        raise violations.invalid_object("", "PodLogOptions", name, causes)
 
 
 def _options(start: pods_pb2.StreamStart, kind: pods_pb2.StreamStart.Kind.ValueType) -> dict[str, Any]:

@@ -33,7 +33,6 @@ FRONT = "the HTTP front's: methods, media types, query parameters and bodies tha
 DRY_RUN_TEXT = "a dry run there answers with the quantity as it was sent"
 DRY_RUN_PORTS = "a dry run there does not look at ranges of ports; here it says what would happen"
 CLIENT_ERROR = "the client's mistake is a 400 here, a 500 there"
-LATER = "needs a kind or a subresource that is not served yet"
 OTHER_CLUSTER = "revisions of another cluster"
 
 EXCEPTIONS: dict[str, dict[int, str]] = {
@@ -73,7 +72,8 @@ EXCEPTIONS: dict[str, dict[int, str]] = {
     "apply": {29: CLIENT_ERROR, 30: CLIENT_ERROR},
     "flows": {
         44: CLIENT_ERROR,
-        **dict.fromkeys((51, 52, 53, 54, 57, 58, 60), LATER),
+        **dict.fromkeys((51, 52, 53, 54, 60), "of the HTTP front: sessions with a node"),
+        **dict.fromkeys((57, 58), "pods are not resized in place yet"),
         63: "the status of a quota is made by its first charge, or by the controller, which does not run here",
         **dict.fromkeys((77, 78, 80, 81, 82), "admission policies and webhooks are not there yet"),
     },
