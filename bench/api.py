@@ -30,7 +30,8 @@ import uvloop
 from bench import _https
 from bench._measure import cpu_s, percentile, rss_mib
 from controlplane.fronts.http.media import PROTOBUF
-from wherry.testing.server import Server, free_port
+from wherry.cli.server import HTTP_PORT_OFFSET
+from wherry.testing.server import Server
 
 CONNECTIONS = (1, 16, 64)
 PODS = "/api/v1/namespaces/default/pods"
@@ -71,8 +72,9 @@ class Side:
 @contextmanager
 def servers() -> Iterator[tuple[Side, Side]]:
     folder = Path(tempfile.mkdtemp(prefix="wherry-bench-"))
-    port = free_port()
-    server = Server(folder / "data", "--http-listen", f"127.0.0.1:{port}")
+    server = Server(folder / "data")
+    port = int(server.address.rpartition(":")[2]) + HTTP_PORT_OFFSET
+    server.flags = ("--http-listen", f"127.0.0.1:{port}")
     constant = None
     try:
         server.start()
