@@ -130,7 +130,15 @@ def _client(config: Any, path: str) -> Causes:
         return [violations.invalid(f"{path}.url", parts.scheme, detail)]
     if not parts.netloc:
         return [violations.invalid(f"{path}.url", parts.netloc, f"host must be specified; {_URL_FORM}")]
-    return []
+    causes: Causes = []
+    for part, what in (
+        (parts.netloc.rpartition("@")[0], "user information is"),
+        (parts.fragment, "fragments are"),
+        (parts.query, "query parameters are"),
+    ):
+        if part:
+            causes.append(violations.invalid(f"{path}.url", part, f"{what} not permitted in the URL"))
+    return causes
 
 
 def policy(obj: Any) -> Causes:
@@ -220,7 +228,25 @@ def _matching(matching: Any, path: str) -> Causes:
 
 
 def policy_binding(obj: Any) -> Causes:
-    return [] if obj.spec.policy_name else [violations.required("spec.policyName")]
+    causes = [] if obj.spec.policy_name else [violations.required("spec.policyName")]
+    return [*causes, *(_param_ref(obj.spec.param_ref, "spec.paramRef") if obj.spec.HasField("param_ref") else ())]
+
+
+def _param_ref(ref: Any, path: str) -> Causes:
+    causes: Causes = []
+    if ref.name and ref.HasField("selector"):
+        detail = "name and selector are mutually exclusive"
+        causes += (violations.forbidden(f"{path}.{name}", detail) for name in ("name", "selector"))
+    elif not ref.name and not ref.HasField("selector"):
+        causes.append(violations.required(path, "one of name or selector must be specified"))
+    if ref.HasField("selector"):
+        causes += common.label_selector(ref.selector, f"{path}.selector")
+    action, where = ref.parameter_not_found_action, f"{path}.parameterNotFoundAction"
+    if not action:
+        causes.append(violations.required(where))
+    elif action not in ("Deny", "Allow"):
+        causes.append(violations.unsupported(where, action, ("Deny", "Allow")))
+    return causes
 
 
 def validating_binding(obj: Any) -> Causes:

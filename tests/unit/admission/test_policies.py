@@ -270,3 +270,39 @@ async def test_what_costs_too_much_ends(registry: Registry) -> None:
     error = await make(registry, config())
     assert error is not None
     assert error.message.endswith("operation cancelled: actual cost limit exceeded")
+
+
+REFS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "neither": ({"parameterNotFoundAction": "Deny"}, ["spec.paramRef"]),
+    "both": (
+        {"name": "a", "selector": {}, "parameterNotFoundAction": "Deny"}, ["spec.paramRef.name", "spec.paramRef.selector"],
+    ),
+    "no action": ({"name": "a"}, ["spec.paramRef.parameterNotFoundAction"]),
+    "odd action": ({"name": "a", "parameterNotFoundAction": "Wait"}, ["spec.paramRef.parameterNotFoundAction"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFS)
+async def test_a_binding_says_which_params(registry: Registry, name: str) -> None:
+    ref, fields = REFS[name]
+    with pytest.raises(Invalid) as caught:
+        await bind(registry, paramRef=ref)
+    assert [cause.field for cause in caught.value.causes] == fields
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://u:p@x.example/", "user information is not permitted in the URL"),
+        ("https://x.example/#f", "fragments are not permitted in the URL"),
+        ("https://x.example/?a=b", "query parameters are not permitted in the URL"),
+    ],
+)
+async def test_urls_of_hooks(registry: Registry, url: str, words: str) -> None:
+    hook = {
+        "name": "h.hooks.example", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {"url": url},
+        "rules": [RULE],
+    }  # fmt: skip
+    made = obj(V1, "ValidatingWebhookConfiguration", "h", webhooks=[hook])
+    with pytest.raises(Invalid, match=words):
+        await registry.create(admin(), kinds.by_name(V1, "ValidatingWebhookConfiguration"), "", made)
