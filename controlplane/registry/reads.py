@@ -75,7 +75,11 @@ class Reader:
         revision = cache.revision
         candidates = _candidates(cache, selection, after)
         if selection.everything and limit:
-            items = [_stored(served, entry) for entry in candidates[:limit]]
+            items = []
+            for position, entry in enumerate(candidates[:limit]):
+                if served.look is not None and position % SLICE == SLICE - 1:
+                    await asyncio.sleep(0)  # a custom resource is looked at closely the first time
+                items.append(_stored(served, entry))
             left = len(candidates) - len(items)
             token = keys.encode_continue(revision, candidates[limit - 1].key[len(served.prefix) :]) if left else ""
             return ListResult(items, revision, token, left if left else None)

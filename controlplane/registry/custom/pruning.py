@@ -51,7 +51,7 @@ def _pruned_object(value: dict[str, Any], schema: Schema, path: str, unknown: li
     for key, item in value.items():
         below = f"{path}.{key}" if path else key
         if whole and key in _TYPE_META:
-            out[key] = item
+            out[key] = normal(item)  # a copy, as everything here is
         elif key in properties:
             out[key] = _pruned(item, properties[key], below, unknown, False)
         elif isinstance(others, dict):

@@ -254,15 +254,14 @@ class CustomStrategy(Strategy):
     def view(self, value: bytes) -> bytes:
         """Of stored bytes: with the defaults of the version it is stored in, and no more than this version knows."""
         obj = resources_pb2.Unstructured.FromString(value)
-        body = body_of(obj)
-        before = jsonforms.dump(body, sort_keys=True)
+        before = body_of(obj)
         storage = dict(self.storage_schema)
-        body = pruning.pruned(body, storage, [], root=True)
+        body: dict[str, Any] = pruning.pruned(before, storage, [], root=True)
         defaulting.without_nulls(body, storage)
         defaulting.fill(body, storage)
         if self.storage_version != self.kind.version:
             body = pruning.pruned(body, dict(self.schema), [], root=True)
-        if obj.api_version == self.kind.api_version and jsonforms.dump(body, sort_keys=True) == before:
+        if obj.api_version == self.kind.api_version and body == before:
             return value
         obj.api_version = self.kind.api_version
         set_body(obj, body)
