@@ -90,6 +90,19 @@ async def test_an_object_lives_and_dies(admin: Caller) -> None:
     assert (await admin.ask("GET", f"{CONFIG_MAPS}/a")).status == 404
 
 
+async def test_what_a_put_that_creates_and_a_delete_answer(admin: Caller) -> None:
+    path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l"
+    lease = {"metadata": {"name": "l"}, "spec": {}}
+    assert (await admin.ask("PUT", path, lease)).status == 201
+    again = (await admin.ask("GET", path)).json
+    assert (await admin.ask("PUT", path, again)).status == 200
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "a"}]}}
+    await admin.ask("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
+    assert (await admin.ask("POST", "/api/v1/namespaces/default/pods", pod)).status == 201
+    gone = await admin.ask("DELETE", "/api/v1/namespaces/default/pods/p")
+    assert (gone.status, gone.json["kind"], gone.json["metadata"]["name"]) == (200, "Pod", "p")
+
+
 async def test_apply_owns_its_fields(admin: Caller) -> None:
     path = f"{CONFIG_MAPS}/a?fieldManager=one"
     body = "apiVersion: v1\nkind: ConfigMap\ndata: {k: '1'}\n"
