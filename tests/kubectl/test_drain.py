@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, KubectlCluster, versions
 
 pytestmark = [
     pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
@@ -15,7 +15,7 @@ pytestmark = [
 
 
 @versions(NEWEST, OLDEST)
-def test_a_drain_keeps_to_a_budget(web: Kubectl) -> None:
+def test_a_drain_keeps_to_a_budget(web: Kubectl, cluster: KubectlCluster) -> None:
     web("create", "pdb", "web", "--selector=app=web", "--min-available=1")
     web("wait", "--for=jsonpath={.status.disruptionsAllowed}=1", "pdb/web", "--timeout=30s")
     row = web("get", "pdb", "web").splitlines()[1].split()
@@ -32,6 +32,9 @@ def test_a_drain_keeps_to_a_budget(web: Kubectl) -> None:
         text = web.fails(*drain, "--timeout=4s")
         assert "Cannot evict pod as it would violate the pod's disruption budget" in text
         assert web("get", "pdb", "web", "-o", "jsonpath={.status.disruptionsAllowed}") == "0"
+        ours = cluster.server.run(*drain, "--timeout", "1s")
+        assert ours.returncode == 1
+        assert "Cannot evict pod as it would violate the pod's disruption budget" in ours.stderr
         web("patch", "pdb", "web", "-p", '{"spec":{"minAvailable":0}}')
         assert "node/hollow drained" in web(*drain, "--timeout=60s")
     finally:
