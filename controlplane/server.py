@@ -253,7 +253,7 @@ class ControlPlane:
         """In Prometheus' text format."""
         from controlplane.metrics import exposition
 
-        return exposition(self.stalls, self.heartbeats)
+        return exposition(self.stalls, self.heartbeats, self.flow)
 
     @property
     def commits(self) -> Commits:

@@ -115,19 +115,20 @@ class Sink:
 
     # in the thread
 
-    def _append(self, data: bytes, now: float) -> OSError | None:
-        if self._options.path == "-":
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-            return None
+    def _append(self, data: bytes, now: float) -> Exception | None:
+        """What went wrong: the task goes on, whatever it is."""
         path = Path(self._options.path)
         try:
+            if self._options.path == "-":
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+                return None
             limit = self._options.max_size_bytes
             if limit and path.exists() and path.stat().st_size and path.stat().st_size + len(data) > limit:
                 self._rotate(path, now)
             with path.open("ab") as file:
                 file.write(data)
-        except OSError as error:
+        except Exception as error:
             return error
         return None
 

@@ -318,4 +318,7 @@ async def test_too_many_requests_are_refused_and_nodes_are_not() -> None:
         async with caller.session.get(url) as watch:
             assert watch.status == 200
             assert (await caller.ask("GET", "/api/v1/namespaces")).status == 200
+            metrics = (await caller.ask("GET", "/metrics")).text
+        labels = '{priority_level="workload",request_kind="readOnly"}'
+        assert f"apiserver_flowcontrol_rejected_requests_total{labels} 1.0" in metrics
         front.plane.flow.check_invariants()

@@ -275,7 +275,7 @@ async def _listen(
     if arguments.metrics:
         from controlplane.metrics import serve_metrics
 
-        serve_metrics(arguments.metrics, plane.stalls, plane.heartbeats)
+        serve_metrics(arguments.metrics, plane.stalls, plane.heartbeats, plane.flow)
     try:
         async with TaskGroup() as group:
             ending = group.create_task(stopped.wait(), name="signals")
