@@ -76,6 +76,7 @@ def test_a_rolling_update_loses_no_request(cluster: LocalCluster) -> None:
     assert results == {}
 
 
+@pytest.mark.full
 def test_a_node_that_is_away_delays_the_end_of_a_pod_and_no_more(cluster: LocalCluster) -> None:
     victim = next(pod for pod in cluster.pods("app=steady") if pod["spec"]["nodeName"] == "node-1")
     cluster.cable(2, connected=False)

@@ -176,6 +176,7 @@ def fetch(cluster: LocalCluster, host: str, port: int) -> str:
     return told.stdout if "200 OK" in told.stdout else ""
 
 
+@pytest.mark.full
 def test_another_cni_makes_the_pods_network(cluster: LocalCluster, tmp_path: Path) -> None:
     directory = tmp_path / "net.d"
     directory.mkdir()
