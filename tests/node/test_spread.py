@@ -1,5 +1,5 @@
 """How a real kernel spreads the connections to one Service over its endpoints: evenly, whichever way the table chooses.
-Clients are in one network namespace, with the table; the endpoints are addresses of another, with one server behind all of them."""
+Clients are in one network namespace, with the table; endpoints are addresses of another, with one server for all."""
 
 from __future__ import annotations
 
