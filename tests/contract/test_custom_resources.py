@@ -273,6 +273,16 @@ async def test_rules_run_with_the_old_object(caller: Caller) -> None:
     assert (await patched({"step": 3, "parts": [{"id": "q"}, {"id": "p", "n": 5}]}))[0] == 200
 
 
+async def test_a_short_name_that_is_added(caller: Caller) -> None:
+    await made(caller, definition())
+    await changed(caller, "things.example.com", lambda body: body["spec"]["names"].update(shortNames=["th"]))
+
+    def has_it(found: Answer) -> bool:
+        return found.json["resources"][0].get("shortNames") == ["th"]
+
+    await until(caller, "/apis/example.com/v1", has_it)
+
+
 async def test_who_may_what_is_asked_of_rbac(caller: Caller) -> None:
     await made(caller, definition())
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {

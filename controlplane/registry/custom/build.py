@@ -31,7 +31,8 @@ def is_served(obj: Any) -> bool:
 def mark_of(obj: Any) -> tuple[str, ...]:
     """The uid first; then all that a change of which must be noticed."""
     conditions = (str(definitions.is_true(obj, kind)) for kind in ("Established", "Terminating"))
-    return (obj.metadata.uid, str(obj.metadata.generation), *conditions)
+    names = obj.status.accepted_names.SerializeToString(deterministic=True).hex()
+    return (obj.metadata.uid, str(obj.metadata.generation), names, *conditions)
 
 
 def served(obj: Any, home: Served | None) -> tuple[Served, dict[str, Served]]:

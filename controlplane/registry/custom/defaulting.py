@@ -58,6 +58,7 @@ def fill(value: Any, schema: Schema) -> None:
                 if inner["default"] is None and not inner.get("nullable"):
                     continue
                 value[key] = copy.deepcopy(inner["default"])
+                without_nulls(value[key], inner)
         others = schema.get("additionalProperties")
         for key, item in value.items():
             found = properties.get(key)
@@ -65,6 +66,7 @@ def fill(value: Any, schema: Schema) -> None:
                 found = others
                 if item is None and not others.get("nullable") and "default" in others:
                     value[key] = item = copy.deepcopy(others["default"])
+                    without_nulls(item, others)
             if found is not None:
                 fill(item, found)
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
@@ -72,4 +74,5 @@ def fill(value: Any, schema: Schema) -> None:
         for index, item in enumerate(value):
             if item is None and not items.get("nullable") and "default" in items:
                 value[index] = item = copy.deepcopy(items["default"])
+                without_nulls(item, items)
             fill(item, items)

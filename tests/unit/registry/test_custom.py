@@ -452,7 +452,7 @@ def _definition(schema: Any) -> Any:
     return codec.from_dict(body, apiextensions_v1_pb2.CustomResourceDefinition)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_ROOT, st.dictionaries(_NAMES, _JSON, max_size=3), st.dictionaries(_NAMES, _JSON, max_size=3))
 def test_any_schema_is_refused_or_serves_any_object(schema: Any, first: Any, second: Any) -> None:
     try:
