@@ -5,6 +5,7 @@ Deployments and ReplicaSets are looked up in the shared caches, other owners are
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from wherry.api.tasks import TaskGroup
 from wherry.client.controller import Controller
 from wherry.client.events import NORMAL, WARNING
 from wherry.pb import apps_v1_pb2, core_v1_pb2, meta_v1_pb2, policy_v1_pb2
+
+SLICE = 500  # pods looked at between two pauses
+SETTLE_S = 0.05
 
 # Owners of pods that say how many there should be, beside ReplicaSets.
 _SCALED: dict[tuple[str, str], type[Message]] = {
@@ -73,7 +77,8 @@ class DisruptionController:
         for budget in self._budgets.list(namespace):
             selector = _selector(budget)
             if selector is not None and selector.matches(pod_labels):
-                self._runner.enqueue(meta.key(budget))
+                # A little later, so that a burst of changes costs one step.
+                self._runner.queue.add_after(meta.key(budget), SETTLE_S)
 
     # -- one step
 
@@ -82,11 +87,7 @@ class DisruptionController:
         if budget is None or meta.is_deleting(budget):
             return None
         selector = _selector(budget)
-        pods = [
-            pod
-            for pod in self._pods.list(budget.metadata.namespace)
-            if selector is not None and selector.matches(pod.metadata.labels)
-        ]
+        pods = await self._selected(budget.metadata.namespace, selector)
         if not pods:
             self._recorder.event(budget, NORMAL, "NoPods", "No matching pods found")
         now = self._kit.env.now()
@@ -106,6 +107,18 @@ class DisruptionController:
             # With the revision that was read: an eviction in between has taken a disruption from what was decided on.
             await self._client.update_status(copy)
         return outcome.again_in_s
+
+    async def _selected(self, namespace: str, selector: labels.Selector | None) -> list[core_v1_pb2.Pod]:
+        """In slices: a namespace may hold thousands. Who changes meanwhile wakes the budget again."""
+        found: list[core_v1_pb2.Pod] = []
+        if selector is None:
+            return found
+        for number, pod in enumerate(self._pods.list(namespace)):
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            if selector.matches(pod.metadata.labels):
+                found.append(pod)
+        return found
 
     async def _scales(self, budget: policy_v1_pb2.PodDisruptionBudget, pods: list[core_v1_pb2.Pod]) -> planning.Scales:
         alone = planning.unmanaged(pods)
