@@ -147,7 +147,7 @@ PODS = {
     "serving": pod(
         "serving",
         shell(
-            "mkdir /w; head -c 20000000 /dev/zero > /w/big; nc -ll -p 9001 -e sleep 1000000 & "
+            "mkdir /w; head -c 5000000 /dev/zero > /w/big; nc -ll -p 9001 -e sleep 1000000 & "
             "exec httpd -f -p 127.0.0.1:8000 -h /w"
         )
         + ", livenessProbe: {exec: {command: [ls, /w/big]}, periodSeconds: 5, timeoutSeconds: 20}, tty: true, stdin: true",
@@ -373,7 +373,7 @@ def forwarders(cluster: LocalCluster, tmp_path: Path) -> dict[str, tuple[list[st
 def test_a_stuck_connection_of_a_port_forward_holds_up_no_other(
     cluster: LocalCluster, tmp_path: Path, protocol: str
 ) -> None:
-    """Three at a time fetch 20 MB from a listener on the pod's localhost, while the pod reads nothing of a fourth, and we
+    """Three at a time fetch 5 MB from a listener on the pod's localhost, while the pod reads nothing of a fourth, and we
     nothing of a fifth."""
     ready(cluster, "serving")
     found = forwarders(cluster, tmp_path).get(protocol)
@@ -390,7 +390,7 @@ def test_a_stuck_connection_of_a_port_forward_holds_up_no_other(
 
         def fetch(_: int) -> int:
             with (
-                socket.create_connection(("127.0.0.1", serving), 60) as connection,
+                socket.create_connection(("127.0.0.1", serving), 120) as connection,
                 connection.makefile("rb") as answer,
             ):
                 connection.sendall(b"GET /big HTTP/1.0\r\n\r\n")
@@ -404,7 +404,7 @@ def test_a_stuck_connection_of_a_port_forward_holds_up_no_other(
             with pytest.raises(TimeoutError):
                 unheard.sendall(bytes(64 << 20))
             with ThreadPoolExecutor(3) as pool:
-                assert list(pool.map(fetch, range(3))) == [20_000_000] * 3
+                assert list(pool.map(fetch, range(3))) == [5_000_000] * 3
     finally:
         forward.terminate()
         forward.communicate(timeout=10)
