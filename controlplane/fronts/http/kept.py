@@ -12,8 +12,8 @@ from typing import Any
 
 from controlplane.store.cache import Memo
 
-# Room for the JSON of some 10,000 pods.
-LIMIT_BYTES = 32 << 20
+# Room for the JSON of more than 10,000 pods of 3 KB.
+LIMIT_BYTES = 48 << 20
 _OVERHEAD_BYTES = 400  # of the memo and the account of one encoding
 
 
