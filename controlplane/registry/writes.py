@@ -83,6 +83,8 @@ class Writer:
             raise BadRequest("resourceVersion should not be set on objects to be created")
         served.strategy.check_fields(ctx, obj)
         served.strategy.defaults(obj)
+        # Before admission: what that adds (the token's volume, tolerations) is nobody's, as in Kubernetes.
+        managers.track(ctx, served.strategy, obj, None, self._state.env, applied=applied)
         request = self._request(ctx, "CREATE", kind, namespace, meta.name, obj, None)
         request.defaults = served.strategy.defaults
         if await self._chain.mutate(request):
@@ -96,7 +98,6 @@ class Writer:
                 meta.name = request.name = metadata.generate_name(meta.generate_name, self._state.env)
             served.strategy.defaults_of_name(obj)
             if attempt == 0:
-                managers.track(ctx, served.strategy, obj, None, self._state.env, applied=applied)
                 self._validate_new(ctx, served, obj)
                 await self._chain.validate(request)
             async with self._chain.charging(request) as charge:
