@@ -432,8 +432,8 @@ def test_memory_after_large_requests(front: Front) -> None:
             fine(*front.ask("POST", f"{PODS}?dryRun=All", b'{"a":[' + b"{}," * 100_000 + b"{}]}"))
         return front.rss_mib
 
-    first = burst(4)
-    assert burst(10) < first + 40
+    first = burst(3)
+    assert burst(6) < first + 40
 
 
 def test_slow_clients_wait_alone(front: Front) -> None:
