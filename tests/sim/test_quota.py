@@ -34,3 +34,17 @@ async def test_the_status_follows_the_pods(env: Env) -> None:
         await cluster.wait_until(lambda: used(cluster).get("pods") == "1")
         await cluster.scale("default/web", 3)
         await cluster.wait_until(lambda: len(cluster.ready_pods(app="web")) == 3 and used(cluster)["pods"] == "3")
+
+
+async def test_it_holds_while_everything_rolls_and_breaks(env: Env) -> None:
+    """The checker `QuotasHold` looks at each pod that is made."""
+    async with sim_cluster(env) as cluster:
+        await cluster.apply(QUOTA + "---\n" + deployment("web", replicas=3))
+        for replicas in (5, 1, 4, 0, 6, 2):
+            await cluster.scale("default/web", replicas)
+            if replicas in (1, 6):
+                await cluster.crash_control_plane()
+                await cluster.start_control_plane()
+            wanted = min(replicas, 3)
+            await cluster.wait_until(lambda wanted=wanted: len(cluster.ready_pods(app="web")) == wanted)
+        await cluster.wait_until(lambda: used(cluster).get("pods") == "2")

@@ -169,6 +169,22 @@ class ReadyPodsNeverBelow:
             _fail(self, change, f"{len(self._active)} pods, at most {self._maximum} wanted")
 
 
+class QuotasHold:
+    """No pod is made beyond a quota on the number of pods."""
+
+    def check(self, change: Change, history: History) -> None:
+        if change.kind.group_resource != "pods" or change.old is not None or change.new is None:
+            return
+        namespace = change.new.metadata.namespace
+        for quota in history.objects("resourcequotas").values():
+            if quota.metadata.namespace != namespace or "pods" not in quota.spec.hard or quota.spec.scopes:
+                continue
+            here = [pod for pod in history.objects("pods").values() if pod.metadata.namespace == namespace]
+            number = sum(1 for pod in here if pod.status.phase not in ("Succeeded", "Failed"))
+            if number > int(quota.spec.hard["pods"].string):
+                _fail(self, change, f"{number} pods, and {quota.metadata.name} allows {quota.spec.hard['pods'].string}")
+
+
 def always() -> list[Checker]:
     """Those that hold whatever happens."""
-    return [BoundPodsStay(), NodesAreNotOvercommitted(), ReplicaSetsMakeNoSurplus()]
+    return [BoundPodsStay(), NodesAreNotOvercommitted(), ReplicaSetsMakeNoSurplus(), QuotasHold()]
