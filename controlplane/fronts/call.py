@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,13 +12,16 @@ from controlplane.registry.base import Identity, RequestContext
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`deadline` is a time of the loop's clock, None when the caller set none. `peer` tells where it came from, for logs."""
+    """`deadline` is a time of the loop's clock, None when the caller set none. `peer` tells where it came from, for logs. A
+    session with a container sets `opened` when it is admitted and its node has been told: what is wrong before has an answer of
+    its own."""
 
     identity: Identity
     cause: str = ""
     deadline: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = "local"
+    opened: asyncio.Event | None = None
 
     def context(
         self, *, field_manager: str = "", dry_run: bool = False, field_validation: str = "Strict"

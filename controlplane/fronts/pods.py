@@ -135,6 +135,8 @@ class PodsServicer:
             raise BadRequest(f"pod {start.name} does not have a host assigned", kind="pods", name=start.name)
         start.uid = pod.metadata.uid
         session = await self._sessions.open(pod.spec.node_name, start)
+        if call.opened is not None:
+            call.opened.set()
         pump = asyncio.get_running_loop().create_task(
             pump_client(requests, session, stdin=start.stdin), name="session-from-client"
         )

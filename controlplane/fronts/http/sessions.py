@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -104,13 +105,29 @@ class _Session:
 
     async def _open(self, start: pods_pb2.StreamStart) -> tuple[Any, asyncio.Future[Any]]:
         """The RPC, begun. What it finds wrong at once is raised, while the answer can still be an HTTP status."""
-        frames = self._rpc(self._requests(start), self._exchange.call)
+        opened = asyncio.Event()
+        frames = self._rpc(self._requests(start), replace(self._exchange.call, opened=opened))
         first = asyncio.ensure_future(anext(frames, None))
-        await asyncio.wait((first,), timeout=EARLY_S)
+        opening = asyncio.ensure_future(opened.wait())
+        try:
+            await asyncio.wait((first, opening), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((first,), timeout=EARLY_S)  # the node's own refusal comes soon
+        except asyncio.CancelledError:
+            first.cancel()
+            raise
+        finally:
+            opening.cancel()
         if first.done() and isinstance(first.exception(), APIError):
             await frames.aclose()
             raise first.exception() or AssertionError
         return frames, first
+
+    async def _upgrade(self, socket: web.WebSocketResponse) -> None:
+        try:
+            await socket.prepare(self._exchange.request)
+        except web.HTTPBadRequest as error:
+            raise BadRequest(error.text or "the WebSocket handshake is malformed") from error
+        self._exchange.prepared = True
 
     async def _run(self, frames: Any, first: asyncio.Future[Any], reader: Any, write: Any) -> None:
         """Passes the servicer's frames to `write` until the result, while `reader` reads the client; ends when either does."""
@@ -152,8 +169,7 @@ class _Session:
     async def run_socket(self, start: pods_pb2.StreamStart) -> web.StreamResponse:
         frames, first = await self._open(start)
         socket = web.WebSocketResponse(protocols=SOCKET_EXEC, max_msg_size=MAX_MESSAGE_BYTES, heartbeat=PING_S)
-        await socket.prepare(self._exchange.request)
-        self._exchange.prepared = True
+        await self._upgrade(socket)
 
         async def write(frame: Any) -> None:
             which = frame.WhichOneof("frame")
@@ -244,8 +260,7 @@ class _Session:
         socket = web.WebSocketResponse(
             protocols=(SOCKET_FORWARD, SOCKET_PORTS), max_msg_size=MAX_MESSAGE_BYTES, heartbeat=PING_S
         )
-        await socket.prepare(self._exchange.request)
-        self._exchange.prepared = True
+        await self._upgrade(socket)
         if socket.ws_protocol == SOCKET_FORWARD:
             await self._forward(frames, first, forward.over_spdy(spdy.Connection(SocketLink(socket)), self.say))
         else:

@@ -116,6 +116,10 @@ def canonical(message: Any) -> Any:
         by_value = rules.inline or (rules.keep_empty and field.full_name not in schema.NULL_WHEN_ABSENT)
         if by_value and (not item.ByteSize() or getattr(item, "string", "") == "0"):
             message.ClearField(field.name)
+    for field in message.DESCRIPTOR.fields:  # 0s, which is never left out, comes back as a message that is there
+        is_duration = field.message_type is not None and field.message_type.full_name == "wherry.meta.v1.Duration"
+        if is_duration and schema.rules(field).keep_empty:
+            getattr(message, field.name).SetInParent()
     return message
 
 
