@@ -92,7 +92,8 @@ def test_no_pod_is_placed_twice_when_the_leader_dies(cluster: ComposeCluster) ->
     placed: dict[str, str] = {}
     deadline = time.monotonic() + 300
     while True:
-        pods = cluster.pods("app=many")
+        listed = cluster.tries("get", "pods", "-l", "app=many", "-o", "json")
+        pods = json.loads(listed.stdout)["items"] if listed.returncode == 0 else []
         for pod in pods:
             node = pod["spec"].get("nodeName", "")
             if node:
