@@ -62,6 +62,7 @@ class DockerRuntime:
         self._engine = Engine(self.socket)
         self._logs = LogCopies(self.socket)
         self._pause_known = False
+        self._layers_bytes = 0
         self._image_ids: dict[str, str] = {}
         # A pull -> its layers -> (fetched, expected) bytes. Written by the threads that pull, each its own entry.
         self._pulls: dict[object, dict[str, tuple[int, int]]] = {}
@@ -317,8 +318,12 @@ class DockerRuntime:
 
     async def image_fs_bytes(self) -> tuple[str, int]:
         info = await self._engine.call("info")
-        used = await self._engine.call("df")
-        return str(info["DockerRootDir"]), int(used.get("LayersSize") or 0)
+        try:
+            self._layers_bytes = int((await self._engine.call("df")).get("LayersSize") or 0)
+        except RuntimeFailure as error:
+            if "already running" not in error.message:  # it counts for one at a time; another agent has asked
+                raise
+        return str(info["DockerRootDir"]), self._layers_bytes
 
     async def load_image(self, archive: bytes) -> None:
         """From a docker-archive."""

@@ -28,12 +28,15 @@ class RealNode:
     layout: Layout
     network: NodeNetwork
     pod_cidr: str
+    registries: Path | None = None  # containerd's hosts.toml files; None: the machine's
 
     def containerd(self) -> Containerd:
+        if self.registries is not None:
+            return Containerd(ContainerdOptions(self.layout, registry_config_dir=str(self.registries)))
         return Containerd(ContainerdOptions(self.layout))
 
 
-def make_node(tmp: Path, run: Path, tag: str) -> RealNode:
+def make_node(tmp: Path, run: Path, tag: str, registries: Path | None = None) -> RealNode:
     layout = Layout(data=tmp / "data", run=run)
     options = NodeNetworkOptions(
         conf_dir=layout.cni_conf_dir,
@@ -48,7 +51,7 @@ def make_node(tmp: Path, run: Path, tag: str) -> RealNode:
     start = os.getpid() % len(blocks)
     taken = [ipaddress.IPv4Network(item, strict=False) for item in hosts.networks_in_use()]
     block = next(b for b in blocks[start:] + blocks[:start] if not any(b.overlaps(item) for item in taken))
-    return RealNode(layout, NodeNetwork(options), str(next(block.subnets(new_prefix=24))))
+    return RealNode(layout, NodeNetwork(options), str(next(block.subnets(new_prefix=24))), registries)
 
 
 async def raise_node(node: RealNode) -> None:
@@ -77,13 +80,13 @@ async def lower_node(node: RealNode) -> None:
 
 
 @contextmanager
-def running_node(tmp: Path) -> Iterator[RealNode]:
+def running_node(tmp: Path, *, registries: Path | None = None) -> Iterator[RealNode]:
     """For as long as the block runs; the machine's forwarding is restored."""
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     before = forwarding.read_text()
     # Two of them may live in one test process.
     tag = f"{os.getpid()}{chr(ord('a') + next(_MADE) % 26)}"
-    node = make_node(tmp, Path("/run") / f"wt-{tag}", tag)
+    node = make_node(tmp, Path("/run") / f"wt-{tag}", tag, registries)
     try:
         asyncio.run(raise_node(node))
         yield node
