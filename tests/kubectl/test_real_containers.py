@@ -28,7 +28,7 @@ spec:
   containers:
   - name: talker
     image: {IMAGE}
-    command: [sh, -c, "echo one; echo two >&2; exec sleep 777777"]
+    command: [sh, -c, "echo one; echo two; exec sleep 777777"]
   - name: reader
     image: {IMAGE}
     stdin: true
