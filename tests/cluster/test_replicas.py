@@ -193,6 +193,10 @@ async def test_writes_and_the_node_go_on_when_a_replica_dies(cluster: Replicas) 
             return cluster.run(others, "exec", "p", "--", "echo", "hello").stdout == "hello\n"
 
         await asyncio.to_thread(until, moved, 90)
+        # A program that starts now, with the dead one first in its list, does not notice.
+        dead_first = cluster.config(victim, *(server for server in cluster.servers if server is not victim))
+        told = await asyncio.to_thread(cluster.run, dead_first, "get", "namespace", "default", "-o", "name")
+        assert told.stdout.strip() == "namespace/default", told.stderr
         await asyncio.to_thread(victim.start)
     finally:
         await writer.stop()

@@ -25,6 +25,8 @@ from wherry.client.methods import Method, method
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_METADATA_BYTES = 64 * 1024
+# How long one of several endpoints may take to connect before the next one is tried.
+CONNECT_TIMEOUT_S = 2.0
 
 # Keepalive finds a peer that vanished without a word within about 15 s, and the server's policy admits the pings. The
 # back-off is short because an agent's first job is to be back; gRPC adds jitter of its own.
@@ -77,7 +79,7 @@ class GrpcTransport:
 
     async def unary(self, method_path: str, request: Message, *, timeout_s: float | None = None) -> Any:
         rpc = method(method_path)
-        index = self._pick()
+        index = await self._settle()
         try:
             return await self._stub(index, rpc)(request, timeout=timeout_s, metadata=_metadata(None))
         except grpc.aio.AioRpcError as error:
@@ -87,7 +89,7 @@ class GrpcTransport:
 
     async def server_stream(self, method_path: str, request: Message) -> AsyncIterator[Any]:
         rpc = method(method_path)
-        index = self._pick()
+        index = await self._settle()
         call = self._stub(index, rpc)(request, metadata=_metadata(None))
         try:
             async for response in call:
@@ -111,6 +113,30 @@ class GrpcTransport:
             if channel is not None:
                 self._channels[index] = None
                 await channel.close(None)
+
+    async def _settle(self) -> int:
+        """As `_pick`, but waits to see whether a connection comes about, so that a call is not spent on one that does not: the
+        first call of a program would fail whenever the first of its endpoints is down."""
+        if len(self._endpoints) == 1:
+            return self._pick()
+        loop = asyncio.get_running_loop()
+        for _ in self._endpoints:
+            index = self._pick()
+            channel = self._channel(index)
+            deadline = loop.time() + CONNECT_TIMEOUT_S
+            state = channel.get_state(try_to_connect=True)
+            while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await channel.wait_for_state_change(state)
+                except TimeoutError:
+                    break
+                state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY or self._closed:
+                break
+            # Silent or refused: the next one.
+            self._current = (index + 1) % len(self._endpoints)
+        return self._pick()
 
     def _pick(self) -> int:
         """The first endpoint, from the current one on, whose connection is not known to be broken."""
