@@ -80,6 +80,8 @@ def shell(script: str) -> str:
     return f"command: [sh, -c, '{script}']"
 
 
+SLOW_SIDE = "sleep 1; echo side >> /d/o; touch /up; exec sleep 1000000"
+
 PODS = {
     "environment": pod(
         "environment",
@@ -119,7 +121,7 @@ PODS = {
         shell("echo app >> /d/o; exec sleep 1000000") + ", volumeMounts: [{name: d, mountPath: /d}]",
         "volumes: [{name: d, emptyDir: {}}], initContainers: ["
         f"{{name: first, image: '{IMAGE}', {shell('echo first >> /d/o')}, volumeMounts: [{{name: d, mountPath: /d}}]}}, "
-        f"{{name: side, image: '{IMAGE}', restartPolicy: Always, {shell('sleep 1; echo side >> /d/o; touch /up; exec sleep 1000000')}, "
+        f"{{name: side, image: '{IMAGE}', restartPolicy: Always, {shell(SLOW_SIDE)}, "
         "volumeMounts: [{name: d, mountPath: /d}], startupProbe: {exec: {command: [cat, /up]}, periodSeconds: 1, "
         "timeoutSeconds: 20, failureThreshold: 30}}, "
         f"{{name: last, image: '{IMAGE}', {shell('echo last >> /d/o')}, volumeMounts: [{{name: d, mountPath: /d}}]}}]",
