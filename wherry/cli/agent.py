@@ -439,12 +439,14 @@ def _docker(arguments: argparse.Namespace, env: Env) -> DockerRuntime:
 
 
 def _connector(arguments: argparse.Namespace) -> Callable[[Identity], Transport]:
+    from kubelet.link import CONNECT
     from wherry.client.grpc import TLS, GrpcTransport
 
     endpoints = [endpoint.strip() for endpoint in arguments.server.split(",")]
 
     def connect(identity: Identity) -> Transport:
-        return GrpcTransport(endpoints, TLS(identity.ca, identity.certificate, identity.key))
+        tls = TLS(identity.ca, identity.certificate, identity.key)
+        return GrpcTransport(endpoints, tls, follow=CONNECT)
 
     return connect
 

@@ -62,7 +62,9 @@ class TLS:
 class GrpcTransport:
     """Create it on the loop that uses it. `endpoints` are HOST:PORT. `tls=None` talks plain text (a unix socket, tests)."""
 
-    def __init__(self, endpoints: Sequence[str], tls: TLS | None) -> None:
+    def __init__(self, endpoints: Sequence[str], tls: TLS | None, *, follow: str = "") -> None:
+        """`follow` is the method of a stream that all other calls are to stay with: while its endpoint is connected, only the end
+        of that stream moves them to the next one (an agent's sessions must go where its control stream is)."""
         if not endpoints:
             raise ValueError("no endpoint given; wanted at least one HOST:PORT")
         self._endpoints = tuple(endpoints)
@@ -70,6 +72,7 @@ class GrpcTransport:
         self._channels: list[grpc.aio.Channel | None] = [None] * len(self._endpoints)
         self._stubs: dict[tuple[int, str], Any] = {}
         self._current = 0
+        self._follow = follow
         self._closed = False
 
     @property
@@ -83,7 +86,7 @@ class GrpcTransport:
         try:
             return await self._stub(index, rpc)(request, timeout=timeout_s, metadata=_metadata(None))
         except grpc.aio.AioRpcError as error:
-            raise self._failed(index, error) from error
+            raise self._failed(index, error, method_path) from error
         except asyncio.CancelledError as error:
             raise self._cancelled(error) from error
 
@@ -95,7 +98,7 @@ class GrpcTransport:
             async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
-            raise self._failed(index, error) from error
+            raise self._failed(index, error, method_path) from error
         except asyncio.CancelledError as error:
             raise self._cancelled(error) from error
         finally:
@@ -104,7 +107,7 @@ class GrpcTransport:
     def bidi(self, method_path: str, *, metadata: Mapping[str, str] | None = None) -> BidiStream:
         index = self._pick()
         call = self._stub(index, method(method_path))(metadata=_metadata(metadata))
-        return _GrpcStream(self, index, call)
+        return _GrpcStream(self, index, call, method_path)
 
     async def close(self) -> None:
         self._closed = True
@@ -177,9 +180,12 @@ class GrpcTransport:
             self._stubs[index, rpc.path] = stub
         return stub
 
-    def _failed(self, index: int, error: grpc.aio.AioRpcError) -> Exception:
+    def _failed(self, index: int, error: grpc.aio.AioRpcError, method_path: str) -> Exception:
         result = from_rpc_error(error)
-        if isinstance(result, ServiceUnavailable) and index == self._current:
+        if self._closed or index != self._current or not isinstance(result, ServiceUnavailable):
+            return result
+        connected = self._channel(index).get_state() is grpc.ChannelConnectivity.READY
+        if not connected or self._follow in ("", method_path):
             self._current = (index + 1) % len(self._endpoints)
         return result
 
@@ -195,8 +201,9 @@ class _GrpcStream:
     """A bidirectional call. A read that its reader gave up is kept and handed to the next one, because cancelling a read
     of gRPC kills the whole call."""
 
-    def __init__(self, transport: GrpcTransport, index: int, call: Any) -> None:
+    def __init__(self, transport: GrpcTransport, index: int, call: Any, method_path: str) -> None:
         self._transport = transport
+        self._method = method_path
         self._index = index
         self._call = call
         self._read: asyncio.Task[Any] | None = None
@@ -208,7 +215,7 @@ class _GrpcStream:
             async with self._writing:
                 await self._call.write(message)
         except grpc.aio.AioRpcError as error:
-            raise self._transport._failed(self._index, error) from error
+            raise self._transport._failed(self._index, error, self._method) from error
         except asyncio.InvalidStateError as error:
             raise await self._why_over() from error
         except asyncio.CancelledError as error:
@@ -231,7 +238,7 @@ class _GrpcStream:
             await asyncio.wait((self._read,))
             message = self._read.result()
         except grpc.aio.AioRpcError as error:
-            raise self._transport._failed(self._index, error) from error
+            raise self._transport._failed(self._index, error, self._method) from error
         except asyncio.CancelledError as error:
             if self._read.done():
                 raise self._transport._cancelled(error) from error
