@@ -142,7 +142,8 @@ def test_kustomize(kubectl: Kubectl, tmp_path: Path) -> None:
 def test_run_and_wait(kubectl: Kubectl) -> None:
     kubectl("run", "p", "--image=a:1", "--port=80", "--expose", "--env=A=b", "--labels=app=p")
     assert kubectl("get", "service", "p", "-o", "jsonpath={.spec.selector.app}") == "p"
-    assert "condition met" in kubectl("wait", "--for=create", "pod/p", "--timeout=30s")
+    if "--for=create" in kubectl("wait", "--help"):  # from 1.31 on
+        assert "condition met" in kubectl("wait", "--for=create", "pod/p", "--timeout=30s")
     assert "condition met" in kubectl("wait", "--for=condition=Ready=true", "pod/p", "--timeout=60s")
     assert "condition met" in kubectl("wait", "--for=jsonpath={.status.podIP}", "pod/p", "--timeout=60s")
     assert "timed out" in kubectl.fails("wait", "--for=condition=Odd", "pod/p", "--timeout=1s")
