@@ -80,7 +80,7 @@ def shell(script: str) -> str:
     return f"command: [sh, -c, '{script}']"
 
 
-SLOW_SIDE = "sleep 1; echo side >> /d/o; touch /up; exec sleep 1000000"
+SLOW_SIDE = "sleep 4; echo side >> /d/o; touch /up; exec sleep 1000000"
 
 PODS = {
     "environment": pod(
