@@ -17,7 +17,7 @@ from wherry.cli.cluster import images
 from wherry.testing.local import IMAGE, LocalCluster, is_ready, until
 from wherry.testing.require import require_containerd, require_root
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 TAG = f"wf{os.getpid() % 100000}"
 ROUTER, HOST = f"{TAG}-r", f"{TAG}-h"

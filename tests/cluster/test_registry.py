@@ -14,8 +14,8 @@ import pytest
 
 from kubelet.runtime.archives import Layer
 from wherry.cli.cluster.images import DEMO_IMAGE
+from wherry.testing.imageregistry import PASSWORD, USER, ImageRegistry, SlowLine
 from wherry.testing.local import LocalCluster, is_ready, trace, until
-from wherry.testing.registry import PASSWORD, USER, Registry, SlowLine
 from wherry.testing.require import require_binary, require_containerd, require_root
 
 pytestmark = pytest.mark.timeout(300)
@@ -31,8 +31,8 @@ def busybox() -> bytes:
 class World:
     """A cluster whose nodes look registries up in `hosts`."""
 
-    def __init__(self, cluster: LocalCluster, hosts: Path, binary: str, folder: Path) -> None:
-        self.cluster, self.binary, self.folder = cluster, binary, folder
+    def __init__(self, cluster: LocalCluster, hosts: Path) -> None:
+        self.cluster = cluster
         self._hosts = hosts
         self.gateway = cluster.description.gateway
 
@@ -68,14 +68,12 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     require_root()
     require_containerd()
-    binary = require_binary("docker-registry", "docker-registry")
-    folder = tmp_path_factory.mktemp("registry")
-    hosts = folder / "hosts"
-    hosts.mkdir()
+    require_binary("docker-registry", "docker-registry")
+    hosts = tmp_path_factory.mktemp("hosts")
     made = LocalCluster(nodes=1, prefix="r", flags=["--registry-config-dir", str(hosts)])
     try:
         made.up()
-        yield World(made, hosts, binary, folder)
+        yield World(made, hosts)
     finally:
         made.down()
     left = {what: [line for line in lines if made.name in line] for what, lines in trace().items()}
@@ -83,8 +81,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-def registry(world: World, tmp_path: Path) -> Iterator[Registry]:
-    made = Registry(world.binary, tmp_path, world.gateway)
+def registry(world: World, tmp_path: Path) -> Iterator[ImageRegistry]:
+    made = ImageRegistry(tmp_path, address=world.gateway)
     made.start()
     try:
         yield made
@@ -92,9 +90,9 @@ def registry(world: World, tmp_path: Path) -> Iterator[Registry]:
         made.stop()
 
 
-def test_tags_digests_and_a_mirror_that_is_away(world: World, registry: Registry) -> None:
+def test_tags_digests_and_a_mirror_that_is_away(world: World, registry: ImageRegistry) -> None:
     digest = registry.push("team/app", "1", [busybox()], CONFIG)
-    world.route("registry.test", f"{world.gateway}:1", registry.address)  # nobody listens at the first
+    world.route("registry.test", f"{world.gateway}:1", registry.host)  # nobody listens at the first
     world.run("tag", "registry.test/team/app:1")
     pod = until(lambda: world.ready("tag"))
     (status,) = pod["status"]["containerStatuses"]  # type: ignore[index]
@@ -113,11 +111,11 @@ def test_tags_digests_and_a_mirror_that_is_away(world: World, registry: Registry
 
 
 def test_a_password_from_a_secret(world: World, tmp_path: Path) -> None:
-    registry = Registry(world.binary, tmp_path / "private", world.gateway, password=True)
+    registry = ImageRegistry(tmp_path / "private", private=True, address=world.gateway)
     registry.start()
     try:
         registry.push("team/app", "1", [busybox(), Layer(files={"x": (b"x", 0o644)}).tar()], CONFIG)
-        world.route("private.test", registry.address)
+        world.route("private.test", registry.host)
         image = "private.test/team/app:1"
         world.run("refused", image)
         until(lambda: world.waits("refused") == "ImagePullBackOff")
@@ -141,24 +139,26 @@ def test_a_password_from_a_secret(world: World, tmp_path: Path) -> None:
         registry.stop()
 
 
-def test_what_is_away_is_asked_again(world: World, registry: Registry) -> None:
+def test_what_is_away_is_asked_again(world: World, registry: ImageRegistry) -> None:
     registry.push("team/late", "1", [busybox()], CONFIG)
     registry.stop()
-    world.route("late.test", registry.address)
+    world.route("late.test", registry.host)
     world.run("late", "late.test/team/late:1")
     world.run("never", "late.test/team/never:1")
     until(lambda: world.waits("late") in ("ErrImagePull", "ImagePullBackOff"))
     registry.start()
     until(lambda: world.ready("late"), timeout_s=120)
+    until(
+        lambda: any("not found" in text for reason, text in world.events("never") if reason == "Failed"), timeout_s=120
+    )
     until(lambda: world.waits("never") == "ImagePullBackOff")
-    assert any("not found" in text for reason, text in world.events("never") if reason == "Failed")
 
 
 @pytest.mark.full
-def test_a_thin_line_tells_how_far_it_is(world: World, registry: Registry) -> None:
+def test_a_thin_line_tells_how_far_it_is(world: World, registry: ImageRegistry) -> None:
     filler = Layer(files={"filler": (os.urandom(18 << 20), 0o644)}).tar()
     registry.push("team/large", "1", [busybox(), filler], CONFIG)
-    line = SlowLine(registry.address, world.gateway, 1_400_000)
+    line = SlowLine(registry.host, world.gateway, 1_400_000)
     try:
         world.route("slow.test", line.address)
         world.run("large", "slow.test/team/large:1")

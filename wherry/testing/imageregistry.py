@@ -1,11 +1,18 @@
-"""A real image registry (the distribution's docker-registry) on loopback, with one user, for tests of pulling."""
+"""A real image registry (the distribution's docker-registry) with one user, and a thin line before it, for tests of pulling.
+Images are pushed over its own HTTP API.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import json
+import socket
 import subprocess
+import threading
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,15 +23,20 @@ USER, PASSWORD = "tester", "secret"
 # bcrypt, with the least work.
 _HTPASSWD = f"{USER}:$2b$04$CoSVmDNOFWxy8D8saO/AmelsOXc8y5HQzUkrJ1ATyisXMOEGI.ja2\n"
 START_TIMEOUT_S = 30.0
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
 class ImageRegistry:
     """`start`, then `stop`. `prefix` runs it somewhere else, such as in a network namespace; `private` asks for a
     password."""
 
-    def __init__(self, folder: Path, *, private: bool, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, private: bool = False, prefix: Sequence[str] = (), address: str = "127.0.0.1"
+    ) -> None:
         self.folder = folder
-        self.host = f"127.0.0.1:{free_port()}"
+        self.host = f"{address}:{free_port()}"
         self._private = private
         self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,6 +72,42 @@ class ImageRegistry:
             self._process.terminate()
             self._process.wait(20)
 
+    def push(self, repository: str, tag: str, layers: list[bytes], config: dict[str, object]) -> str:
+        """The manifest's digest. `config` is that of an OCI image, without its rootfs."""
+        digests = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+        whole = config | {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": digests}}
+        encoded = json.dumps(whole, sort_keys=True).encode()
+        blobs = [encoded, *layers]
+        for blob in blobs:
+            self._upload(repository, blob)
+        descriptors = [
+            {"mediaType": kind, "digest": f"sha256:{hashlib.sha256(blob).hexdigest()}", "size": len(blob)}
+            for kind, blob in zip([_CONFIG, *[_LAYER] * len(layers)], blobs, strict=True)
+        ]
+        manifest = json.dumps(
+            {"schemaVersion": 2, "mediaType": _MANIFEST, "config": descriptors[0], "layers": descriptors[1:]}
+        ).encode()
+        self._ask("PUT", f"/v2/{repository}/manifests/{tag}", manifest, _MANIFEST)
+        return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+    def _upload(self, repository: str, blob: bytes) -> None:
+        where = self._ask("POST", f"/v2/{repository}/blobs/uploads/")
+        path = where.partition(self.host)[2] if "://" in where else where
+        digest = hashlib.sha256(blob).hexdigest()
+        self._ask("PUT", f"{path}{'&' if '?' in path else '?'}digest=sha256:{digest}", blob, "application/octet-stream")
+
+    def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> str:
+        """The answer's Location."""
+        request = urllib.request.Request(f"http://{self.host}{path}", data=body, method=method)
+        if kind:
+            request.add_header("Content-Type", kind)
+        if self._private:
+            token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+            request.add_header("Authorization", f"Basic {token}")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            answer.read()
+            return str(answer.headers.get("Location", ""))
+
     def _answers(self) -> bool:
         if self._prefix:
             # Not ours to reach: the port is in the kernel's table of that namespace.
@@ -76,3 +124,52 @@ class ImageRegistry:
             return False
         finally:
             connection.close()
+
+
+class SlowLine:
+    """A TCP proxy in front of `target` that lets `bytes_per_s` through to whoever asks."""
+
+    def __init__(self, target: str, host: str, bytes_per_s: int) -> None:
+        self._target, self._rate = target, bytes_per_s
+        self._server = socket.create_server((host, 0))
+        self.address = f"{host}:{self._server.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def stop(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                asking, _ = self._server.accept()
+            except OSError:
+                return
+            host, _, port = self._target.partition(":")
+            answering = socket.create_connection((host, int(port)), 10)
+            asking.settimeout(60)
+            answering.settimeout(60)
+            for source, sink, rate in ((asking, answering, 0), (answering, asking, self._rate)):
+                thread = threading.Thread(target=self._copy, args=(source, sink, rate), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket, rate: int) -> None:
+        try:
+            while data := source.recv(64 << 10):
+                sink.sendall(data)
+                if rate:
+                    time.sleep(len(data) / rate)
+        except OSError:
+            pass
+        finally:
+            for end in (source, sink):
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+            source.close()
