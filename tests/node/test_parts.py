@@ -18,12 +18,12 @@ import pytest
 
 from kubelet.network import cni, masquerade
 from kubelet.node import host_dns
-from kubelet.runtime import base, cri_events, cri_messages, spdy
+from kubelet.runtime import base, cri_events, cri_messages, pause, spdy
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.exec_stream import exit_code
 from kubelet.runtime.mounts import _unescape
 from kubelet.runtime.processes import ProcessRef, spawn
-from wherry.cli.cluster import hosts, images, layout, pause, resolver
+from wherry.cli.cluster import hosts, images, layout, resolver
 from wherry.pb import containerd_events_pb2 as events_pb
 from wherry.pb import cri_runtime_pb2 as pb
 from wherry.testing.require import require_binary
