@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
 from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.local import until
 
 pytestmark = [
     pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
@@ -15,8 +17,20 @@ pytestmark = [
 ]
 
 
+def measured(web: Kubectl) -> list[dict[str, Any]]:
+    """The metrics of both pods. A pod has some when it was measured twice, as in Kubernetes."""
+
+    def both() -> list[dict[str, Any]]:
+        path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{web.namespace}/pods"
+        items: list[dict[str, Any]] = json.loads(web("get", "--raw", path))["items"]
+        return items if len(items) == 2 else []
+
+    return until(both)
+
+
 @versions(NEWEST, OLDEST)
 def test_top(web: Kubectl) -> None:
+    measured(web)
     node = web("top", "node")
     assert re.search(r"NAME +CPU\(cores\) +CPU.* +MEMORY\(bytes\) +MEMORY", node)
     assert re.search(r"hollow +\d+m +\d+% +\d+Mi +\d+%", node)
@@ -34,9 +48,9 @@ def test_top(web: Kubectl) -> None:
 @versions(NEWEST)
 def test_metrics_as_objects(web: Kubectl) -> None:
     assert re.search(r"^nodes +metrics.k8s.io/v1beta1 +false +NodeMetrics", web("api-resources"), re.MULTILINE)
+    item = measured(web)[0]
     listed = json.loads(web("get", "--raw", f"/apis/metrics.k8s.io/v1beta1/namespaces/{web.namespace}/pods"))
     assert listed["kind"] == "PodMetricsList"
-    item = listed["items"][0]
     assert item["metadata"]["labels"]["app"] == "web"
     assert item["containers"][0]["usage"]["memory"] == "1Mi"
     assert {"timestamp", "window"} <= set(item)
@@ -46,6 +60,7 @@ def test_metrics_as_objects(web: Kubectl) -> None:
 
 @versions(NEWEST)
 def test_the_node_proxy_and_the_control_planes_own_metrics(web: Kubectl) -> None:
+    measured(web)
     proxy = "/api/v1/nodes/hollow/proxy"
     summary = json.loads(web("get", "--raw", f"{proxy}/stats/summary"))
     assert summary["node"]["nodeName"] == "hollow"
