@@ -58,9 +58,10 @@ class NodeNetwork:
             cni.release_leaked, self.options.ipam_dir, self.options.network, set(sandbox_ids)
         )
 
-    async def remove(self) -> None:
-        """Takes everything away, for a node that leaves the cluster; its sandboxes must be gone."""
-        await asyncio.to_thread(self._remove)
+    async def remove(self, pod_cidr: str) -> None:
+        """Takes everything away, for a node that leaves the cluster; its sandboxes must be gone. `pod_cidr`: what `pod_cidr()`
+        said before its containerd went, which takes the configuration along."""
+        await asyncio.to_thread(self._remove, pod_cidr)
 
     def _configure(self, pod_cidr: str, cluster_cidr: str) -> None:
         options = self.options
@@ -86,9 +87,8 @@ class NodeNetwork:
         cni.write_config(options.conf_dir / cni.HOST_PORTS_DIR, with_ports)
         cni.write_config(options.conf_dir, plain)
 
-    def _remove(self) -> None:
+    def _remove(self, pod_cidr: str) -> None:
         options = self.options
-        conntrack.forget(self._pod_cidr())
         mesh.remove()
         masquerade.delete(options.table)
         masquerade.delete(SERVICES_TABLE)
@@ -98,11 +98,12 @@ class NodeNetwork:
         links.drop_addresses()
         if options.bridge in links.names():
             links.ip("link", "del", options.bridge)
+        conntrack.forget(pod_cidr)  # last: while there is a bridge, there are packets
         for directory in (options.conf_dir, options.conf_dir / cni.HOST_PORTS_DIR):
             (directory / cni.CONFIG_NAME).unlink(missing_ok=True)
         cni.remove_state(options.network, options.ipam_dir, options.netns_dir)
 
-    def _pod_cidr(self) -> str:
+    def pod_cidr(self) -> str:
         """As it was configured last, by us or another process; "" when it never was."""
         return self._configured[0] or cni.configured_subnet(self.options.conf_dir)
 

@@ -330,11 +330,13 @@ async def _remove(arguments: argparse.Namespace) -> None:
     layout = Layout(data=arguments.data_dir, run=arguments.run_dir)
     if not layout.data.exists() and not layout.run.exists():
         raise ValueError(f"--data-dir: {layout.data} is no node's directory; there is nothing to remove")
+    network = _network(arguments, "")
+    pod_cidr = network.pod_cidr()
     if arguments.runtime == "docker":
         await _remove_docker(arguments)
     else:
         await Containerd(ContainerdOptions(layout)).destroy()
-    await _network(arguments, "").remove()
+    await network.remove(pod_cidr)
     cgroups.remove_empty(PodCgroups(arguments.cgroup_parent).pods_parent)
     cgroups.remove_empty(arguments.cgroup_parent or "kubepods")
     for directory in (layout.run, layout.data):

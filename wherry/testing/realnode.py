@@ -74,8 +74,9 @@ async def raise_node(node: RealNode) -> None:
 
 
 async def lower_node(node: RealNode) -> None:
+    pod_cidr = node.network.pod_cidr()
     await node.containerd().destroy()
-    await node.network.remove()
+    await node.network.remove(pod_cidr)
     cgroups.remove(CGROUP)
 
 
