@@ -120,11 +120,11 @@ def pod(mode: str) -> str:
                     {
                         "name": "c", "image": DEMO_IMAGE, "command": ["/bin/sh", "-c", script], "readinessProbe": probe,
                         "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
-                        "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+                        "volumeMounts": [{"name": "work", "mountPath": "/scratch"}],
                     },
                     {
                         "name": "beside", "image": DEMO_IMAGE, "command": ["/bin/sh", "-c", "exec sleep 1000000"],
-                        "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+                        "volumeMounts": [{"name": "work", "mountPath": "/scratch"}],
                     },
                 ],
             },
@@ -140,8 +140,8 @@ def test_a_pod_lives_on_docker(cluster: DockerCluster, mode: str) -> None:
     assert "started" in until(lambda: cluster.wherry("logs", name, "-c", "c"))
     assert cluster.wherry("exec", name, "-c", "c", "--", "hostname").strip() == name
     # One network and the same volumes for both containers; the limit is the kernel's.
-    cluster.wherry("exec", name, "-c", "c", "--", "sh", "-c", "echo hello > /work/x")
-    assert cluster.wherry("exec", name, "-c", "beside", "--", "cat", "/work/x") == "hello\n"
+    cluster.wherry("exec", name, "-c", "c", "--", "sh", "-c", "echo hello > /scratch/x")
+    assert cluster.wherry("exec", name, "-c", "beside", "--", "cat", "/scratch/x") == "hello\n"
     fetch = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 127.0.0.1 8080 | tail -n 1"
     assert cluster.wherry("exec", name, "-c", "beside", "--", "sh", "-c", fetch).strip() == name
     limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
