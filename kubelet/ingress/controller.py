@@ -62,6 +62,7 @@ class IngressController:
         self._slots = Slots()
         self._structure: object = None
         self._told: set[Problem] = set()
+        self._pems: dict[str, tuple[str, bytes]] = {}  # Secret -> its version, and what that came to
         for informer in (self._ingresses, self._classes, self._services, self._slices, self._secrets):
             informer.add_handler(self._on_change)
 
@@ -136,13 +137,17 @@ class IngressController:
     def _certificates(self, found: Routes, mine: list[networking_v1_pb2.Ingress]) -> dict[str, bytes]:
         """Of the Secrets that exist and are sound; the others are told of."""
         contents = {}
+        self._pems = {key: self._pems[key] for key in found.secrets if key in self._pems}
         for key in sorted(found.secrets):
             secret = self._secrets.by_key(key)
             name = meta.split_key(key)[1]
             try:
                 if secret is None:
                     raise ValueError(f"does not exist, or is not of type {routes.TLS_SECRET}")
-                contents[key] = certificates.pem(secret)
+                version = secret.metadata.resource_version
+                if self._pems.get(key, ("", b""))[0] != version:  # most changes are of endpoints
+                    self._pems[key] = version, certificates.pem(secret)
+                contents[key] = self._pems[key][1]
             except ValueError as error:
                 for ingress in mine:
                     same = ingress.metadata.namespace == meta.split_key(key)[0]

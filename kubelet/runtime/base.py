@@ -204,8 +204,6 @@ class Image:
 class RegistryAuth:
     username: str = ""
     password: str = ""
-    auth: str = ""
-    server: str = ""
     identity_token: str = ""
 
 

@@ -154,8 +154,6 @@ def auth(given: base.RegistryAuth) -> pb.AuthConfig:
     return pb.AuthConfig(
         username=given.username,
         password=given.password,
-        auth=given.auth,
-        server_address=given.server,
         identity_token=given.identity_token,
     )
 

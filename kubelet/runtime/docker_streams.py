@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
+from kubelet.runtime.sockets import SocketStream
 
 VERSION = "v1.40"
 ANSWER_TIMEOUT_S = 30.0
@@ -107,32 +108,19 @@ async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, byte
 Resize = Callable[[int, int], Awaitable[None]]
 
 
-class DockerSession:
+class DockerSession(SocketStream):
     """A `kubelet.runtime.base.ByteStream`. `output` has one reader; the owner calls `close`."""
+
+    _name = "the session"
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tty: bool, resize: Resize,
         exit_code: Callable[[], Awaitable[int]],
     ) -> None:  # fmt: skip
-        self._reader, self._writer = reader, writer
+        super().__init__(reader, writer)
         self._tty = tty
         self._resize = resize
         self._exit_code = exit_code
-        self._ended = asyncio.Event()
-
-    async def send(self, data: bytes) -> None:
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise RuntimeFailure(f"the session broke: {error}") from error
-
-    async def send_eof(self) -> None:
-        try:
-            if self._writer.can_write_eof() and not self._writer.is_closing():
-                self._writer.write_eof()
-        except OSError:
-            pass  # the other side has closed first
 
     async def resize(self, width: int, height: int) -> None:
         await self._resize(width, height)
@@ -143,21 +131,13 @@ class DockerSession:
                 if piece[1]:
                     yield piece
         except OSError as error:
-            raise RuntimeFailure(f"the session broke: {error}") from error
+            raise self._broke(error) from error
         finally:
             self._ended.set()
 
     async def wait(self) -> int:
         await self._ended.wait()
         return await self._exit_code()
-
-    async def close(self) -> None:
-        self._ended.set()
-        self._writer.close()
-        try:
-            await self._writer.wait_closed()
-        except OSError:
-            pass
 
 
 async def hijack(socket: str, path: str, body: Any = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from kubelet.runtime import netns as netns_module
 from kubelet.runtime.base import RuntimeFailure
+from kubelet.runtime.sockets import SocketStream
 
 CONNECT_TIMEOUT_S = 10.0
 _PIECE_BYTES = 64 << 10
@@ -39,27 +40,14 @@ async def connect_to(address: str, port: int) -> PortStream:
     return PortStream(reader, writer)
 
 
-class PortStream:
+class PortStream(SocketStream):
     """The owner calls `close`; `output` has one reader."""
 
+    _name = "the forwarded connection"
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self._ended = asyncio.Event()
+        super().__init__(reader, writer)
         self._broken: OSError | None = None
-
-    async def send(self, data: bytes) -> None:
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise RuntimeFailure(f"the forwarded connection broke: {error}") from error
-
-    async def send_eof(self) -> None:
-        try:
-            if self._writer.can_write_eof() and not self._writer.is_closing():
-                self._writer.write_eof()
-        except OSError:
-            pass  # the other side has closed first
 
     async def resize(self, width: int, height: int) -> None:
         """A port has no terminal."""
@@ -76,13 +64,5 @@ class PortStream:
     async def wait(self) -> int:
         await self._ended.wait()
         if self._broken is not None:
-            raise RuntimeFailure(f"the forwarded connection broke: {self._broken}") from self._broken
+            raise self._broke(self._broken) from self._broken
         return 0
-
-    async def close(self) -> None:
-        self._ended.set()
-        self._writer.close()
-        try:
-            await self._writer.wait_closed()
-        except OSError:
-            pass
