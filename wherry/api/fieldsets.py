@@ -89,7 +89,7 @@ class PathSet:
         return out
 
     def to_json(self) -> str:
-        """The FieldsV1 object as text, as `jsonforms.dump` writes it with sorted keys."""
+        """The FieldsV1 object as text, as `jsonforms.canonical` writes it."""
         if not self._text:
             self._text = self._json()
         return self._text

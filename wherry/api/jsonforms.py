@@ -11,22 +11,43 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from wherry.api import quantity, times
+import orjson
+
+from wherry.api import jsontext, quantity, times
 from wherry.api.problems import Path, Problems
 
 Encode = Callable[[Any], Any]
 Decode = Callable[[Any, Path, Problems], Any]
 
 
-_PLAIN, _SORTED = (
+_STANDARD, _STANDARD_SORTED = (
     json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, allow_nan=False)
     for sort_keys in (False, True)
 )
 
 
-def dump(value: Any, *, sort_keys: bool = False) -> bytes:
-    """Compact JSON. Raises ValueError on NaN and infinities, which have no JSON form."""
-    text = (_SORTED if sort_keys else _PLAIN).encode(value)
+def dump(value: Any) -> bytes:
+    """Compact JSON of a plain value without NaN and infinities, as messages give it."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # an integer of more than 64 bits, a lone surrogate, a depth that only Python goes down
+        return _encoded(_STANDARD, value)
+
+
+def canonical(value: Any) -> bytes:
+    """Compact JSON with sorted keys: the same value is the same bytes, whoever wrote it. Raises ValueError on NaN and
+    infinities, which have no JSON form."""
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return _encoded(_STANDARD_SORTED, value)
+    if b"null" in text:  # what orjson makes of a NaN too
+        _STANDARD.encode(value)
+    return text
+
+
+def _encoded(encoder: json.JSONEncoder, value: Any) -> bytes:
+    text = encoder.encode(value)
     try:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate: as Go, the replacement character
@@ -38,7 +59,7 @@ def replace_surrogates(text: str) -> str:
 
 
 def _raw_value(raw: bytes) -> Any:
-    return json.loads(raw) if raw else None
+    return jsontext.load(raw) if raw else None
 
 
 def encode_time(message: Any) -> str | None:
@@ -129,7 +150,7 @@ def encode_raw(message: Any) -> Any:
 
 def decode_raw(value: Any, path: Path, problems: Problems) -> Any:
     try:
-        return {"raw": dump(value, sort_keys=True)}  # sorted: the same value is the same bytes, whoever wrote it
+        return {"raw": canonical(value)}
     except ValueError:
         return problems.bad(path, "a number that JSON cannot write")
 
@@ -232,7 +253,7 @@ def unstructured_forms(encode_meta: Encode, decode_meta: Decode) -> tuple[Encode
         if message.HasField("metadata"):
             out["metadata"] = encode_meta(message.metadata)
         if message.body:
-            out.update(json.loads(message.body))
+            out.update(jsontext.load(message.body))
         return out
 
     def decode(value: Any, path: Path, problems: Problems) -> Any:
@@ -250,7 +271,7 @@ def unstructured_forms(encode_meta: Encode, decode_meta: Decode) -> tuple[Encode
         if value.get("metadata") is not None:
             out["metadata"] = decode_meta(value["metadata"], (path, "metadata"), problems)
         try:
-            out["body"] = dump(rest, sort_keys=True)
+            out["body"] = canonical(rest)
         except ValueError:
             problems.bad(path, "a number that JSON cannot write")
         return out

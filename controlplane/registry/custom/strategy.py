@@ -49,7 +49,7 @@ def body_of(obj: Any) -> dict[str, Any]:
 
 
 def set_body(obj: Any, body: dict[str, Any]) -> None:
-    obj.body = jsonforms.dump(body, sort_keys=True)
+    obj.body = jsonforms.canonical(body)
 
 
 @dataclass(slots=True)
