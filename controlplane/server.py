@@ -36,6 +36,7 @@ from controlplane.nodelink.figures import FiguresReader
 from controlplane.nodelink.heartbeats import Heartbeats
 from controlplane.nodelink.metrics import Measurements
 from controlplane.nodelink.monitor import LinkSettings, Monitor
+from controlplane.nodelink.podports import PodPorts
 from controlplane.nodelink.relays import Dial, Relays
 from controlplane.nodelink.servicer import NodeLinkServicer
 from controlplane.registry.base import Identity, ListOptions, RequestContext
@@ -121,6 +122,7 @@ class ControlPlane:
         self.heartbeats = Heartbeats()
         self.stalls = Stalls()  # run by whoever has a real loop
         self.figures: FiguresReader | None = None
+        self.ports: PodPorts | None = None
         self._store = store
         self._commits = Commits()
         admission = AdmissionOptions(toleration_s=self.options.default_toleration_s, token_volume=self.options.pki)
@@ -174,6 +176,7 @@ class ControlPlane:
         resources = ResourcesServicer(self.registry, self.authorizer, self._commits)
         pods = PodsServicer(self.registry, self.authorizer, self._commits, link.sessions)
         self.figures = FiguresReader(link.sessions)
+        self.ports = PodPorts(link.sessions)
         asking = RequestContext(API_SERVER, cause="measure")
         self.registry.measure_with(Measurements(self.registry, self.figures, asking).measure)
         self.services.add("wherry.v1.Resources", resources)

@@ -197,10 +197,16 @@ class RegistryAPI(Protocol):
         ...
 
     async def admit_session(
-        self, ctx: RequestContext, namespace: str, name: str, subresource: str, options: dict[str, Any]
+        self,
+        ctx: RequestContext,
+        namespace: str,
+        name: str,
+        subresource: str,
+        options: dict[str, Any],
+        kind: Kind | None = None,
     ) -> None:
-        """Before a session with a container of a pod begins. `options` is the PodExecOptions (or its like), as JSON. Raises
-        Forbidden, or what a webhook or policy says."""
+        """Before a connection to a pod (or what `kind` says) begins. `options` is the PodExecOptions (or its like), as JSON.
+        Raises Forbidden, or what a webhook or policy says."""
         ...
 
     async def evict(self, ctx: RequestContext, eviction: policy_v1_pb2.Eviction) -> meta_v1_pb2.Status: ...

@@ -350,11 +350,17 @@ class Registry:
         return await self._pod_operations.bind(ctx, bindings)
 
     async def admit_session(
-        self, ctx: RequestContext, namespace: str, name: str, subresource: str, options: dict[str, Any]
+        self,
+        ctx: RequestContext,
+        namespace: str,
+        name: str,
+        subresource: str,
+        options: dict[str, Any],
+        kind: Kind | None = None,
     ) -> None:
         await self._chain.connect(
             Request(
-                "CONNECT", self._pods.kind, subresource, namespace, name, None, None, ctx.identity,
+                "CONNECT", kind or self._pods.kind, subresource, namespace, name, None, None, ctx.identity,
                 warnings=ctx.warnings, annotations=ctx.annotations, session=options,
             )
         )  # fmt: skip

@@ -124,6 +124,10 @@ class PodWorker:
         current = self.observed.current
         return current.id if current is not None else ""
 
+    def address(self) -> str:
+        """The pod's own, or its node's; "" while it has none."""
+        return self._state.ip()
+
     def container(self, name: str, *, previous: bool = False) -> ContainerStatus | None:
         """The newest of that name, or the one before it."""
         return self._state.container(name, previous=previous)

@@ -247,9 +247,11 @@ class CriRuntime:
             answer.url, stdin=stdin, stdout=stdout, stderr=stderr, tty=tty, netns=self._netns
         )
 
-    async def port_forward(self, sandbox_id: str, port: int) -> ByteStream:
+    async def port_forward(self, sandbox_id: str, port: int, address: str = "") -> ByteStream:
         from kubelet.runtime import ports
 
+        if address:
+            return await ports.connect_to(self._netns, address, port)
         request = pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id, verbose=True)
         answer = await _call(self._runtime.PodSandboxStatus(request, timeout=CALL_TIMEOUT_S))
         if answer.status.state != pb.SANDBOX_READY:

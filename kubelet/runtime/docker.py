@@ -246,7 +246,9 @@ class DockerRuntime:
 
         return docker_streams.DockerSession(reader, writer, tty=tty, resize=resize, exit_code=exit_code)
 
-    async def port_forward(self, sandbox_id: str, port: int) -> ByteStream:
+    async def port_forward(self, sandbox_id: str, port: int, address: str = "") -> ByteStream:
+        if address:
+            return await ports.connect_to("", address, port)
         document = await self._inspect(sandbox_id)
         if not document["State"].get("Running"):
             raise RuntimeFailure(f"sandbox {sandbox_id} is not running, so nothing listens on port {port}")
@@ -256,7 +258,7 @@ class DockerRuntime:
             return await ports.connect(_netns(document), port)
         # Another's namespace is not ours to enter: by the pod's address then, where servers on its localhost are not heard.
         (address,) = self._ips(document)[:1] or ("",)
-        return await ports.connect_to(address, port)
+        return await ports.connect_to("", address, port)
 
     # -- images
 

@@ -300,7 +300,7 @@ class HollowRuntime:
             raise RuntimeFailure("container is not running")
         return HollowStream(echo=True, first=b"", exit_code=0)
 
-    async def port_forward(self, sandbox_id: str, port: int) -> ByteStream:
+    async def port_forward(self, sandbox_id: str, port: int, address: str = "") -> ByteStream:
         await self.sandbox_status(sandbox_id)
         return HollowStream(echo=True, first=b"", exit_code=0)
 

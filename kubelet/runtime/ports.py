@@ -4,6 +4,7 @@ servers that listen on the pod's localhost only are reached too. Called by `kube
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 
 from kubelet.runtime import netns as netns_module
@@ -20,23 +21,27 @@ async def connect(netns: str, port: int) -> PortStream:
     refused: OSError | None = None
     for host in _LOCALHOSTS:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                sock = await netns_module.connect(netns, host, port)
-            reader, writer = await asyncio.open_connection(sock=sock)
-            return PortStream(reader, writer)
+            return await _connect(netns, host, port)
         except OSError as error:  # TimeoutError is one
             # Of the two answers the first one tells more: many pods have no IPv6 at all.
             refused = refused or error
     raise RuntimeFailure(f"port {port} of the pod: {refused}", retryable=False) from refused
 
 
-async def connect_to(address: str, port: int) -> PortStream:
-    """To a pod's own address, from outside its namespace. Raises RuntimeFailure when nothing answers."""
+async def connect_to(netns: str, address: str, port: int) -> PortStream:
+    """To a pod's own address, from the namespace of its node. Raises RuntimeFailure, in Go's words, when nothing answers."""
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(address, port)
-    except OSError as error:  # TimeoutError is one
-        raise RuntimeFailure(f"port {port} of the pod: {error}", retryable=False) from error
+        return await _connect(netns, address, port)
+    except OSError as error:
+        late = isinstance(error, TimeoutError)
+        problem = "i/o timeout" if late else f"connect: {os.strerror(error.errno).lower() if error.errno else error}"
+        raise RuntimeFailure(f"dial tcp {address}:{port}: {problem}", retryable=False) from error
+
+
+async def _connect(netns: str, host: str, port: int) -> PortStream:
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        sock = await netns_module.connect(netns, host, port)
+    reader, writer = await asyncio.open_connection(sock=sock)
     return PortStream(reader, writer)
 
 

@@ -35,8 +35,11 @@ class _Connection:
 class Forwarding:
     """Invariant: `_connections` holds those that the client has opened and that have not ended here."""
 
-    def __init__(self, stream: BidiStream, runtime: Runtime, sandbox_id: str, *, windows: bool) -> None:
+    def __init__(
+        self, stream: BidiStream, runtime: Runtime, sandbox_id: str, *, windows: bool, address: str = ""
+    ) -> None:
         self._stream, self._runtime, self._sandbox_id, self._windows = stream, runtime, sandbox_id, windows
+        self._address = address
         self._lock = asyncio.Lock()
         self._connections: dict[int, _Connection] = {}
 
@@ -84,7 +87,7 @@ class Forwarding:
     async def _serve(self, number: int, connection: _Connection) -> None:
         port: ByteStream | None = None
         try:
-            port = await self._runtime.port_forward(self._sandbox_id, connection.port)
+            port = await self._runtime.port_forward(self._sandbox_id, connection.port, self._address)
             uploading = asyncio.ensure_future(self._upload(number, connection, port))
             try:
                 await self._download(number, connection, port)

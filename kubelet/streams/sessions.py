@@ -175,7 +175,8 @@ class Sessions:
         sandbox_id = worker.sandbox_id()
         if not sandbox_id:
             raise BadRequest(f'pod "{worker.pod.metadata.name}" is not running')
-        await Forwarding(stream, self._runtime, sandbox_id, windows=start.windows).run()
+        address = worker.address() if start.to_address else ""
+        await Forwarding(stream, self._runtime, sandbox_id, windows=start.windows, address=address).run()
 
     # -- stats
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,3 +187,56 @@ def test_top_of_what_works_hard(kubectl: Kubectl, local: LocalCluster) -> None:
     summary = json.loads(kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/stats/summary"))
     assert summary["node"]["cpu"]["usageCoreNanoSeconds"] > 0
     assert summary["node"]["fs"]["capacityBytes"] > summary["node"]["fs"]["availableBytes"] > 0
+
+
+WEB = f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: web, labels: {{app: web}}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: httpd
+    image: {IMAGE}
+    command: [sh, -c, "mkdir -p /tmp/www/sub; echo '<a href=\\"/sub/x\\">' >/tmp/www/index.html; echo deep >/tmp/www/sub/x;
+      exec httpd -f -p 8080 -h /tmp/www"]
+    ports: [{{containerPort: 8080}}]
+    readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec:
+  selector: {{app: web}}
+  ports: [{{name: http, port: 80, targetPort: 8080}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: nowhere}}
+spec:
+  selector: {{app: nowhere}}
+  ports: [{{port: 80}}]
+"""
+
+
+@versions(NEWEST)
+def test_web_pages_of_pods_and_services(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", stdin=WEB)
+    kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+    below = f"/api/v1/namespaces/{kubectl.namespace}"
+    assert kubectl("get", "--raw", f"{below}/pods/web/proxy/sub/x") == "deep\n"
+    until(lambda: kubectl.run("get", "--raw", f"{below}/services/web:http/proxy/sub/x").stdout == "deep\n")
+    refused = kubectl.fails("get", "--raw", f"{below}/pods/web:9/proxy/")
+    assert re.search(r"error trying to reach service: dial tcp [\d.]+:9: connect: connection refused", refused)
+    no_tls = kubectl.fails("get", "--raw", f"{below}/pods/https:web:8080/proxy/")
+    assert "http: server gave HTTP response to HTTPS client" in no_tls
+    assert 'no endpoints available for service "nowhere"' in kubectl.fails(
+        "get", "--raw", f"{below}/services/nowhere/proxy/"
+    )
+    # What a person does with a browser.
+    with kubectl.going("proxy", "--port=0") as proxy:
+        assert proxy.stdout is not None
+        found = re.search(r"127\.0\.0\.1:\d+", proxy.stdout.readline())
+        assert found
+        with urllib.request.urlopen(f"http://{found[0]}{below}/services/web:80/proxy/", timeout=60) as page:
+            assert page.read().decode() == f'<a href="{below}/services/web:80/proxy/sub/x">\n'

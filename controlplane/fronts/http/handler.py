@@ -38,6 +38,7 @@ from wherry.api.errors import APIError, InternalError, NotFound, ServiceUnavaila
 
 if TYPE_CHECKING:
     from controlplane.audit.recorder import Auditor
+    from controlplane.nodelink.podports import PodPorts
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Handler:
         metrics: Callable[[], bytes] | None = None,
         flow: Flow | None = None,
         auditor: Auditor | None = None,
+        ports: PodPorts | None = None,
     ) -> None:
         self._registry = registry
         self._authorizer = authorizer
@@ -75,7 +77,7 @@ class Handler:
         self._checks = checks
         self._peers = Peers(authorizer, tokens)
         self._turns = Turns()
-        self._resources = Resources(registry, authorizer, commits, env, sessions, self._turns, figures)
+        self._resources = Resources(registry, authorizer, commits, env, sessions, self._turns, figures, ports)
         self._metrics = metrics
         self._openapi = Documents(registry.verbs)
         self._issuer = issuer

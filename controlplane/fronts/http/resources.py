@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
@@ -28,6 +28,9 @@ from wherry.api.context import Env
 from wherry.api.errors import APIError, MethodNotAllowed, NotFound, UnsupportedMediaType
 from wherry.api.kinds import CustomKind, Kind
 from wherry.pb import meta_v1_pb2
+
+if TYPE_CHECKING:
+    from controlplane.nodelink.podports import PodPorts
 
 T = TypeVar("T")
 
@@ -50,7 +53,9 @@ class Resources:
         sessions: Sessions,
         turns: Turns,
         figures: Figures | None = None,
+        ports: PodPorts | None = None,
     ) -> None:
+        self._ports = ports
         self._turns = turns
         self._sessions = sessions
         self._nodes = NodeProxy(registry, figures, sessions.handle)
@@ -80,7 +85,7 @@ class Resources:
             if target.group and (target.group, target.version) not in served:
                 return exchange.page_not_found()
             raise
-        if exchange.request.method == "HEAD":
+        if exchange.request.method == "HEAD" and not _proxied(target):
             raise _not_allowed()
         self._check_verb(target, kind)
         if by_name:  # what a node may create hangs on the name in the body
@@ -88,9 +93,18 @@ class Resources:
             await self.authorize(exchange, target, name=obj.metadata.name)
         if target.subresource and subresources.served(kind)[target.subresource].session:
             if target.subresource == "proxy":
-                return await self._nodes.handle(exchange, target)
+                return await self._proxy(exchange, target)
             return await self._sessions.handle(exchange, target)
         return await self._verbs[target.verb](exchange, target, kind)
+
+    async def _proxy(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+        if not _proxied(target):
+            return await self._nodes.handle(exchange, target)
+        if self._ports is None:
+            raise _unknown()
+        from controlplane.fronts.http.proxy.pods import PodProxy
+
+        return await PodProxy(self._registry, self._env, self._ports).handle(exchange, target)
 
     async def authorize(self, exchange: Exchange, target: Target, *, name: str | None = None) -> None:
         """Raises Forbidden."""
@@ -111,7 +125,7 @@ class Resources:
         if target.subresource:
             if found is None or (kind.namespaced and not target.namespace):
                 raise _unknown()
-            if target.verb not in found.verbs:
+            if target.verb not in found.verbs and not (_proxied(target) and not target.verb):
                 raise _not_allowed()
             return
         if kind.namespaced and target.name and not target.namespace:
@@ -333,6 +347,11 @@ class Resources:
 def _shown(attributes: Attributes, target: Target) -> Attributes:
     """A refusal speaks of what the request names, not of what its body does."""
     return replace(attributes, name=target.name)
+
+
+def _proxied(target: Target) -> bool:
+    """Whether it is for a pod to say what methods there are."""
+    return target.subresource == "proxy" and target.resource in ("pods", "services") and not target.group
 
 
 def _unknown() -> NotFound:

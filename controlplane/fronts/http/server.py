@@ -50,6 +50,7 @@ def handler_of(plane: ControlPlane) -> Handler:
         metrics=plane.metrics,
         flow=plane.flow,
         auditor=plane.auditor,
+        ports=plane.ports,
     )
 
 

@@ -15,6 +15,7 @@ from wherry.api.kinds import Kind
 
 READ_WRITE = ("get", "patch", "update")
 CONNECT = ("create", "get")
+_ANY = ("create", "delete", "get", "patch", "update")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +38,30 @@ _ALL = {
     "finalize": Subresource(("update",)),
     "log": Subresource(("get",), session=True),
     "portforward": Subresource(CONNECT, ("", "v1", "PodPortForwardOptions"), session=True),
-    "proxy": Subresource(
-        ("create", "delete", "get", "patch", "update"), ("", "v1", "NodeProxyOptions"), session=True, deep=True
-    ),
+    "proxy": Subresource(_ANY, ("", "v1", "NodeProxyOptions"), session=True, deep=True),
     "scale": Subresource(READ_WRITE, ("autoscaling", "v1", "Scale")),
     "status": Subresource(READ_WRITE),
     "token": Subresource(("create",), ("authentication.k8s.io", "v1", "TokenRequest")),
+}
+# Those that take other options than their namesakes.
+_OF_KINDS = {
+    (plural, "proxy"): Subresource(_ANY, ("", "v1", options), session=True, deep=True)
+    for plural, options in (("pods", "PodProxyOptions"), ("services", "ServiceProxyOptions"))
 }
 
 
 def served(kind: Kind) -> dict[str, Subresource]:
     """Of a kind, by name, in alphabetical order."""
-    return {
-        name: _ALL[name]
-        for name in sorted(kind.subresources)
-        if name in _ALL and (name != "proxy" or kind.plural == "nodes")  # no way to pods and Services yet
-    }
+    return {name: _OF_KINDS.get((kind.plural, name), _ALL[name]) for name in sorted(kind.subresources) if name in _ALL}
 
 
 def body_class(kind: Kind, name: str) -> type[Message]:
     """The class of what is written to `name` ("" is the object itself)."""
-    body = _ALL[name].body if name in _ALL else None
+    found = served(kind).get(name)
+    body = found.body if found is not None else None
     if body is None:
         return kind.message
     group, version, body_kind = body
-    found = schema.find_class(f"{group}/{version}" if group else version, body_kind)
-    assert found is not None, body
-    return found
+    cls = schema.find_class(f"{group}/{version}" if group else version, body_kind)
+    assert cls is not None, body
+    return cls

@@ -452,7 +452,7 @@ async def test_one_stuck_connection_of_a_port_forward_holds_up_no_other(
     """80 is sound, 81 takes nothing, 82 takes for ever to connect; nobody reads what comes from 81."""
     ports = {80: Port(stuck=False), 81: Port(stuck=True)}
 
-    async def port_forward(sandbox_id: str, port: int) -> Port:
+    async def port_forward(sandbox_id: str, port: int, address: str = "") -> Port:
         if port not in ports:
             await asyncio.sleep(3600)
         return ports[port]

@@ -39,6 +39,7 @@ _SESSIONS: dict[str, tuple[str, ...]] = {
         "tailLines", "timestamps",
     ),
     "portforward": ("ports",),
+    "proxy": ("path",),
 }  # fmt: skip
 _INTEGERS = ("limit", "timeoutSeconds", "gracePeriodSeconds", "limitBytes", "sinceSeconds", "tailLines", "ports")
 _BOOLEANS = (
