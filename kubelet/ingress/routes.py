@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kubelet.network.endpoints import endpoints_of, usable
 from wherry.api import meta
 from wherry.pb import core_v1_pb2, discovery_v1_pb2, networking_v1_pb2
 
@@ -206,21 +207,8 @@ def _backend(
         target = (service.spec.external_name.rstrip("."), port.port if port is not None else number or 80)
         return Backend(name, (target,), protocol)
     assert port is not None
-    ready: set[Target] = set()
-    leaving: set[Target] = set()
-    for item in slices:
-        if item.address_type != "IPv4":
-            continue
-        for offered in item.ports:
-            if offered.name != port.name or offered.protocol != "TCP" or not offered.port:
-                continue
-            for endpoint in item.endpoints:
-                target = (endpoint.addresses[0], offered.port)
-                if not endpoint.conditions.HasField("ready") or endpoint.conditions.ready:
-                    ready.add(target)
-                elif endpoint.conditions.serving and endpoint.conditions.terminating:
-                    leaving.add(target)
-    return Backend(name, tuple(sorted(ready or leaving)), protocol)
+    chosen = usable(endpoints_of(slices, port.name, "TCP"))
+    return Backend(name, tuple(item.target for item in chosen), protocol)
 
 
 def status(addresses: Sequence[str]) -> networking_v1_pb2.IngressLoadBalancerStatus:

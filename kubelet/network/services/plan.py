@@ -1,10 +1,14 @@
 """What one Service adds to the node's table: elements of the maps by which packets find it, and chains that choose an endpoint.
 Pure; called by `controller`.
 
-A packet costs one look-up in a hash map, however many Services there are, and one random choice within its Service. Chains of
-a port, of which only those exist that are led to:
+A packet costs one look-up in a hash map, however many Services there are, and one random choice within its Service. The kernel
+goes through every element and chain that may lead somewhere whenever one changes, so a Service without affinity has none for
+its cluster address: the map `counts` says how many endpoints it has, one draws a number (`ruleset.drawing`), and the map
+`endpoints-PROTOCOL` has the address under it.
 
-    svc-NAMESPACE/NAME/PORT/PROTOCOL   any endpoint
+Chains of a port, of which only those exist that are led to:
+
+    svc-NAMESPACE/NAME/PORT/PROTOCOL   any endpoint (with affinity, or from outside)
     loc-...                            an endpoint on this node (a traffic policy of Local)
     ext-...                            from outside by way of this node: takes the node's address, then any endpoint
     lex-...                            from outside, to this node's endpoints only; pods and the node itself may go anywhere
@@ -14,19 +18,21 @@ a port, of which only those exist that are led to:
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from kubelet.network.endpoints import Endpoint, Target, close, endpoints_of, is_ready, usable
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
 # The kernel keeps the sets of a table in a list and walks it for each new one: with an anonymous map for each of 10,000 Services
 # the table took half a minute to write. So many endpoints are tried one by one instead, each with its share of the chance.
 FEW = 8
+# Up to here there is always a rule that draws from so many: with a new rule the kernel goes through all that its map has.
+DRAWS = 16
 MASQUERADE_MARK = "0x4000"
 _PROTOCOLS = {"TCP": "tcp", "UDP": "udp"}
 
 Element = tuple[str, str]  # map or set, key
-Target = tuple[str, int]  # address and port of an endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +46,15 @@ class Place:
 
 @dataclass(slots=True)
 class Part:
-    """`elements` have "" for a value in a set. `udp`: addresses and ports at which datagrams arrive -> where they went; what
-    is remembered of those that are gone has to be forgotten."""
+    """`elements` have "" for a value in a set. `counts`: how many endpoints are drawn from, if more than `DRAWS`.
+    `udp`: addresses and ports at which datagrams arrive -> where they went; what is remembered of those that are gone has to be
+    forgotten."""
 
     chains: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    counts: set[int] = field(default_factory=set)
     sets: dict[str, str] = field(default_factory=dict)
     elements: dict[Element, str] = field(default_factory=dict)
     udp: dict[Target, frozenset[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Endpoint:
-    target: Target
-    ready: bool
-    serving: bool
-    terminating: bool
-    local: bool
-    zones: frozenset[str]
-    nodes: frozenset[str]
 
 
 def plan(service: core_v1_pb2.Service, slices: Iterable[discovery_v1_pb2.EndpointSlice], place: Place) -> Part:
@@ -65,32 +62,16 @@ def plan(service: core_v1_pb2.Service, slices: Iterable[discovery_v1_pb2.Endpoin
     spec = service.spec
     if spec.type == "ExternalName" or not spec.cluster_ip or spec.cluster_ip == "None":
         return part
-    found = [item for item in slices if item.address_type == "IPv4"]
+    found = list(slices)
     for port in spec.ports:
         if port.protocol in _PROTOCOLS:
-            _Port(service, port, place, part).add(list(_endpoints(found, port, place)))
+            _Port(service, port, place, part).add(list(endpoints_of(found, port.name, port.protocol)))
     return part
 
 
-def _endpoints(
-    slices: Sequence[discovery_v1_pb2.EndpointSlice], port: core_v1_pb2.ServicePort, place: Place
-) -> Iterator[_Endpoint]:
-    for item in slices:
-        for offered in item.ports:
-            if offered.name != port.name or offered.protocol != port.protocol or not offered.port:
-                continue
-            for endpoint in item.endpoints:
-                conditions = endpoint.conditions
-                ready = conditions.ready if conditions.HasField("ready") else True
-                yield _Endpoint(
-                    (endpoint.addresses[0], offered.port),
-                    ready,
-                    conditions.serving if conditions.HasField("serving") else ready,
-                    conditions.terminating,
-                    endpoint.node_name == place.node_name,
-                    frozenset(hint.name for hint in endpoint.hints.for_zones),
-                    frozenset(hint.name for hint in endpoint.hints.for_nodes),
-                )
+def count_value(count: int) -> str:
+    """As the maps have it; the type is that of a packet's priority, where a count stands between two rules."""
+    return f"0:{count:x}"
 
 
 def local_endpoints(slices: Iterable[discovery_v1_pb2.EndpointSlice], place: Place) -> int:
@@ -100,31 +81,9 @@ def local_endpoints(slices: Iterable[discovery_v1_pb2.EndpointSlice], place: Pla
             endpoint.addresses[0]
             for item in slices
             for endpoint in item.endpoints
-            if endpoint.node_name == place.node_name
-            and (endpoint.conditions.ready or not endpoint.conditions.HasField("ready"))
+            if endpoint.node_name == place.node_name and is_ready(endpoint)
         }
     )
-
-
-def usable(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
-    """Those that are ready; when there is none, those that still answer although they are on their way out."""
-    found = list(endpoints)
-    ready = [item for item in found if item.ready]
-    chosen = ready or [item for item in found if item.serving and item.terminating]
-    return sorted({item.target: item for item in chosen}.values(), key=lambda item: item.target)
-
-
-def close(endpoints: list[_Endpoint], place: Place) -> list[_Endpoint]:
-    """Those whose hints name this node, else this zone; all of them when one has no hint or none is near."""
-    if endpoints and all(item.nodes for item in endpoints):
-        near = [item for item in endpoints if place.node_name in item.nodes]
-        if near:
-            return near
-    if place.zone and endpoints and all(item.zones for item in endpoints):
-        near = [item for item in endpoints if place.zone in item.zones]
-        if near:
-            return near
-    return endpoints
 
 
 class _Port:
@@ -139,21 +98,19 @@ class _Port:
         self._protocol = _PROTOCOLS[port.protocol]
         self._id = f"{service.metadata.namespace}/{service.metadata.name}/{port.port}/{self._protocol}"
 
-    def add(self, endpoints: list[_Endpoint]) -> None:
+    def add(self, endpoints: list[Endpoint]) -> None:
         spec, port = self._spec, self._port
-        everywhere = close(usable(endpoints), self._place)
-        here = usable(item for item in endpoints if item.local)
-        inside_local = spec.HasField("internal_traffic_policy") and spec.internal_traffic_policy == "Local"
-        inside = self._lead("loc", here, there=bool(everywhere)) if inside_local else self._lead("svc", everywhere)
-        self._address(spec.cluster_ip, inside)
+        node_name = self._place.node_name
+        everywhere = close(usable(endpoints), node_name, self._place.zone)
+        here = usable(item for item in endpoints if item.node_name == node_name)
+        self._inside(everywhere, here)
         outside = self._outside(everywhere, here)
         for address in self._outer_addresses():
             self._address(address, outside)
         if port.node_port:
             table = "refused-nodeports" if outside == "goto refuse" else "nodeports"
             self._part.elements[table, f"{self._protocol} . {port.node_port}"] = outside
-        for endpoint in {item.target: item for item in (*everywhere, *here) if item.local}.values():
-            address = endpoint.target[0]
+        for address, _ in sorted({item.target for item in (*everywhere, *here) if item.node_name == node_name}):
             self._part.elements["hairpin", f"{address} . {address}"] = ""
         if self._protocol == "udp":
             targets = frozenset(item.target[0] for item in (*everywhere, *here))
@@ -169,7 +126,24 @@ class _Port:
             found += [item.ip for item in self._ingress if item.ip and item.ip_mode != "Proxy"]
         return [text for text in dict.fromkeys(found) if _is_ipv4(text)]
 
-    def _outside(self, everywhere: list[_Endpoint], here: list[_Endpoint]) -> str:
+    def _inside(self, everywhere: list[Endpoint], here: list[Endpoint]) -> None:
+        """What packets to the cluster address find."""
+        local = self._spec.HasField("internal_traffic_policy") and self._spec.internal_traffic_policy == "Local"
+        chosen = here if local else everywhere
+        if not chosen or self._spec.session_affinity == "ClientIP":
+            verdict = self._lead("loc" if local else "svc", chosen, there=local and bool(everywhere))
+            self._address(self._spec.cluster_ip, verdict)
+            return
+        address = f"{self._spec.cluster_ip} . {self._port.port}"
+        for number, item in enumerate(chosen):
+            key = f"{address} . {number}"
+            self._part.elements[f"endpoints-{self._protocol}", key] = f"{item.target[0]} . {item.target[1]}"
+        key = f"{self._spec.cluster_ip} . {self._protocol} . {self._port.port}"
+        self._part.elements["counts", key] = count_value(len(chosen))
+        if len(chosen) > DRAWS:
+            self._part.counts.add(len(chosen))
+
+    def _outside(self, everywhere: list[Endpoint], here: list[Endpoint]) -> str:
         """The verdict for packets that come to an address that is known outside of the cluster."""
         if not (self._port.node_port or self._outer_addresses()):
             return ""
@@ -191,7 +165,7 @@ class _Port:
         table = "refused" if verdict in ("goto refuse", "drop") else "services"
         self._part.elements[table, key] = verdict
 
-    def _lead(self, kind: str, endpoints: list[_Endpoint], *, there: bool = False) -> str:
+    def _lead(self, kind: str, endpoints: list[Endpoint], *, there: bool = False) -> str:
         """The verdict that leads to one of these. With none of them the connection is refused, or not answered when
         there are some elsewhere (`there`) and only the policy forbids them."""
         if not endpoints:
@@ -201,7 +175,7 @@ class _Port:
             self._part.chains[name] = tuple(self._choice(endpoints))
         return f"goto {name}"
 
-    def _choice(self, endpoints: list[_Endpoint]) -> Iterator[str]:
+    def _choice(self, endpoints: list[Endpoint]) -> Iterator[str]:
         targets = [item.target for item in endpoints]
         if self._spec.session_affinity == "ClientIP":
             yield from self._sticky(targets)

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from kubelet.network.services import controller
-from kubelet.network.services.plan import FEW, Part, Place, plan
-from kubelet.network.services.ruleset import TABLE, Ruleset, skeleton
+from kubelet.network.services.plan import DRAWS, FEW, Part, Place, plan
+from kubelet.network.services.ruleset import TABLE, Ruleset, drawing, skeleton
 from wherry.api import codec
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
 PLACE = Place("n1", "10.1.0.0/24", "z1")
-ANY = "goto svc-default/web/80/tcp"
+ANY = "goto svc-default/web/80/tcp"  # from outside
 
 
 def service(name: str = "web", *, protocol: str = "TCP", node_port: int = 0, status: Any = None, **spec: Any) -> Any:
@@ -65,24 +65,39 @@ def to(*addresses: str) -> tuple[str, ...]:
     return (f"meta l4proto tcp dnat to numgen random mod {len(addresses)} map {{ {choices} }}",)
 
 
+def numbered(*addresses: str, vip: str = "10.96.1.1") -> dict[Any, str]:
+    """What leads from the cluster address to these."""
+    wanted = {
+        ("endpoints-tcp", f"{vip} . 80 . {number}"): f"{address} . 8080" for number, address in enumerate(addresses)
+    }
+    return wanted | {("counts", f"{vip} . tcp . 80"): f"0:{len(addresses):x}"}
+
+
+def without_hairpin(part: Part) -> dict[Any, str]:
+    return {key: value for key, value in part.elements.items() if key[0] != "hairpin"}
+
+
 CHOICES = {
-    "one": ([HERE], to("10.1.0.2")),
-    "two nodes": ([HERE, THERE], to("10.1.0.2", "10.1.1.2")),
+    "one": ([HERE], ("10.1.0.2",)),
+    "two nodes": ([HERE, THERE], ("10.1.0.2", "10.1.1.2")),
     "many": (
         [(f"10.1.0.{n}", "n1", "ready") for n in range(11, 21)],
-        to(*(f"10.1.0.{n}" for n in range(11, 21))),
+        tuple(f"10.1.0.{n}" for n in range(11, 21)),
     ),
-    "only those that are ready": ([HERE, ("10.1.0.3", "n1", "unready")], to("10.1.0.2")),
-    "a draining one beside a ready one": ([HERE, ("10.1.0.3", "n1", "draining")], to("10.1.0.2")),
-    "draining ones when there are no others": ([("10.1.0.3", "n1", "draining")], to("10.1.0.3")),
+    "only those that are ready": ([HERE, ("10.1.0.3", "n1", "unready")], ("10.1.0.2",)),
+    "a draining one beside a ready one": ([HERE, ("10.1.0.3", "n1", "draining")], ("10.1.0.2",)),
+    "draining ones when there are no others": ([("10.1.0.3", "n1", "draining")], ("10.1.0.3",)),
 }
 
 
 @pytest.mark.parametrize(("endpoints", "wanted"), CHOICES.values(), ids=list(CHOICES))
 def test_which_endpoints_are_chosen_from(endpoints: list[tuple[str, str, str]], wanted: tuple[str, ...]) -> None:
     part = plan(service(), [slice_of(*endpoints)], PLACE)
-    assert part.chains == {"svc-default/web/80/tcp": wanted}
-    assert part.elements["services", "10.96.1.1 . tcp . 80"] == ANY
+    assert part.chains == {}
+    assert without_hairpin(part) == numbered(*wanted)
+    assert not part.counts
+    outer = plan(service(node_port=30080, type="NodePort"), [slice_of(*endpoints)], PLACE)
+    assert outer.chains["svc-default/web/80/tcp"] == to(*wanted)
 
 
 NOTHING_TO_DO = {
@@ -116,7 +131,7 @@ def test_from_outside_the_node_stands_in_for_the_client() -> None:
     outside = "goto ext-default/web/80/tcp"
     assert part.chains["ext-default/web/80/tcp"] == ("meta mark set meta mark | 0x4000", ANY)
     assert part.elements == {
-        ("services", "10.96.1.1 . tcp . 80"): ANY,
+        **numbered("10.1.0.2", "10.1.1.2"),
         ("services", "192.0.2.1 . tcp . 80"): outside,
         ("services", "192.0.2.9 . tcp . 80"): outside,
         ("nodeports", "tcp . 30080"): outside,
@@ -141,7 +156,7 @@ def test_external_policy_local(endpoints: list[tuple[str, str, str]], last: str)
 @pytest.mark.parametrize(
     ("endpoints", "wanted"),
     [
-        ([HERE, THERE], {("services", "10.96.1.1 . tcp . 80"): "goto loc-default/web/80/tcp"}),
+        ([HERE, THERE], numbered("10.1.0.2")),
         ([THERE], {("refused", "10.96.1.1 . tcp . 80"): "drop"}),
         ([], {("refused", "10.96.1.1 . tcp . 80"): "goto refuse"}),
     ],
@@ -149,14 +164,14 @@ def test_external_policy_local(endpoints: list[tuple[str, str, str]], last: str)
 )
 def test_internal_policy_local(endpoints: list[tuple[str, str, str]], wanted: dict[Any, str]) -> None:
     part = plan(service(internalTrafficPolicy="Local"), [slice_of(*endpoints)], PLACE)
-    assert {key: value for key, value in part.elements.items() if key[0] != "hairpin"} == wanted
+    assert without_hairpin(part) == wanted
 
 
 def test_hints_keep_traffic_in_the_zone() -> None:
     near = slice_of(HERE, hints={"forZones": [{"name": "z1"}]})
     far = slice_of(THERE, hints={"forZones": [{"name": "z2"}]})
-    assert plan(service(), [near, far], PLACE).chains["svc-default/web/80/tcp"] == to("10.1.0.2")
-    assert plan(service(), [far], PLACE).chains["svc-default/web/80/tcp"] == to("10.1.1.2")
+    assert without_hairpin(plan(service(), [near, far], PLACE)) == numbered("10.1.0.2")
+    assert without_hairpin(plan(service(), [far], PLACE)) == numbered("10.1.1.2")
 
 
 def test_affinity_remembers_the_client_by_endpoint() -> None:
@@ -178,7 +193,7 @@ def part_of(*endpoints: tuple[str, str, str], **spec: Any) -> Part:
     return plan(service(**spec), [slice_of(*endpoints)], PLACE)
 
 
-def test_a_change_of_one_endpoint_rewrites_one_chain() -> None:
+def test_a_change_of_one_endpoint_is_a_change_of_elements() -> None:
     rules = Ruleset(TABLE, skeleton(TABLE))
     rules.change({f"default/s{number}": plan(service(f"s{number}", clusterIP=f"10.96.2.{number}"), [slice_of(HERE)], PLACE)
                   for number in range(50)})  # fmt: skip
@@ -186,12 +201,48 @@ def test_a_change_of_one_endpoint_rewrites_one_chain() -> None:
     before = rules.state
     told = rules.change({"default/web": part_of(THERE, ("10.1.1.3", "n2", "ready"))}).splitlines()
     assert told == [
-        "flush chain ip wherry-services svc-default/web/80/tcp",
-        *(f"add rule ip wherry-services svc-default/web/80/tcp {rule}" for rule in to("10.1.1.2", "10.1.1.3")),
+        "delete element ip wherry-services counts { 10.96.1.1 . tcp . 80 }",
+        "add element ip wherry-services counts { 10.96.1.1 . tcp . 80 : 0:2 }",
+        "add element ip wherry-services endpoints-tcp { 10.96.1.1 . 80 . 1 : 10.1.1.3 . 8080 }",
         f"add chain ip wherry-services {rules.state}",
         f"delete chain ip wherry-services {before}",
     ]
     rules.check_invariants()
+
+
+def test_a_rule_that_draws_from_many_is_there_while_somebody_needs_it() -> None:
+    rules = Ruleset(TABLE, skeleton(TABLE))
+    many = [(f"10.1.1.{number}", "n2", "ready") for number in range(DRAWS + 1)]
+    name, value = f"any-{DRAWS + 1}", f"0:{DRAWS + 1:x}"
+    told = rules.change({"default/a": part_of(*many)})
+    assert told.startswith(
+        f"add chain ip wherry-services {name}\n"
+        f"add rule ip wherry-services {name} {drawing('tcp', DRAWS + 1)}\n"
+        f"add rule ip wherry-services {name} {drawing('udp', DRAWS + 1)}\n"
+        f"add element ip wherry-services draws {{ {value} : jump {name} }}\n"
+    )
+    assert name not in rules.change({"default/b": part_of(*many, clusterIP="10.96.1.2")})
+    assert name not in rules.change({"default/a": part_of(*many[1:])})
+    assert f"add chain ip wherry-services {name}\n" in rules.whole()
+    told = rules.change({"default/b": None})
+    assert (
+        told.index("counts {")
+        < told.index(f"draws {{ {value} }}")
+        < told.index(f"delete chain ip wherry-services {name}")
+    )
+    assert name not in rules.whole()
+    rules.check_invariants()
+
+
+def test_a_change_from_outside_rewrites_one_chain() -> None:
+    rules = Ruleset(TABLE, skeleton(TABLE))
+    spec = {"node_port": 30080, "type": "NodePort"}
+    rules.change({"default/web": part_of(THERE, **spec)})
+    told = rules.change({"default/web": part_of(THERE, ("10.1.1.3", "n2", "ready"), **spec)}).splitlines()
+    assert [line for line in told if " svc-" in line] == [
+        "flush chain ip wherry-services svc-default/web/80/tcp",
+        *(f"add rule ip wherry-services svc-default/web/80/tcp {rule}" for rule in to("10.1.1.2", "10.1.1.3")),
+    ]
 
 
 def test_the_state_names_the_contents_and_not_how_they_came_about() -> None:
