@@ -1,5 +1,6 @@
 """Client configs that a server writes beside its data when it starts, and renews long before they end: the administrator's
-(admin.conf, in group system:masters: whoever can read the file can do everything) and the ingress controller's (ingress.conf).
+(admin.conf, in group system:masters: whoever can read the file can do everything) and the ingress controller's (ingress.conf, or
+where it was told to).
 
 Called by `wherry server`.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ CHECK_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`user` is the certificate's, `label` its name in the config."""
+    """`user` is the certificate's, `label` its name in the config. `file` is within the folder unless it is absolute."""
 
     file: str
     user: str
@@ -58,16 +60,35 @@ def ensure_config(
     return True
 
 
-def ensure_configs(ca: Authority, env: Env, folder: Path, server: str, *, lifetime_s: float = USER_LIFETIME_S) -> None:
-    for account in (ADMIN, INGRESS):
+def accounts(ingress_config: Path | None = None) -> tuple[Account, ...]:
+    """Whose files are written; the ingress controller's where it was asked for, or beside the administrator's."""
+    return (ADMIN, replace(INGRESS, file=str(ingress_config.absolute())) if ingress_config else INGRESS)
+
+
+def ensure_configs(
+    ca: Authority,
+    env: Env,
+    folder: Path,
+    server: str,
+    wanted: Sequence[Account],
+    *,
+    lifetime_s: float = USER_LIFETIME_S,
+) -> None:
+    for account in wanted:
         if ensure_config(ca, env, folder, server, account, lifetime_s=lifetime_s):
             log.info("%s was written", folder / account.file)
 
 
 async def keep_configs(
-    ca: Authority, env: Env, folder: Path, server: str, *, lifetime_s: float = USER_LIFETIME_S
+    ca: Authority,
+    env: Env,
+    folder: Path,
+    server: str,
+    wanted: Sequence[Account],
+    *,
+    lifetime_s: float = USER_LIFETIME_S,
 ) -> None:
     """Renews the files when it is time, until cancelled."""
     while True:
         await asyncio.sleep(check_s(lifetime_s, CHECK_S))
-        ensure_configs(ca, env, folder, server, lifetime_s=lifetime_s)
+        ensure_configs(ca, env, folder, server, wanted, lifetime_s=lifetime_s)

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from wherry.testing.compose import NODES, ComposeCluster
+from wherry.testing.compose import NODES, ComposeCluster, toolbox
 from wherry.testing.dockerd import Dockerd
 from wherry.testing.kubectl import binaries
 from wherry.testing.local import deployment, until
 
 pytestmark = pytest.mark.timeout(900)
+
+REPLICAS = 30
+CURL = "/usr/bin/curl -sf -m 5"
+CONNECTIONS = 3000
+# Of 30 pods that are chosen evenly the sum is beyond this once in 10^9 times (29 degrees of freedom). If a third of them got
+# 1.3 times their share, or one twice, it would be about 150.
+CHI_SQUARE_LIMIT = 120.0
+# Prints how often each pod has answered; each time on a connection of its own.
+COUNT = """
+import collections, json, socket, sys
+counts = collections.Counter()
+for _ in range(int(sys.argv[2])):
+    with socket.create_connection((sys.argv[1], 80), timeout=30) as sock:
+        sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        said = b"".join(iter(lambda: sock.recv(4096), b""))
+    counts[said.split()[-1].decode()] += 1
+print(json.dumps(counts))
+"""
+# Prints those addresses to which a connection can be made.
+REACH = """
+import concurrent.futures, socket, sys
+def reaches(address):
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    print(" ".join(address for address, yes in zip(sys.argv[1:], pool.map(reaches, sys.argv[1:])) if yes))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +59,48 @@ def cluster(dockerd: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def web(cluster: ComposeCluster) -> list[dict[str, object]]:
-    """Three pods that answer with their names, behind a Service with a node port."""
+def web(cluster: ComposeCluster) -> list[dict[str, dict[str, str]]]:
+    """Thirty pods that answer with their names, behind a Service with a node port and an Ingress."""
+    rule = {
+        "host": "web.test",
+        "http": {
+            "paths": [
+                {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}
+            ]
+        },
+    }
+    ingress = {
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"}, "spec": {"rules": [rule]},
+    }  # fmt: skip
     cluster.apply(
         deployment(
             "web",
-            6,
+            REPLICAS,
             "hostname > /www/index.html; exec httpd -f -p 8080 -h /www",
             extra="ports: [{containerPort: 8080}]",
         )
         + "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: NodePort\n"
-        "  selector: {app: web}\n  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]\n"
+        "  selector: {app: web}\n  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]\n---\n" + json.dumps(ingress)
     )
-    return cluster.running("app=web", 6)
+    return cluster.running("app=web", REPLICAS)
+
+
+@pytest.fixture(scope="module")
+def clients(cluster: ComposeCluster) -> dict[str, dict[str, dict[str, str]]]:
+    """Node -> a pod there that has the node's own programs and serves a page, too."""
+    cluster.apply(toolbox("client", "mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w"))
+    return {pod["spec"]["nodeName"]: pod for pod in cluster.running("app=client", len(NODES))}
+
+
+def shell(cluster: ComposeCluster, pod: Mapping[str, Mapping[str, str]], *commands: str) -> list[str]:
+    """What each command has said, on a line; "failed" when it was not successful."""
+    script = "; ".join(f'said=$({command}) && echo "$said" || echo failed' for command in commands)
+    return cluster.wherry("exec", pod["metadata"]["name"], "--", "sh", "-c", script, check=False).splitlines()
+
+
+def by_node(pods: list[dict[str, dict[str, str]]]) -> dict[str, dict[str, dict[str, str]]]:
+    """One of each node's."""
+    return {pod["spec"]["nodeName"]: pod for pod in pods}
 
 
 def test_the_hosts_tools_reach_it(cluster: ComposeCluster) -> None:
@@ -74,22 +135,140 @@ def test_a_node_port_answers_the_host(cluster: ComposeCluster, web: list[dict[st
 
 
 def test_pods_of_different_nodes_reach_each_other(
-    cluster: ComposeCluster, web: list[dict[str, dict[str, str]]]
+    cluster: ComposeCluster,
+    web: list[dict[str, dict[str, str]]],
+    clients: dict[str, dict[str, dict[str, str]]],
 ) -> None:
-    by_node = {pod["spec"]["nodeName"]: pod for pod in web}
-    for source in NODES:
-        inside = by_node[source]["metadata"]["name"]
+    """By address with ping and curl, by the Service's address, and by its names."""
+    names = {pod["metadata"]["name"] for pod in web}
+    targets = [by_node(web)[node] for node in NODES]
+    service = cluster.json("service", "web")["spec"]["clusterIP"]
+    addresses = [pod["status"]["podIP"] for pod in targets]
+    ways = (service, "web", "web.default", "web.default.svc.cluster.local")
+    commands = [
+        *(f"ping -c 1 -W 5 {address} >/dev/null && echo pong" for address in addresses),
+        *(f"{CURL} http://{address}:8080/" for address in addresses),
+        *(f"{CURL} http://{way}/" for way in ways),
+    ]
 
-        def ask(host: str, port: int, inside: str = inside) -> str:
-            # Not wget: the demo image's falls over its resolver, even with an address.
-            command = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {host} {port} | tail -n 1"
-            return cluster.wherry("exec", inside, "--", "sh", "-c", command, check=False).strip()
+    def all_answer() -> bool:
+        def answered(source: str) -> bool:
+            said = shell(cluster, clients[source], *commands)
+            pings, direct, through = said[:3], said[3:6], said[6:]
+            return (
+                pings == ["pong"] * 3
+                and direct == [pod["metadata"]["name"] for pod in targets]
+                and len(through) == len(ways)
+                and set(through) <= names
+            )
 
-        for target in NODES:
-            address = by_node[target]["status"]["podIP"]
-            assert until(partial(ask, address, 8080)) == by_node[target]["metadata"]["name"]
-        # The cluster DNS knows the Service, and its address leads to one of its pods.
-        said = cluster.wherry("exec", inside, "--", "nslookup", "-type=a", "web.default.svc.cluster.local")
-        service = cluster.json("service", "web")["spec"]["clusterIP"]
-        assert service in said
-        assert until(partial(ask, service, 80)) in {pod["metadata"]["name"] for pod in web}
+        with ThreadPoolExecutor(len(NODES)) as pool:
+            return all(pool.map(answered, NODES))
+
+    until(all_answer)
+
+
+def test_an_ingress_answers_the_host(cluster: ComposeCluster, web: list[dict[str, dict[str, str]]]) -> None:
+    """At the node where the controller runs, and at the port of the host that leads there."""
+    names = {pod["metadata"]["name"] for pod in web}
+    node = cluster.address("node-1")
+    for address in (f"{node}:80", "127.0.0.1:6480"):
+        command = ("curl", "-sf", "-m", "5", "-H", "Host: web.test", f"http://{address}/")
+        until(lambda command=command: cluster.dockerd.host(*command, check=False).stdout.strip() in names)  # type: ignore[misc]
+    # Several, so that pods of other nodes are among them.
+    said = {cluster.dockerd.host(*command).stdout.strip() for _ in range(8)}
+    assert len(said) > 1
+    assert said <= names
+    refused = cluster.dockerd.host(
+        "curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", f"http://{node}/"
+    ).stdout
+    assert refused == "404"  # a host that no Ingress has
+    status = until(lambda: cluster.json("ingress", "web")["status"].get("loadBalancer"))
+    assert status == {"ingress": [{"ip": node}]}
+
+
+def test_connections_are_spread_evenly_over_30_pods_of_three_nodes(
+    cluster: ComposeCluster,
+    web: list[dict[str, dict[str, str]]],
+    clients: dict[str, dict[str, dict[str, str]]],
+) -> None:
+    counts: Counter[str] = Counter()
+    service = cluster.json("service", "web")["spec"]["clusterIP"]
+    until(lambda: shell(cluster, clients[NODES[-1]], f"{CURL} http://{service}/") != ["failed"])
+    command = f"/usr/bin/python3 -c '{COUNT}' {service} {CONNECTIONS // len(NODES)}"
+    with ThreadPoolExecutor(len(NODES)) as pool:
+        for (said,) in pool.map(lambda pod: shell(cluster, pod, command), clients.values()):
+            counts.update(json.loads(said))
+    assert counts.keys() == {pod["metadata"]["name"] for pod in web}
+    expected = CONNECTIONS / REPLICAS
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert chi_square < CHI_SQUARE_LIMIT, counts
+
+
+def test_policies_block_what_they_should_and_only_that(
+    cluster: ComposeCluster,
+    web: list[dict[str, dict[str, str]]],
+    clients: dict[str, dict[str, dict[str, str]]],
+) -> None:
+    served = [f"{by_node(web)[node]['status']['podIP']}:8080" for node in NODES]
+    service = f"{cluster.json('service', 'web')['spec']['clusterIP']}:80"
+    others = [f"{clients[node]['status']['podIP']}:8080" for node in NODES]
+
+    def reached() -> dict[str, set[str]]:
+        def from_node(node: str) -> set[str]:
+            command = f"/usr/bin/python3 -c '{REACH}' {' '.join([*served, service, 'web:80', *others])}"
+            return set(" ".join(shell(cluster, clients[node], command)).split())
+
+        with ThreadPoolExecutor(len(NODES)) as pool:
+            return dict(zip(NODES, pool.map(from_node, NODES), strict=True))
+
+    web_ways, client_ways = {*served, service, "web:80"}, set(others)
+    everything = web_ways | client_ways
+    until(lambda: reached() == dict.fromkeys(NODES, everything))
+    for node, role in (("node-1", "friend"), ("node-2", "stranger"), ("node-3", "locked")):
+        cluster.wherry("label", "pod", clients[node]["metadata"]["name"], f"role={role}")
+    cluster.apply(
+        policy(
+            "to-web",
+            {
+                "podSelector": {"matchLabels": {"app": "web"}},
+                "ingress": [
+                    {
+                        "from": [{"podSelector": {"matchExpressions": [
+                            {"key": "role", "operator": "In", "values": ["friend", "locked"]}
+                        ]}}],
+                        "ports": [{"port": 8080}],
+                    }
+                ],
+            },
+        )
+    )  # fmt: skip
+    want = {"node-1": everything, "node-2": client_ways, "node-3": everything}
+    until(lambda: reached() == want)
+    # What leaves, too: only the cluster's DNS and pods like itself.
+    cluster.apply(
+        policy(
+            "from-locked",
+            {
+                "podSelector": {"matchLabels": {"role": "locked"}},
+                "policyTypes": ["Egress"],
+                "egress": [
+                    {"ports": [{"port": 53, "protocol": "UDP"}]},
+                    {"to": [{"podSelector": {"matchLabels": {"app": "client"}}}]},
+                ],
+            },
+        )
+    )
+    want["node-3"] = client_ways
+    until(lambda: reached() == want)
+    assert shell(
+        cluster, clients["node-3"], "nslookup -type=a web.default.svc.cluster.local >/dev/null && echo known"
+    ) == ["known"]
+    cluster.wherry("delete", "networkpolicies", "--all")
+    until(lambda: reached() == dict.fromkeys(NODES, everything))
+
+
+def policy(name: str, spec: dict[str, object]) -> str:
+    return json.dumps(
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec}
+    )

@@ -14,6 +14,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wherry.client.config import ClientConfig
 
 log = logging.getLogger("wherry.ingress")
 
@@ -30,6 +34,12 @@ def parser() -> argparse.ArgumentParser:
         "--config", required=True, type=Path, metavar="FILE",
         help="client config; `wherry server` writes ingress.conf beside its data",
     )  # fmt: skip
+    add(
+        "--server",
+        default="",
+        metavar="HOST:PORT[,...]",
+        help="the control planes; default: the one that --config names",
+    )
     add("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help="default %(default)s")
     add("--address", default="0.0.0.0", metavar="IP[,...]", help="where to listen (default %(default)s)")
     add("--http-port", type=_port, default=80, help="default %(default)s")
@@ -67,7 +77,6 @@ async def _run(arguments: argparse.Namespace) -> None:
     from kubelet.ingress.haproxy import Options
     from kubelet.runtime.processes import find_binary
     from wherry.api.context import Env
-    from wherry.client.config import load_config
     from wherry.client.grpc import connect
 
     find_binary("haproxy")
@@ -79,13 +88,13 @@ async def _run(arguments: argparse.Namespace) -> None:
     if not publish and "0.0.0.0" in addresses:
         from wherry.cli.agent import own_address
 
-        publish = [own_address(load_config(arguments.config).server)]
+        publish = [own_address(_settings(arguments).server)]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ending = asyncio.create_task(stop.wait())
     while not stop.is_set():
-        settings = load_config(arguments.config)
+        settings = _settings(arguments)
         client = connect(settings)
         log.info("control plane %s, listening on %s", settings.server, ", ".join(addresses))
         controller = IngressController(client, Env(), data, options, publish=publish)
@@ -102,6 +111,13 @@ async def _run(arguments: argparse.Namespace) -> None:
             await client.close()
     if arguments.stop_haproxy:
         await process.Haproxy(data, options.socket).stop()
+
+
+def _settings(arguments: argparse.Namespace) -> ClientConfig:
+    from wherry.client.config import load_config
+
+    settings = load_config(arguments.config)
+    return settings.with_server(arguments.server) if arguments.server else settings
 
 
 async def _changed(path: Path) -> None:

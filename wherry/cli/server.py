@@ -117,6 +117,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--replica", default="", metavar="NAME", help="of several on one etcd; default: the advertised address"
     )
+    result.add_argument(
+        "--ingress-config", default=None, type=Path, metavar="FILE",
+        help="where the client config for `wherry ingress` is written; default: ingress.conf in --data-dir",
+    )  # fmt: skip
     result.add_argument("--ready-file", default=None, type=Path, help="written when the server is ready")
     result.add_argument(
         "--ready-fd", default=None, type=int, help="gets a line, and is closed, when the server is ready"
@@ -236,7 +240,7 @@ async def _listen(
     stopped: asyncio.Event,
 ) -> int:
     """Serves until `stopped`, or until the control plane fails."""
-    from controlplane.auth.admin import ADMIN, ensure_configs, keep_configs
+    from controlplane.auth.admin import ADMIN, accounts, ensure_configs, keep_configs
     from controlplane.auth.serving import ServingCertificate
     from controlplane.fronts.grpc.server import JOIN_METHODS, MAX_JOIN_RPCS, GrpcServer
     from wherry.api import resident
@@ -270,7 +274,8 @@ async def _listen(
     admin_config = arguments.data_dir / ADMIN.file
     write_private(arguments.data_dir / "ca.crt", plane.ca.certificate_pem)
     user_s = plane.lifetimes().user_s
-    ensure_configs(plane.ca, env, arguments.data_dir, advertised, lifetime_s=user_s)
+    configs = accounts(arguments.ingress_config)
+    ensure_configs(plane.ca, env, arguments.data_dir, advertised, configs, lifetime_s=user_s)
     kubernetes = _http_socket(arguments.http_listen, host, bound)
     if arguments.metrics:
         from controlplane.metrics import serve_metrics
@@ -283,7 +288,7 @@ async def _listen(
             background = [
                 group.keep(serving.run, name="serving-certificate"),
                 group.keep(
-                    partial(keep_configs, plane.ca, env, arguments.data_dir, advertised, lifetime_s=user_s),
+                    partial(keep_configs, plane.ca, env, arguments.data_dir, advertised, configs, lifetime_s=user_s),
                     name="client-configs",
                 ),
                 group.keep(plane.stalls.run, name="stalls"),
