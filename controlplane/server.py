@@ -199,6 +199,11 @@ class ControlPlane:
         self.registry.issue_with(self.account_tokens.issue)
         self.registry.answer_with(Reviews(self.authorizer, self._rbac, self.authentication.review).answer)
 
+    @property
+    def token_review(self) -> Callable[[str], Awaitable[Identity | None]] | None:
+        """For the fronts; None without tokens."""
+        return self.authentication.identity if self.authentication is not None else None
+
     def lifetimes(self) -> Lifetimes:
         from controlplane.auth.certificates import Lifetimes
 

@@ -16,18 +16,19 @@ from controlplane.auth import admin as configs
 from controlplane.auth.ca import make_authority
 from controlplane.auth.certificates import issue_client
 from controlplane.auth.names import node_of
-from controlplane.registry.base import ADMIN, Identity
+from controlplane.registry.base import ADMIN, Identity, RequestContext
 from kubelet.identity import Identity as NodeCredentials
 from kubelet.identity import IdentityError, fetch_ca, join, new_request
 from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, Forbidden, NotFound, ServiceUnavailable, Unauthorized
 from wherry.client.base import Selection
 from wherry.client.client import Client
-from wherry.client.config import load_config
+from wherry.client.config import ClientConfig, load_config, write_config
 from wherry.client.grpc import TLS, GrpcTransport, connect
 from wherry.client.informer import Informer
 from wherry.client.tokens import create_token, delete_token, list_tokens
-from wherry.pb import core_v1_pb2, nodelink_pb2
+from wherry.pb import authentication_v1_pb2, core_v1_pb2, nodelink_pb2, rbac_v1_pb2
+from wherry.testing.eventually import eventually
 from wherry.testing.serving import Serving, serving
 
 ConfigMap = core_v1_pb2.ConfigMap
@@ -91,13 +92,75 @@ async def test_a_client_does_not_believe_another_cluster(running: Serving) -> No
     await client.close()
 
 
-async def test_the_join_port_serves_nothing_but_joining(running: Serving) -> None:
+async def test_without_a_token_the_join_port_serves_nothing_but_joining_and_health(running: Serving) -> None:
     assert running.plane.ca is not None
-    client = Client(GrpcTransport([running.join_address], TLS(running.plane.ca.certificate_pem)))
+    transport = GrpcTransport([running.join_address], TLS(running.plane.ca.certificate_pem))
+    client = Client(transport)
     assert (await client.server_status()).status == "Success"
-    with pytest.raises(Exception, match="Method not found"):
+    with pytest.raises(Unauthorized):
         await client.list(ConfigMap)
+    with pytest.raises(Unauthorized):
+        await anext(client.watch(ConfigMap))
+    with pytest.raises(Exception, match="Method not found"):
+        await anext(aiter(transport.bidi("/wherry.v1.NodeLink/Connect")))
     await client.close()
+
+
+async def test_a_service_account_comes_with_its_token_alone(running: Serving, admin: Client, tmp_path: Path) -> None:
+    account = core_v1_pb2.ServiceAccount()
+    account.metadata.name, account.metadata.namespace = "robot", "default"
+    await admin.create(account)
+    assert running.plane.ca is not None
+    file = tmp_path / "token"
+    config = ClientConfig(running.join_address, running.plane.ca.certificate_pem, token_file="token")
+    write_config(config, tmp_path / "config")
+    file.write_text(f"{await account_token(running)}\n")
+    robot = connect(load_config(tmp_path / "config"))
+    try:
+        with pytest.raises(
+            Forbidden, match='User "system:serviceaccount:default:robot" cannot list resource "configmaps"'
+        ):
+            await robot.list(ConfigMap)
+        await admin.create(reader_binding())
+        await admin.create(config_map("seen"))
+
+        async def allowed() -> bool:
+            try:
+                return "seen" in [
+                    item.metadata.name for item in (await robot.list(ConfigMap, Selection("default"))).items
+                ]
+            except Forbidden:
+                return False
+
+        await eventually(allowed)
+        batches = robot.watch(ConfigMap, Selection("default"))
+        assert (await anext(batches)).events
+        await batches.aclose()
+        await admin.delete(core_v1_pb2.ServiceAccount, "robot", "default")
+        with pytest.raises(Unauthorized):
+            await robot.list(ConfigMap, Selection("default"))
+    finally:
+        await robot.close()
+    # Nor does a certificate that is no good help whoever has a token that is none.
+    mallory = Client(GrpcTransport([running.join_address], TLS(config.ca), token=lambda: "a.b.c"))
+    with pytest.raises(Unauthorized):
+        await mallory.list(ConfigMap)
+    await mallory.close()
+
+
+async def account_token(running: Serving) -> str:
+    assert running.plane.account_tokens is not None
+    request = authentication_v1_pb2.TokenRequest()
+    ctx = RequestContext(ADMIN)
+    return str((await running.plane.account_tokens.issue(ctx, "default", "robot", request)).status.token)
+
+
+def reader_binding() -> rbac_v1_pb2.RoleBinding:
+    made = rbac_v1_pb2.RoleBinding()
+    made.metadata.name, made.metadata.namespace = "robot", "default"
+    made.role_ref.api_group, made.role_ref.kind, made.role_ref.name = "rbac.authorization.k8s.io", "ClusterRole", "view"
+    made.subjects.add(kind="ServiceAccount", name="robot", namespace="default")
+    return made
 
 
 async def test_reflection_names_the_services(running: Serving, admin: Client) -> None:

@@ -242,7 +242,7 @@ async def _listen(
     """Serves until `stopped`, or until the control plane fails."""
     from controlplane.auth.admin import ADMIN, accounts, ensure_configs, keep_configs
     from controlplane.auth.serving import ServingCertificate
-    from controlplane.fronts.grpc.server import JOIN_METHODS, MAX_JOIN_RPCS, GrpcServer
+    from controlplane.fronts.grpc.server import JOIN_METHODS, MAX_TOKEN_RPCS, GrpcServer
     from wherry.api import resident
     from wherry.api.tasks import TaskGroup
     from wherry.client.config import write_private
@@ -264,7 +264,10 @@ async def _listen(
         credentials=serving.credentials(require_client_certificate=False),
         only=JOIN_METHODS,
         reflection=False,
-        max_rpcs=MAX_JOIN_RPCS,
+        max_rpcs=MAX_TOKEN_RPCS,
+        flow=plane.flow,
+        auditor=plane.auditor,
+        tokens=plane.token_review,
     )
     bound = await server.start(join_host_port(host, port))
     join_address = arguments.join_listen or join_host_port(host, bound + 1)

@@ -36,6 +36,8 @@ class ClientConfig:
     context: str = "wherry"
     cluster: str = "wherry"
     user: str = "wherry"
+    token: str = ""  # in place of a certificate; such callers are served on the join port
+    token_file: str = ""  # the same, in a file that somebody renews; it counts before `token`
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -72,6 +74,8 @@ def load_config(path: str | os.PathLike[str] | None = None, *, context: str | No
         context=name,
         cluster=cluster_name,
         user=user_name,
+        token=str(user.get("token") or ""),
+        token_file=str((file.parent / str(user["tokenFile"])).expanduser()) if user.get("tokenFile") else "",
     )
 
 
@@ -80,9 +84,9 @@ def to_document(config: ClientConfig) -> dict[str, Any]:
     context: dict[str, Any] = {"cluster": config.cluster, "user": config.user}
     if config.namespace:
         context["namespace"] = config.namespace
-    user = {}
+    user = {name: value for name, value in (("token", config.token), ("tokenFile", config.token_file)) if value}
     if config.certificate:
-        user = {"client-certificate-data": _encode(config.certificate), "client-key-data": _encode(config.key)}
+        user |= {"client-certificate-data": _encode(config.certificate), "client-key-data": _encode(config.key)}
     server = ",".join(f"https://{endpoint}" for endpoint in config.endpoints)
     return {
         "apiVersion": "v1",

@@ -8,15 +8,16 @@ happened: it ends as ServiceUnavailable and its caller decides. One that could n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from wherry.api.context import CAUSE_KEY, cause
-from wherry.api.errors import ServiceUnavailable
+from wherry.api.errors import ServiceUnavailable, Unauthorized
 from wherry.client.base import BidiStream
 from wherry.client.client import DEFAULT_TIMEOUT_S, Client
 from wherry.client.config import ClientConfig
@@ -27,6 +28,7 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_METADATA_BYTES = 64 * 1024
 # How long one of several endpoints may take to connect before the next one is tried.
 CONNECT_TIMEOUT_S = 2.0
+TOKEN_REREAD_S = 60.0
 
 # Keepalive finds a peer that vanished without a word within about 15 s, and the server's policy admits the pings. The
 # back-off is short because an agent's first job is to be back; gRPC adds jitter of its own.
@@ -62,9 +64,17 @@ class TLS:
 class GrpcTransport:
     """Create it on the loop that uses it. `endpoints` are HOST:PORT. `tls=None` talks plain text (a unix socket, tests)."""
 
-    def __init__(self, endpoints: Sequence[str], tls: TLS | None, *, follow: str = "") -> None:
-        """`follow` is the method of a stream that all other calls are to stay with: while its endpoint is connected, only the end
-        of that stream moves them to the next one (an agent's sessions must go where its control stream is)."""
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        tls: TLS | None,
+        *,
+        follow: str = "",
+        token: Callable[[], str] | None = None,
+    ) -> None:
+        """`token` gives the bearer token that each call shows. `follow` is the method of a stream that all other calls are to
+        stay with: while its endpoint is connected, only the end of that stream moves them to the next one (an agent's sessions
+        must go where its control stream is)."""
         if not endpoints:
             raise ValueError("no endpoint given; wanted at least one HOST:PORT")
         self._endpoints = tuple(endpoints)
@@ -73,6 +83,7 @@ class GrpcTransport:
         self._stubs: dict[tuple[int, str], Any] = {}
         self._current = 0
         self._follow = follow
+        self._token = token
         self._closed = False
 
     @property
@@ -84,7 +95,7 @@ class GrpcTransport:
         rpc = method(method_path)
         index = await self._settle()
         try:
-            return await self._stub(index, rpc)(request, timeout=timeout_s, metadata=_metadata(None))
+            return await self._stub(index, rpc)(request, timeout=timeout_s, metadata=self._metadata(None))
         except grpc.aio.AioRpcError as error:
             raise self._failed(index, error, method_path) from error
         except asyncio.CancelledError as error:
@@ -93,7 +104,7 @@ class GrpcTransport:
     async def server_stream(self, method_path: str, request: Message) -> AsyncIterator[Any]:
         rpc = method(method_path)
         index = await self._settle()
-        call = self._stub(index, rpc)(request, metadata=_metadata(None))
+        call = self._stub(index, rpc)(request, metadata=self._metadata(None))
         try:
             async for response in call:
                 yield response
@@ -106,8 +117,12 @@ class GrpcTransport:
 
     def bidi(self, method_path: str, *, metadata: Mapping[str, str] | None = None) -> BidiStream:
         index = self._pick()
-        call = self._stub(index, method(method_path))(metadata=_metadata(metadata))
+        call = self._stub(index, method(method_path))(metadata=self._metadata(metadata))
         return _GrpcStream(self, index, call, method_path)
+
+    def _metadata(self, extra: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+        pairs = _metadata(extra)
+        return pairs if self._token is None else (*pairs, ("authorization", f"Bearer {self._token()}"))
 
     async def close(self) -> None:
         self._closed = True
@@ -272,4 +287,26 @@ def _metadata(extra: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
 def connect(config: ClientConfig, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
     """A client of the cluster that the config names. It connects with its first call; close it."""
     tls = TLS(config.ca, config.certificate, config.key)
-    return Client(GrpcTransport(config.endpoints, tls), timeout_s=timeout_s)
+    token = TokenSource(config).get if config.token or config.token_file else None
+    return Client(GrpcTransport(config.endpoints, tls, token=token), timeout_s=timeout_s)
+
+
+class TokenSource:
+    """The config's token; one in a file is read again and again, since who put it there replaces it before it ends."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._file = config.token_file
+        self._token = config.token
+        self._read_again = 0.0  # on the loop's clock
+
+    def get(self) -> str:
+        """Raises Unauthorized when there is none."""
+        now = asyncio.get_running_loop().time()
+        if self._file and now >= self._read_again:
+            try:
+                self._token = Path(self._file).read_text().strip()
+            except OSError as error:
+                if not self._token:
+                    raise Unauthorized(f"the token file {self._file} can't be read: {error.strerror}") from error
+            self._read_again = now + TOKEN_REREAD_S
+        return self._token

@@ -112,5 +112,8 @@ def _servers(control_plane: ControlPlane, env: Env, certificate: Any) -> tuple[A
         credentials=certificate.credentials(require_client_certificate=False),
         only=JOIN_METHODS,
         reflection=False,
+        flow=control_plane.flow,
+        auditor=control_plane.auditor,
+        tokens=control_plane.token_review,
     )
     return server, joining

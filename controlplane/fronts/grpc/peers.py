@@ -7,11 +7,15 @@ certificate, since parsing costs more than a small request.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from controlplane.registry.base import ANONYMOUS, Identity
 
 MAX_CACHED = 4096
+
+# The identity behind a bearer token, or None when it is nobody's.
+TokenReview = Callable[[str], Awaitable[Identity | None]]
 
 
 class Peers:
@@ -33,6 +37,12 @@ class Peers:
                 self._cache.move_to_end(pem)
             return known
         return ANONYMOUS
+
+
+def bearer_token(header: str) -> str:
+    """Of an authorization header; "" when it has none."""
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def identity_of(pem: bytes) -> Identity:

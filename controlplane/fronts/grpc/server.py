@@ -1,24 +1,26 @@
 """The gRPC listener: TLS, identities, deadlines, limits, and an orderly end. Started by `wherry server`.
 
 Two ports, since gRPC for Python can demand a client certificate or not ask for one at all, but not leave it to the client:
-the main one demands a certificate of the cluster CA; the join port asks for none and serves NodeLink.Join and health only.
+the main one demands a certificate of the cluster CA; the join port asks for none. There callers show a bearer token in the
+metadata `authorization`, as over HTTPS; without one there are NodeLink.Join and health, nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from controlplane.fronts.call import Call
 from controlplane.fronts.flow import FREE, Flow
-from controlplane.fronts.grpc.peers import Peers
+from controlplane.fronts.grpc.peers import Peers, TokenReview, bearer_token
 from controlplane.fronts.services import Services
+from controlplane.registry.base import ANONYMOUS, Identity
 from wherry.api.context import CAUSE_KEY, Env, cause
-from wherry.api.errors import APIError, ServiceUnavailable, Timeout
+from wherry.api.errors import APIError, ServiceUnavailable, Timeout, Unauthorized
 from wherry.client.grpc import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from wherry.client.grpc_errors import code_of, trailing_metadata
 from wherry.client.methods import Method, methods_of
@@ -30,11 +32,18 @@ log = logging.getLogger(__name__)
 
 # Streams count too: a thousand nodes and their watches fit.
 MAX_CONCURRENT_RPCS = 10_000
-MAX_JOIN_RPCS = 100
+MAX_JOIN_RPCS = 100  # of callers whom nobody knows yet
+MAX_TOKEN_RPCS = 2000
 # What clients call; nodes' own link is theirs alone, and bounded by their number.
 _LIMITED = ("/wherry.v1.Resources/", "/wherry.v1.Pods/", "/wherry.v1.Scheduling/")
 _READING = ("Get", "List", "Discover", "Explain", "Plan")
-JOIN_METHODS = ("/wherry.v1.NodeLink/Join", "/grpc.health.v1.Health/Check")  # all that the join port serves
+OPEN_METHODS = ("/wherry.v1.NodeLink/Join", "/grpc.health.v1.Health/Check")  # for anybody, on the join port
+# The node link is for nodes, which have certificates.
+JOIN_METHODS = (
+    *OPEN_METHODS,
+    *(rpc.path for name in ("Resources", "Pods", "Scheduling") for rpc in methods_of(f"wherry.v1.{name}")),
+)
+TOKEN_KEY = "authorization"
 UNARY_LIMIT_S = 60.0  # for callers that set no deadline
 STOP_GRACE_S = 5.0
 
@@ -55,7 +64,8 @@ SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 
 class GrpcServer:
-    """`credentials` None: plain text, for tests of the transport alone. `only` limits the methods by their paths."""
+    """`credentials` None: plain text, for tests of the transport alone. `only` limits the methods by their paths. With `tokens`
+    a caller without a certificate must show a token for what is not open to all; without it such a caller is anonymous."""
 
     def __init__(
         self,
@@ -68,7 +78,10 @@ class GrpcServer:
         max_rpcs: int = MAX_CONCURRENT_RPCS,
         flow: Flow | None = None,
         auditor: Auditor | None = None,
+        tokens: TokenReview | None = None,
     ) -> None:
+        self._tokens = tokens
+        self._joining = 0
         self._services = services
         self._env = env
         self._credentials = credentials
@@ -117,7 +130,7 @@ class GrpcServer:
         limited = self._flow is not None and rpc.path.startswith(_LIMITED)
         if self._auditor is not None and rpc.path.startswith(_LIMITED):
             handler = self._audited_stream(rpc, handler) if rpc.server_streaming else self._audited(rpc.path, handler)
-        function = self._stream(handler, limited) if rpc.server_streaming else self._unary(handler, limited, rpc.name)
+        function = self._stream(handler, limited) if rpc.server_streaming else self._unary(handler, limited, rpc)
         result: grpc.RpcMethodHandler[Any, Any] = kinds[rpc.client_streaming, rpc.server_streaming](
             function,
             request_deserializer=rpc.request.FromString,
@@ -125,14 +138,19 @@ class GrpcServer:
         )
         return result
 
-    def _unary(self, handler: Callable[[Any, Any], Any], limited: bool, name: str) -> Callable[[Any, Any], Any]:
+    def _unary(self, handler: Callable[[Any, Any], Any], limited: bool, rpc: Method) -> Callable[[Any, Any], Any]:
+        is_open = self._tokens is not None and rpc.path in OPEN_METHODS
+
         async def unary(request: Any, context: Any) -> Any:
-            call = self._call(context)
             remaining = context.time_remaining()
             seat = FREE
+            self._joining += is_open
             try:
+                if is_open and self._joining > MAX_JOIN_RPCS:
+                    raise ServiceUnavailable("too many callers without a token", retry_after_s=1)
+                call = await self._call(context, required=not is_open)
                 if limited and self._flow is not None:
-                    seat = await self._flow.enter(call.identity, writes=name not in _READING)
+                    seat = await self._flow.enter(call.identity, writes=rpc.name not in _READING)
                 if remaining is not None:
                     return await handler(request, call)  # gRPC cancels it at its deadline
                 async with asyncio.timeout(UNARY_LIMIT_S):
@@ -142,6 +160,7 @@ class GrpcServer:
             except TimeoutError:
                 await _abort(context, Timeout(f"no answer within {UNARY_LIMIT_S:g} s"))
             finally:
+                self._joining -= is_open
                 seat.leave()
 
         return unary
@@ -152,13 +171,13 @@ class GrpcServer:
             assert task is not None
             if self._draining:
                 await _abort(context, _stopping())
-            call = self._call(context)
-            if limited and self._flow is not None:
-                try:
+            try:
+                call = await self._call(context, required=True)
+                if limited and self._flow is not None:
                     # Like a watch over HTTPS: it counts until it stands.
                     (await self._flow.enter(call.identity, writes=False)).leave()
-                except APIError as error:
-                    await _abort(context, error)
+            except APIError as error:
+                await _abort(context, error)
             self._streams[task] = None
             responses = handler(request, call)
             try:
@@ -225,16 +244,33 @@ class GrpcServer:
 
         return stream
 
-    def _call(self, context: Any) -> Call:
+    async def _identity(self, context: Any, metadata: Mapping[str, str], *, required: bool) -> Identity:
+        """By the certificate, or else by the token. Raises Unauthorized for a token that is nobody's, and for none where one is
+        `required`."""
+        identity = self._peers.identity(context)
+        if self._tokens is None or identity != ANONYMOUS:
+            return identity
+        token = bearer_token(metadata.get(TOKEN_KEY, ""))
+        if not token:
+            if required:
+                raise Unauthorized("Unauthorized")
+            return identity
+        found = await self._tokens(token)
+        if found is None:
+            raise Unauthorized("Unauthorized")
+        return found
+
+    async def _call(self, context: Any, *, required: bool) -> Call:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         current = metadata.get(CAUSE_KEY) or f"{self._env.rng.getrandbits(48):012x}"
         cause.set(current)
         remaining = context.time_remaining()
+        identity = await self._identity(context, metadata, required=required)
         return Call(
-            identity=self._peers.identity(context),
+            identity=identity,
             cause=current,
             deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
-            metadata=metadata,
+            metadata={key: value for key, value in metadata.items() if key != TOKEN_KEY},
             peer=context.peer(),
         )
 

@@ -20,6 +20,7 @@ from controlplane.auth.authorizer import Attributes, Authorizer
 from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.fronts.flow import Flow
+from controlplane.fronts.grpc.peers import TokenReview
 from controlplane.fronts.http import discovery, encoding, media
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.issuer import Issuer
@@ -27,7 +28,7 @@ from controlplane.fronts.http.media import Form
 from controlplane.fronts.http.nodeproxy import EXPOSITION, Figures
 from controlplane.fronts.http.openapi.documents import Documents
 from controlplane.fronts.http.paths import resource_target
-from controlplane.fronts.http.peers import Peers, TokenReview
+from controlplane.fronts.http.peers import Peers
 from controlplane.fronts.http.resources import Resources
 from controlplane.fronts.http.sessions import Sessions
 from controlplane.fronts.pace import Turns

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import ssl
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
 from controlplane.auth.authorizer import Attributes, Authorizer
-from controlplane.fronts.grpc.peers import identity_of
+from controlplane.fronts.grpc.peers import TokenReview, bearer_token, identity_of
 from controlplane.registry.base import ANONYMOUS, Identity
 from wherry.api.errors import BadRequest, Unauthorized
 
 MAX_CACHED = 4096
 _EXTRA = "impersonate-extra-"
-
-# The identity behind a bearer token, or None when it is nobody's.
-TokenReview = Callable[[str], Awaitable[Identity | None]]
 
 
 class Peers:
@@ -50,9 +46,8 @@ class Peers:
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
         if certificate:
             return self._of_certificate(certificate)
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            found = await self._tokens(token.strip()) if self._tokens is not None else None
+        if token := bearer_token(request.headers.get("Authorization", "")):
+            found = await self._tokens(token) if self._tokens is not None else None
             if found is None:
                 raise Unauthorized("Unauthorized")
             return found

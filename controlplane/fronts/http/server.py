@@ -36,7 +36,7 @@ def handler_of(plane: ControlPlane) -> Handler:
     """The front of a control plane that has started."""
     checks = {"ping": lambda: True, "log": lambda: True, "serving": lambda: plane.health.serving}
     sessions = Sessions(plane.services.handler)
-    authentication, accounts = plane.authentication, plane.account_tokens
+    accounts = plane.account_tokens
     return Handler(
         plane.registry,
         plane.authorizer,
@@ -44,7 +44,7 @@ def handler_of(plane: ControlPlane) -> Handler:
         plane.env,
         checks,
         sessions,
-        tokens=authentication.identity if authentication is not None else None,
+        tokens=plane.token_review,
         issuer=Issuer(accounts.public_keys()) if accounts is not None else None,
         figures=plane.figures,
         metrics=plane.metrics,
