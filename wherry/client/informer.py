@@ -72,6 +72,7 @@ class Informer(Generic[M]):
         self._handlers: list[Handler] = []
         self._synced = asyncio.Event()
         self._version = ""
+        self._generation = 0
         for name, function in (indexers or {}).items():
             self.add_indexer(name, function)
 
@@ -87,6 +88,11 @@ class Informer(Generic[M]):
     def resource_version(self) -> str:
         """The copy shows at least everything up to this revision; empty before the first list."""
         return self._version
+
+    @property
+    def generation(self) -> int:
+        """Grows with every change of the copy."""
+        return self._generation
 
     def add_indexer(self, name: str, function: IndexFunction) -> None:
         """`function(obj)` gives the values under which `by_index(name, value)` finds it. Raises ValueError when the
@@ -213,6 +219,7 @@ class Informer(Generic[M]):
                 self._remove(key, None)
                 old = None
         self._objects[key] = obj
+        self._generation += 1
         self._reindex(key, old, obj)
         for handler in self._handlers:
             self._call(handler, old, obj)
@@ -221,6 +228,7 @@ class Informer(Generic[M]):
         old = self._objects.pop(key, None)
         if old is None:
             return
+        self._generation += 1
         self._reindex(key, old, None)
         for handler in self._handlers:
             self._call(handler, last if last is not None else old, None)

@@ -31,6 +31,8 @@ class Lookup(Protocol[T]):
 
     @property
     def synced(self) -> bool: ...
+    @property
+    def generation(self) -> int: ...
     def get(self, name: str, namespace: str = "") -> T | None: ...
     def by_index(self, index: str, value: str) -> list[T]: ...
 
@@ -81,6 +83,11 @@ class Zone:
         self._services = services
         self._slices = slices
         self._slice_index = slice_index
+
+    @property
+    def version(self) -> int:
+        """Another number when `find` may find something else."""
+        return self._services.generation + self._slices.generation  # neither ever falls
 
     def find(self, name: str, kind: str) -> Answer | None:
         """`name` in lower case without the last dot; None: not ours, ask elsewhere."""

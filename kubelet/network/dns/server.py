@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Sequence
-from typing import cast
 
 from kubelet.network.dns import wire
+from kubelet.network.dns.answers import Answers
 from kubelet.network.dns.records import NotSynced, Record, Zone
 from kubelet.network.dns.upstream import Upstream
 from wherry.api.context import Env
@@ -17,6 +18,8 @@ TTL_S = 5  # an endpoint that is gone is asked for no longer than this
 MAX_CONNECTIONS = 100
 IDLE_S = 10.0
 MAX_TASKS = 1000
+BURST = 64  # datagrams between two looks at the loop
+MAX_DATAGRAM = 4096
 
 
 class NameServer:
@@ -26,6 +29,7 @@ class NameServer:
         self._env = env
         self._zone = zone
         self._upstream = upstream
+        self._answers = Answers()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._connections = 0
         self.serving = asyncio.Event()
@@ -36,15 +40,18 @@ class NameServer:
         loop = asyncio.get_running_loop()
         server = await asyncio.start_server(self._on_connection, address, port)
         port = server.sockets[0].getsockname()[1]
-        transport = None
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.setblocking(False)
         try:
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=(address, port))
+            datagrams.bind((address, port))
+            # A transport's buffers and callbacks cost more than most answers do.
+            loop.add_reader(datagrams, self._on_readable, datagrams)
             self.address = (address, port)
             self.serving.set()
             await loop.create_future()
         finally:
-            if transport is not None:
-                transport.close()
+            loop.remove_reader(datagrams)
+            datagrams.close()
             server.close()
             for task in list(self._tasks):
                 task.cancel()
@@ -66,11 +73,15 @@ class NameServer:
         if found is None:
             return self._upstream.cached(query) or query
         limit = 0 if tcp else query.size
-        if not found.answers:
+        if found.answers:
+            answers = self._shuffled(found.answers)
+            said = wire.response(query, wire.NOERROR, answers, additional=found.additional, ttl_s=TTL_S, max_size=limit)
+        else:
             rcode = wire.NOERROR if found.exists else wire.NXDOMAIN
-            return wire.response(query, rcode, authority=[self._soa()], ttl_s=TTL_S, max_size=limit)
-        answers = self._shuffled(found.answers)
-        return wire.response(query, wire.NOERROR, answers, additional=found.additional, ttl_s=TTL_S, max_size=limit)
+            said = wire.response(query, rcode, authority=[self._soa()], ttl_s=TTL_S, max_size=limit)
+        if not tcp and query.plain:
+            self._answers.add(data, said, len(found.answers))
+        return said
 
     def _shuffled(self, answers: Sequence[Record]) -> list[Record]:
         """Many clients take the first."""
@@ -85,25 +96,26 @@ class NameServer:
 
     # -- datagrams
 
-    def on_datagram(self, data: bytes, sender: tuple[str, int], transport: asyncio.DatagramTransport) -> None:
-        said = self.answer(data, tcp=False)
-        if isinstance(said, bytes):
-            if said:
-                transport.sendto(said, sender)
-        elif len(self._tasks) < MAX_TASKS:
-            task = asyncio.get_running_loop().create_task(self._ask(said, data, sender, transport))
-            self._tasks[task] = None
-            task.add_done_callback(self._forget)
+    def _on_readable(self, datagrams: socket.socket) -> None:
+        for _ in range(BURST):
+            try:
+                data, sender = datagrams.recvfrom(MAX_DATAGRAM)
+            except OSError:
+                return  # that was all
+            said = self._answers.get(data, self._zone.version) or self.answer(data, tcp=False)
+            if isinstance(said, bytes):
+                if said:
+                    _send(datagrams, said, sender)
+            elif len(self._tasks) < MAX_TASKS:
+                task = asyncio.get_running_loop().create_task(self._ask(said, data, sender, datagrams))
+                self._tasks[task] = None
+                task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
 
-    async def _ask(
-        self, query: wire.Query, data: bytes, sender: tuple[str, int], transport: asyncio.DatagramTransport
-    ) -> None:
-        said = await self._upstream.ask(query, data, tcp=False)
-        if not transport.is_closing():
-            transport.sendto(said, sender)
+    async def _ask(self, query: wire.Query, data: bytes, sender: tuple[str, int], datagrams: socket.socket) -> None:
+        _send(datagrams, await self._upstream.ask(query, data, tcp=False), sender)
 
     # -- connections
 
@@ -128,14 +140,8 @@ class NameServer:
             writer.close()
 
 
-class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, server: NameServer) -> None:
-        self._server = server
-        self._transport: asyncio.DatagramTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's has another base
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if self._transport is not None:
-            self._server.on_datagram(data, addr, self._transport)
+def _send(datagrams: socket.socket, said: bytes, sender: tuple[str, int]) -> None:
+    try:
+        datagrams.sendto(said, sender)
+    except OSError:
+        pass  # it asks again, if it is still there

@@ -21,6 +21,7 @@ _HEADER = struct.Struct("!6H")
 _RECORD = struct.Struct("!HHIH")
 _QR, _AA, _TC, _RD, _RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 MIN_SIZE, MAX_SIZE = 512, 1232  # of a datagram; the latter passes everywhere without fragments
+_PLAIN_EDNS = 11  # the record without an option
 _MAX_LABEL, _MAX_NAME = 63, 255
 
 
@@ -38,6 +39,7 @@ class Query:
     cls: int
     size: int  # largest datagram that the client takes
     edns: bool
+    plain: bool  # nothing came with the question but perhaps that size: no cookie, say
 
     @property
     def opcode(self) -> int:
@@ -55,10 +57,11 @@ def parse_query(data: bytes) -> Query:
         raise Malformed("the question ends early")
     kind, cls = struct.unpack_from("!HH", data, place)
     size, edns = MIN_SIZE, False
+    plain = len(data) - place - 4 <= _PLAIN_EDNS
     for record in _records(data, place + 4, min(answers + authorities + more, 16)):
         if record.kind == TYPES["OPT"]:
             size, edns = min(max(record.cls, MIN_SIZE), MAX_SIZE), True
-    return Query(number, flags, data[_HEADER.size : place + 4], name, kind, cls, size, edns)
+    return Query(number, flags, data[_HEADER.size : place + 4], name, kind, cls, size, edns, plain)
 
 
 def response(

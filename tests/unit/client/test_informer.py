@@ -122,6 +122,7 @@ async def test_an_expired_revision_lists_again_and_tells_what_changed_meanwhile(
     assert script.lists == 2
     assert log[3:] == [("1", ""), ("1", ""), ("", "9"), ("", "8")]
     assert script.watched_from == ["1", "9"]
+    assert informer.generation == len(log)  # one more for every change, however it came to be known
 
 
 async def test_a_part_of_a_batch_is_no_place_to_resume_from(env: Env) -> None:

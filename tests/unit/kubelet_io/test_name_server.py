@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import dns.asyncquery
+import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
@@ -26,12 +27,20 @@ class Names:
 
     def __init__(self) -> None:
         self.known = True
+        self.version = 0
+        self.looked_up = 0
+        self.address = "10.0.0.1"
 
     def find(self, name: str, kind: str) -> Answer | None:
+        self.looked_up += 1
         if not name.endswith("cluster.local"):
             return None
         if not self.known:
             raise NotSynced
+        if name == "one.cluster.local":
+            return Answer(answers=(Record(name, kind, self.address),))
+        if name == "few.cluster.local":
+            return Answer(answers=tuple(Record(name, kind, f"10.0.0.{number}") for number in range(3)))
         if name != "many.cluster.local":
             return Answer(exists=False)
         return Answer(answers=tuple(Record(name, "A", f"10.0.0.{number}") for number in range(100)))
@@ -92,6 +101,34 @@ async def test_a_large_answer_is_cut_short_and_whole_over_tcp(setup: Setup) -> N
     whole = await setup.tcp("many.cluster.local")
     assert len(whole.answer[0]) == 100
     assert not whole.flags & dns.flags.TC
+
+
+async def test_what_was_asked_before_is_answered_as_before_until_something_changes(setup: Setup) -> None:
+    for name in ("one.cluster.local", "nope.cluster.local", "ONE.cluster.local"):
+        before = setup.names.looked_up
+        first, second = [await setup.udp(name) for _ in range(2)]
+        assert setup.names.looked_up == before + 1
+        second.id = first.id
+        assert first == second
+        assert str(second.question[0].name) == f"{name}."
+    setup.names.address = "10.0.0.2"
+    setup.names.version += 1
+    assert (await setup.udp("one.cluster.local")).answer[0][0].address == "10.0.0.2"
+
+
+async def test_answers_with_options_are_not_kept(setup: Setup) -> None:
+    host, port = setup.server.address
+    for number in range(3):
+        cookie = dns.edns.GenericOption(10, number.to_bytes(8, "big"))
+        query = dns.message.make_query("one.cluster.local", "A", use_edns=0, options=[cookie])
+        assert (await dns.asyncquery.udp(query, host, port=port, timeout=10)).answer
+    assert setup.names.looked_up == 3
+
+
+async def test_several_addresses_come_in_a_few_orders(setup: Setup) -> None:
+    orders = {tuple(item.address for item in (await setup.udp("few.cluster.local")).answer[0]) for _ in range(60)}
+    assert {frozenset(order) for order in orders} == {frozenset({"10.0.0.0", "10.0.0.1", "10.0.0.2"})}
+    assert setup.names.looked_up == 3
 
 
 async def test_an_unknown_name_comes_with_the_zone(setup: Setup) -> None:
