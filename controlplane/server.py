@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
     from controlplane.auth.certificates import KeyPair, Lifetimes
+    from controlplane.auth.keyring import KeyRing
     from controlplane.outbound.https import HttpsTransport
     from wherry.client.base import Transport
     from wherry.client.leader import LeaderElector
@@ -111,6 +112,7 @@ class ControlPlane:
         self.ca: Authority | None = None
         self.account_tokens: AccountTokens | None = None
         self.authentication: Authentication | None = None
+        self._keyring: KeyRing | None = None
         self.services = Services()
         self.flow = Flow(self.options.flow)  # asked by both transports
         self.auditor: Auditor | None = None
@@ -183,6 +185,11 @@ class ControlPlane:
         self.services.add("wherry.v1.Pods", pods)
         self.services.add("wherry.v1.NodeLink", link)
         self.services.add("wherry.v1.Scheduling", self._scheduling)
+        if self._keyring is not None:
+            from controlplane.fronts.keys import KeysServicer
+
+            keys = KeysServicer(self.registry, self.authorizer, self._commits, self.env, self._keyring)
+            self.services.add("wherry.v1.Keys", keys)
         self.services.add("grpc.health.v1.Health", self.health)
         for name in self.services.names:
             self.health.know(name)
@@ -192,9 +199,12 @@ class ControlPlane:
     async def _start_tokens(self) -> None:
         from controlplane.auth.accounttokens import AccountTokens
         from controlplane.auth.authentication import Authentication
+        from controlplane.auth.keyring import KeyRing
         from controlplane.auth.signing import load_keys
 
-        self.account_tokens = AccountTokens(self.registry, self.env, await load_keys(self._store))
+        self._keyring = KeyRing(self._store, self.env, await load_keys(self._store))
+        self.account_tokens = AccountTokens(self.registry, self.env, self._keyring.keys)
+        self._keyring.taken = self.account_tokens.take
         self.authentication = Authentication(self.registry, self.env, self.account_tokens)
         self.registry.issue_with(self.account_tokens.issue)
         self.registry.answer_with(Reviews(self.authorizer, self._rbac, self.authentication.review).answer)
@@ -306,6 +316,8 @@ class ControlPlane:
                 client = self.local_client(API_SERVER, field_manager="wherry-server")
                 group.keep(Signer(client, self.env, self.ca, lifetimes=self.lifetimes()).run, name="csr-signer")
                 group.keep(partial(clean_tokens, client, self.env), name="token-cleaner")
+                if self._keyring is not None:
+                    group.keep(self._keyring.follow, name="signing-keys")
                 if self.account_tokens is not None:
                     from controlplane.auth.accountsecrets import AccountSecrets
 

@@ -39,7 +39,12 @@ class AccountTokens:
         self._signed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
     def sign(self, claims: Mapping[str, Any]) -> str:
-        return self._keys.sign(claims)
+        return self._keys.sign(claims, self._env.now())
+
+    def take(self, keys: Keys) -> None:
+        """Other keys from now on."""
+        self._keys = keys
+        self._signed.clear()
 
     def public_keys(self) -> dict[str, Any]:
         return self._keys.public()
@@ -70,7 +75,7 @@ class AccountTokens:
             namespace, _ref(account), bound, list(spec.audiences), lifetime_s, now, self._env.uuid()
         )
         out.ClearField("status")
-        out.status.token = self._keys.sign(claims)
+        out.status.token = self.sign(claims)
         out.status.expiration_timestamp.CopyFrom(to_time(now + lifetime_s))
         return out
 

@@ -1,10 +1,9 @@
 """The keys that sign service account tokens: made once, kept in the store beside the CA, so that every replica signs and verifies
 with the same ones.
 
-`/wherry/pki/service-account` holds private keys as PEM, one after another. The first signs; all verify, so a key is replaced by
-putting a new one in front and dropping the old one when its tokens are over. Read once at start by `controlplane.server`; used by
-`accounttokens`. The tokens are JWTs (RFC 7519) signed with ES256: one algorithm and one form, so that nothing about them is up to
-whoever shows one.
+`/wherry/pki/service-account` holds private keys as PEM, one after another, each with the time when it was added. The newest
+signs, from SETTLE_S after that on; all verify. `keyring` changes and follows them; `accounttokens` uses them. The tokens are JWTs
+(RFC 7519) signed with ES256: one algorithm and one form, so that nothing about them is up to whoever shows one.
 """
 
 from __future__ import annotations
@@ -24,13 +23,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from controlplane.auth.ca import private_pem
-from controlplane.store.base import Compare, Put, Store
+from controlplane.store.base import Compare, KeyValue, Put, Store
 
 KEYS_KEY = "/wherry/pki/service-account"
 ALGORITHM = "ES256"
 _HALF = 32  # bytes of each of the two numbers of a P-256 signature
 MAX_TOKEN_CHARS = 16 * 1024
-_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?", re.DOTALL)
+SETTLE_S = 60.0  # in which every replica learns of a new key, before there is a token signed by it
+_PEM = re.compile(
+    rb"(?:added: (?P<since>[\d.]+)\n)?(?P<pem>-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?)", re.DOTALL
+)
 
 
 class InvalidToken(Exception):
@@ -38,8 +40,18 @@ class InvalidToken(Exception):
 
 
 class Key:
-    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
+    """`since` is when it was added, in Unix seconds; 0 for the first one of all."""
+
+    def __init__(self, private: ec.EllipticCurvePrivateKey, since: float = 0.0) -> None:
         self._private = private
+        self.since = since
+
+    @property
+    def signs_from(self) -> float:
+        return self.since + SETTLE_S if self.since else 0.0
+
+    def pem(self) -> bytes:
+        return private_pem(self._private)
 
     @cached_property
     def id(self) -> str:
@@ -82,9 +94,19 @@ class Keys:
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = tuple(keys)
 
-    def sign(self, claims: Mapping[str, Any]) -> str:
+    @property
+    def all(self) -> tuple[Key, ...]:
+        """In the order in which they were added."""
+        return self._keys
+
+    def signer(self, now: float) -> Key:
+        """The newest of those that have settled; the first when none has."""
+        settled = [key for key in self._keys if key.signs_from <= now]
+        return max(settled, key=lambda key: key.signs_from) if settled else self._keys[0]
+
+    def sign(self, claims: Mapping[str, Any], now: float) -> str:
         """The token, in JWT's compact form."""
-        key = self._keys[0]
+        key = self.signer(now)
         head = encode(_json({"alg": ALGORITHM, "kid": key.id}))
         signed = f"{head}.{encode(_json(claims))}"
         return f"{signed}.{encode(key.sign(signed.encode()))}"
@@ -113,26 +135,30 @@ class Keys:
         return {"keys": [key.public() for key in self._keys]}
 
 
-async def load_keys(store: Store) -> Keys:
-    """The cluster's keys; the first of several replicas that start at once makes one."""
+async def load_keys(store: Store) -> KeyValue:
+    """The cluster's keys as they are kept; the first of several replicas that start at once makes one."""
     kept = await store.get(KEYS_KEY)
     if kept is None:
         made = private_pem(ec.generate_private_key(ec.SECP256R1()))
-        result = await store.txn([Compare(KEYS_KEY, 0)], [Put(KEYS_KEY, made)])
-        if result.succeeded:
-            return parse_keys(made)
+        await store.txn([Compare(KEYS_KEY, 0)], [Put(KEYS_KEY, made)])  # or another replica has
         kept = await store.get(KEYS_KEY)
         assert kept is not None
-    return parse_keys(kept.value)
+    return kept
 
 
-def parse_keys(pem: bytes) -> Keys:
+def write_keys(keys: Sequence[Key]) -> bytes:
+    """What `parse_keys` reads."""
+    return b"".join((b"added: %.3f\n" % key.since if key.since else b"") + key.pem() for key in keys)
+
+
+def parse_keys(pem: bytes, *, since: float = 0.0) -> Keys:
+    """`since` is for those that do not tell. Raises ValueError."""
     keys = []
     for match in _PEM.finditer(pem):
-        key = serialization.load_pem_private_key(match.group(0), password=None)
+        key = serialization.load_pem_private_key(match["pem"], password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise ValueError(f"{KEYS_KEY}: a key is not one of the curve P-256")
-        keys.append(Key(key))
+        keys.append(Key(key, float(match["since"]) if match["since"] else since))
     if not keys:
         raise ValueError(f"{KEYS_KEY}: it holds no private key")
     return Keys(keys)

@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 import jwt
 import pytest
 
+from controlplane.registry.base import ADMIN, Identity
 from wherry.api.context import Env
+from wherry.api.errors import BadRequest, Conflict, Forbidden
+from wherry.client.keys import list_keys, remove_key, rotate_keys
 from wherry.testing.eventually import eventually
 from wherry.testing.https import Caller, Https, https
 
@@ -101,6 +104,50 @@ async def test_a_token_in_a_secret_lasts_as_long_as_it(admin: Caller, nobody: Ca
 
     assert (await admin.ask("DELETE", f"{ACCOUNTS}/robot")).status == 200
     assert await eventually(is_gone, 60)
+
+
+async def test_keys_are_rotated_under_living_tokens() -> None:
+    real, moved = Env(), [0.0]
+    async with (
+        https(Env(now=lambda: real.now() + moved[0])) as front,
+        front.caller() as admin,
+        front.caller("") as nobody,
+    ):
+        keys = front.plane.local_client(ADMIN)
+        assert (await admin.ask("POST", ACCOUNTS, {"metadata": {"name": "robot"}})).status == 201
+        annotations = {"kubernetes.io/service-account.name": "robot"}
+        body = {"metadata": {"name": "s", "annotations": annotations}, "type": "kubernetes.io/service-account-token"}
+        assert (await admin.ask("POST", "/api/v1/namespaces/default/secrets", body)).status == 201
+
+        async def secret_token() -> str:
+            found = (await admin.ask("GET", "/api/v1/namespaces/default/secrets/s")).json.get("data", {})
+            return base64.b64decode(found.get("token", "")).decode()
+
+        async def status_of(token: str) -> int:
+            return (await nobody.ask("POST", WHO, REVIEW, Authorization=f"Bearer {token}")).status
+
+        lasting, old = await eventually(secret_token, 60), await token_of(admin)
+        (first,) = (await list_keys(keys)).keys
+        assert (first.signs, first.secrets) == (True, 1)
+        await rotate_keys(keys)
+        published = (await admin.ask("GET", "/openid/v1/jwks")).json["keys"]
+        assert len(published) == 2, "others learn of a key before there is a token signed by it"
+        moved[0] += 61
+        new = await token_of(admin)
+        assert jwt.get_unverified_header(new)["kid"] == published[1]["kid"] != jwt.get_unverified_header(old)["kid"]
+        assert [await status_of(token) for token in (lasting, old, new)] == [201, 201, 201]
+        with pytest.raises(BadRequest, match="signs; rotate first"):
+            await remove_key(keys, published[1]["kid"])
+        with pytest.raises(Conflict, match="Secrets default/s, which have no end"):
+            await remove_key(keys, first.id)
+        change = {"data": {"token": None}}
+        path = "/api/v1/namespaces/default/secrets/s"
+        await admin.ask("PATCH", path, change, content_type="application/merge-patch+json")
+        assert await status_of(await eventually(secret_token, 60)) == 201
+        assert [key.signs for key in (await remove_key(keys, first.id)).keys] == [True]
+        assert [await status_of(token) for token in (lasting, old, new)] == [401, 401, 201]
+        with pytest.raises(Forbidden):
+            await rotate_keys(front.plane.local_client(Identity("alice", ("system:authenticated",))))
 
 
 async def test_others_verify_our_tokens_by_themselves(admin: Caller, nobody: Caller) -> None:

@@ -15,6 +15,7 @@ from wherry.cli.commands import (
     describe,
     edit,
     get,
+    keys,
     kubeconfig,
     nodes,
     portforward,
@@ -97,6 +98,7 @@ def _build() -> None:
         _run_process("ingress")
     )
     _add_group(CLUSTER, "token", store.token)
+    _add_group(CLUSTER, "keys", keys.keys)
     _add(CLUSTER, store.backup, store.restore, kubeconfig.kubeconfig)
     _add(CLUSTER, completion)
 

@@ -149,6 +149,10 @@ class ClientAPI(Protocol):
         """Tables of what changes, each with the event type of every row."""
         ...
 
+    async def call(self, path: str, request: Message) -> Any:
+        """A unary RPC that has no method here, by its path: "/wherry.v1.Keys/List"."""
+        ...
+
     async def server_status(self) -> meta_v1_pb2.Status:
         """Success when the server is healthy (grpc.health.v1)."""
         ...

@@ -328,6 +328,9 @@ class Client:
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
 
+    async def call(self, path: str, request: Message) -> Any:
+        return await self._transport.unary(path, request, timeout_s=self._timeout_s)
+
     async def server_status(self) -> meta_v1_pb2.Status:
         """Success when the server answers and says that it serves; else a Failure that says why."""
         from grpc_health.v1 import health_pb2

@@ -17,6 +17,7 @@ SERVICES: dict[str, str] = {
     "wherry.v1.Resources": "wherry.pb.resources_pb2",
     "wherry.v1.Pods": "wherry.pb.pods_pb2",
     "wherry.v1.NodeLink": "wherry.pb.nodelink_pb2",
+    "wherry.v1.Keys": "wherry.pb.keys_pb2",
     "wherry.v1.Scheduling": "wherry.pb.scheduling_pb2",
     "grpc.health.v1.Health": "grpc_health.v1.health_pb2",
 }

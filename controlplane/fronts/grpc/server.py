@@ -35,7 +35,7 @@ MAX_CONCURRENT_RPCS = 10_000
 MAX_JOIN_RPCS = 100  # of callers whom nobody knows yet
 MAX_TOKEN_RPCS = 2000
 # What clients call; nodes' own link is theirs alone, and bounded by their number.
-_LIMITED = ("/wherry.v1.Resources/", "/wherry.v1.Pods/", "/wherry.v1.Scheduling/")
+_LIMITED = ("/wherry.v1.Resources/", "/wherry.v1.Pods/", "/wherry.v1.Scheduling/", "/wherry.v1.Keys/")
 _READING = ("Get", "List", "Discover", "Explain", "Plan")
 OPEN_METHODS = ("/wherry.v1.NodeLink/Join", "/grpc.health.v1.Health/Check")  # for anybody, on the join port
 # The node link is for nodes, which have certificates.

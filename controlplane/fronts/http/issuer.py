@@ -20,7 +20,9 @@ _CACHED = {"Cache-Control": "public, max-age=3600"}
 
 
 class Issuer:
-    def __init__(self, keys: dict[str, Any]) -> None:
+    """`keys` gives the key set as it is now."""
+
+    def __init__(self, keys: Callable[[], dict[str, Any]]) -> None:
         self._keys = keys
 
     def document(self, path: Sequence[str]) -> Callable[[Exchange], Awaitable[web.StreamResponse]] | None:
@@ -42,4 +44,4 @@ class Issuer:
         )
 
     async def _key_set(self, exchange: Exchange) -> web.StreamResponse:
-        return exchange.reply(encoding.dump(self._keys), _KEYS_TYPE, headers=_CACHED)
+        return exchange.reply(encoding.dump(self._keys()), _KEYS_TYPE, headers=_CACHED)

@@ -45,7 +45,7 @@ def handler_of(plane: ControlPlane) -> Handler:
         checks,
         sessions,
         tokens=plane.token_review,
-        issuer=Issuer(accounts.public_keys()) if accounts is not None else None,
+        issuer=Issuer(accounts.public_keys) if accounts is not None else None,
         figures=plane.figures,
         metrics=plane.metrics,
         flow=plane.flow,
