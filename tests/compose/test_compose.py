@@ -4,48 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from wherry.testing.compose import NODES, ComposeCluster, toolbox
+from wherry.testing.compose import NODES, ComposeCluster
 from wherry.testing.dockerd import Dockerd
 from wherry.testing.kubectl import binaries
 from wherry.testing.local import deployment, until
+from wherry.testing.toolbox import COUNT, CURL, REACH, Load, shell, tool_spec, toolbox
 
 pytestmark = pytest.mark.timeout(900)
 
 REPLICAS = 30
-CURL = "/usr/bin/curl -sf -m 5"
+STEADY = 9
+# Does its work with next to none of the machine, and at its signal ends what it has begun: as a good server does.
+SERVER = """
+printf 'defaults\n mode http\n timeout client 10s\n timeout connect 10s\n timeout server 10s
+frontend f\n bind :8080\n http-request return status 200 content-type text/plain string "hello"\n' > /tmp/h.cfg
+/usr/sbin/haproxy -db -f /tmp/h.cfg & server=$!
+trap 'kill -USR1 $server; wait $server; exit 0' TERM
+wait
+"""
 CONNECTIONS = 3000
 # Of 30 pods that are chosen evenly the sum is beyond this once in 10^9 times (29 degrees of freedom). If a third of them got
 # 1.3 times their share, or one twice, it would be about 150.
 CHI_SQUARE_LIMIT = 120.0
-# Prints how often each pod has answered; each time on a connection of its own.
-COUNT = """
-import collections, json, socket, sys
-counts = collections.Counter()
-for _ in range(int(sys.argv[2])):
-    with socket.create_connection((sys.argv[1], 80), timeout=30) as sock:
-        sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        said = b"".join(iter(lambda: sock.recv(4096), b""))
-    counts[said.split()[-1].decode()] += 1
-print(json.dumps(counts))
-"""
-# Prints those addresses to which a connection can be made.
-REACH = """
-import concurrent.futures, socket, sys
-def reaches(address):
-    host, port = address.split(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
-with concurrent.futures.ThreadPoolExecutor(16) as pool:
-    print(" ".join(address for address, yes in zip(sys.argv[1:], pool.map(reaches, sys.argv[1:])) if yes))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +75,6 @@ def clients(cluster: ComposeCluster) -> dict[str, dict[str, dict[str, str]]]:
     """Node -> a pod there that has the node's own programs and serves a page, too."""
     cluster.apply(toolbox("client", "mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w"))
     return {pod["spec"]["nodeName"]: pod for pod in cluster.running("app=client", len(NODES))}
-
-
-def shell(cluster: ComposeCluster, pod: Mapping[str, Mapping[str, str]], *commands: str) -> list[str]:
-    """What each command has said, on a line; "failed" when it was not successful."""
-    script = "; ".join(f'said=$({command}) && echo "$said" || echo failed' for command in commands)
-    return cluster.wherry("exec", pod["metadata"]["name"], "--", "sh", "-c", script, check=False).splitlines()
 
 
 def by_node(pods: list[dict[str, dict[str, str]]]) -> dict[str, dict[str, dict[str, str]]]:
@@ -272,3 +251,38 @@ def policy(name: str, spec: dict[str, object]) -> str:
     return json.dumps(
         {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec}
     )
+
+
+@pytest.mark.full
+def test_a_rolling_update_under_1000_requests_a_second_loses_none(
+    cluster: ComposeCluster, clients: dict[str, dict[str, dict[str, str]]]
+) -> None:
+    """From every node, each request on a connection of its own. On two cores the whole takes about half of their time."""
+    metadata = {"labels": {"app": "steady"}}
+    spec = tool_spec(SERVER)
+    spec["containers"][0]["readinessProbe"] = {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1}
+    wanted = {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "steady"},
+        "spec": {
+            "replicas": STEADY, "selector": {"matchLabels": metadata["labels"]},
+            "template": {"metadata": metadata, "spec": {**spec, "terminationGracePeriodSeconds": 20}},
+        },
+    }  # fmt: skip
+    service = {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "steady"},
+        "spec": {"selector": metadata["labels"], "ports": [{"port": 80, "targetPort": 8080}]},
+    }  # fmt: skip
+    cluster.apply(json.dumps(wanted) + "\n---\n" + json.dumps(service))
+    try:
+        before = {pod["metadata"]["name"] for pod in cluster.running("app=steady", STEADY)}
+        until(lambda: shell(cluster, clients["node-1"], f"{CURL} http://steady/ >/dev/null && echo up") == ["up"])
+        load = Load(cluster, clients.values(), "steady", per_s=1000 / len(NODES))
+        cluster.wherry("rollout", "restart", "deployment/steady")
+        cluster.wherry("rollout", "status", "deployment/steady")
+        replaced = cluster.running("app=steady", STEADY)
+        results = load.results()
+        assert not before & {pod["metadata"]["name"] for pod in replaced}
+        assert results.pop("ok") > 2 * REPLICAS  # many for each pod that came and went, however slow the machine
+        assert results == {}
+    finally:
+        cluster.wherry("delete", "deployment,service", "steady")

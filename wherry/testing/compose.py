@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wherry.testing.dockerd import ROOT, Dockerd
-from wherry.testing.local import IMAGE, until
+from wherry.testing.local import until
 from wherry.testing.require import require_binary
 
 MAIN = [sys.executable, "-m", "wherry.cli.main"]
@@ -123,33 +123,6 @@ class ComposeCluster:
     def logs(self, service: str) -> str:
         done = self.dockerd.docker("logs", "--tail", "60", self.container(service), check=False)
         return done.stdout + done.stderr
-
-
-def toolbox(name: str, script: str) -> str:
-    """A pod on each node (NAME-NODE, labelled app=NAME) that has what the nodes' image has: curl, Python, Wherry."""
-    # Host path -> place in the pod. The demo image has none of them but /usr.
-    paths = {"/usr": "/usr", "/opt": "/opt", "/usr/lib": "/lib", "/usr/lib64": "/lib64"}
-    container = {
-        "name": "c", "image": IMAGE, "command": ["/bin/sh", "-c", script],
-        "env": [{"name": "PYTHONPATH", "value": "/opt/wherry"}, {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"}],
-        "volumeMounts": [
-            {"name": f"v{number}", "mountPath": place, "readOnly": True} for number, place in enumerate(paths.values())
-        ],
-    }  # fmt: skip
-    volumes = [
-        {"name": f"v{number}", "hostPath": {"path": path, "type": "DirectoryOrCreate"}}
-        for number, path in enumerate(paths)
-    ]
-    pods = [
-        {
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{name}-{node}", "labels": {"app": name}},
-            "spec": {
-                "nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [container], "volumes": volumes,
-            },
-        }
-        for node in NODES
-    ]  # fmt: skip
-    return "\n---\n".join(json.dumps(pod) for pod in pods)
 
 
 def _condition(item: dict[str, Any]) -> str:
