@@ -1,4 +1,5 @@
-"""What a new cluster has for authorisation and priorities: the roles and bindings of `default_roles.txt`, two PriorityClasses.
+"""What a new cluster has for authorisation and priorities: the roles and bindings of `default_roles.txt`, two PriorityClasses;
+and with them what `controlplane.registry.shipped` lists.
 
 Made once, in one batch after the control plane serves: `controlplane.server` runs `ensure`, and RBAC waits for it. A mark in
 the store says which version is there, so that later starts cost one read. Lines of the file:
@@ -20,6 +21,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from controlplane.registry import shipped
 from controlplane.registry.registry import Registry
 from controlplane.store.base import Compare, Put, Store
 from wherry.api import kinds
@@ -36,11 +38,11 @@ _PRIORITIES = (
 async def ensure(registry: Registry, store: Store) -> None:
     """Raises APIError, StoreError. Safe to be cut off anywhere, and to run in several replicas at once."""
     text = (resources.files("controlplane.auth") / "default_roles.txt").read_text()
-    mark = hashlib.sha256(text.encode()).hexdigest().encode()
+    mark = hashlib.sha256((text + shipped.version()).encode()).hexdigest().encode()
     kept = await store.get(MARK_KEY)
     if kept is not None and kept.value == mark:
         return
-    await registry.seed([*roles(text), *priorities()])
+    await registry.seed([*roles(text), *priorities(), *registry.shipped()])
     await store.txn([Compare(MARK_KEY, kept.mod_revision if kept is not None else 0)], [Put(MARK_KEY, mark)])
 
 

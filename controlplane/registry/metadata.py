@@ -22,7 +22,14 @@ _STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 def fill_new(meta: meta_v1_pb2.ObjectMeta, env: Env) -> None:
     meta.uid = env.uuid()
     meta.creation_timestamp.CopyFrom(meta_v1_pb2.Time(seconds=int(env.now() // 1)))
-    for name in ("deletion_timestamp", "deletion_grace_period_seconds", "generation", "self_link", "resource_version"):
+    for name in ("generation", "self_link", "resource_version"):
+        meta.ClearField(name)
+    clear_system(meta)
+
+
+def clear_system(meta: meta_v1_pb2.ObjectMeta) -> None:
+    """What nobody can say of a new object, and therefore owns."""
+    for name in ("deletion_timestamp", "deletion_grace_period_seconds"):
         meta.ClearField(name)
 
 

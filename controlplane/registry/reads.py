@@ -134,7 +134,7 @@ class Reader:
                 await asyncio.sleep(0)
         except store_base.Compacted as error:
             raise Expired(
-                EXPIRED_CONTINUE if token else f"The resourceVersion for the provided list is too old: {revision}"
+                EXPIRED_CONTINUE if token else "The resourceVersion for the provided list is too old."
             ) from error
         except store_base.StoreError as error:
             raise translated(error) from error

@@ -4,7 +4,7 @@ contract; `writes`, `reads`, `patches`, `pods` and `scale` do the work, `kinds` 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from controlplane.admission.base import Plugin, Request
 from controlplane.admission.chain import Chain, Outside
 from controlplane.admission.chain import Options as AdmissionOptions
-from controlplane.registry import deletion, kinds, managers, measured, patches, versions, violations
+from controlplane.registry import deletion, kinds, managers, measured, patches, shipped, versions, violations
 from controlplane.registry.allocation import Ranges, ServiceAllocator
 from controlplane.registry.base import (
     ADMIN,
@@ -80,6 +80,7 @@ class Registry:
         self._custom = self._state.custom = Catalogue(store)
         self._pods = self._served("", "pods")
         self._services = self._served("", "services")
+        self._ranges = options.ranges
         self._services.companions = ServiceAllocator(store, env, options.ranges)
         self._answer: Answer | None = None
         self._issue: Issue | None = None
@@ -113,6 +114,10 @@ class Registry:
     async def seed(self, objects: Sequence[Message]) -> None:
         """Objects that every cluster has: each is made unless there is one of its name."""
         await seed(self._state, objects)
+
+    def shipped(self) -> Iterator[Message]:
+        """What `seed` is to make in every cluster, beside what its caller knows of."""
+        return shipped.objects(self._ranges.cidr, self._env.now())
 
     def admit_also(self, plugin: Plugin) -> None:
         """One more admission plugin, after the others: for what needs to know more than the registry does."""

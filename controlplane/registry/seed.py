@@ -21,7 +21,8 @@ from wherry.api import kinds
 async def seed(state: State, objects: Sequence[Message]) -> None:
     items: list[BatchItem] = []
     owners: list[Served] = []
-    for given in objects:
+    for each in objects:
+        given: Any = each
         cls: Any = type(given)
         kind = kinds.of(cls)
         served = state.by_resource(kind.group, kind.plural)
@@ -29,8 +30,11 @@ async def seed(state: State, objects: Sequence[Message]) -> None:
         obj: Any = kind.message()
         obj.CopyFrom(given)
         served.strategy.defaults(obj)
+        served.strategy.defaults_of_new(obj)
         metadata.fill_new(obj.metadata, state.env)
         served.strategy.prepare_create(obj)
+        if served.strategy.has_status and given.HasField("status"):
+            obj.status.CopyFrom(given.status)  # theirs is made with them: nothing here would write it later
         served.strategy.defaults_of_name(obj)
         key = key_of(kind, obj.metadata.namespace, obj.metadata.name)
         items.append(BatchItem((Compare(key, 0),), (Put(key, obj.SerializeToString(deterministic=True)),)))

@@ -95,6 +95,9 @@ class Strategy:
     def defaults(self, obj: Any) -> None:
         """Fills in what a client may leave out. Idempotent; also run on patched and updated objects."""
 
+    def defaults_of_new(self, obj: Any) -> None:
+        """What only a new object gets, and belongs to who made it."""
+
     def defaults_of_name(self, obj: Any) -> None:
         """The defaults that need the final name, once it has been generated."""
 

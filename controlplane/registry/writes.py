@@ -83,6 +83,8 @@ class Writer:
             raise BadRequest("resourceVersion should not be set on objects to be created")
         served.strategy.check_fields(ctx, obj)
         served.strategy.defaults(obj)
+        served.strategy.defaults_of_new(obj)
+        metadata.clear_system(meta)
         # Before admission: what that adds (the token's volume, tolerations) is nobody's, as in Kubernetes.
         managers.track(ctx, served.strategy, obj, None, self._state.env, applied=applied)
         request = self._request(ctx, "CREATE", kind, namespace, meta.name, obj, None)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from wherry.api.context import Env
+from wherry.testing import recorded_exceptions as exceptions
 from wherry.testing import recordings
-from wherry.testing.https import Answer, Caller, https
+from wherry.testing.https import Answer, Caller, Https, https
 
 pytestmark = pytest.mark.skipif(
     not recordings.GOLDEN.is_dir() and not os.environ.get("CI"),
@@ -26,12 +27,6 @@ WIDGETS = "/apis/golden.example/v1/namespaces/golden/widgets"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 Recorded = dict[str, Any]
 VARYING = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "continue", "remainingItemCount")
-# By what a name begins with: why the answer is another one.
-EXCEPTIONS = {
-    "CRD several versions: spec.versions.1.storage": "the versions are shown in JSON and not as Go's structs",
-    "Widget: bad metadata type": "what is wrong is said in words of our own",
-    "Widget: bad label": "what is wrong is said in words of our own",
-}
 
 
 def recorded(file: str) -> list[Recorded]:
@@ -65,8 +60,14 @@ async def established(caller: Caller, name: str = "widgets.golden.example") -> N
 
 
 @pytest.fixture
-async def caller() -> AsyncIterator[Caller]:
-    async with https(Env()) as front, front.caller() as caller:
+async def front() -> AsyncIterator[Https]:
+    async with https(Env()) as found:
+        yield found
+
+
+@pytest.fixture
+async def caller(front: Https) -> AsyncIterator[Caller]:
+    async with front.caller() as caller:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "golden"}}
         assert (await caller.ask("POST", "/api/v1/namespaces", namespace)).status == 201
         assert (await caller.ask("POST", DEFINITIONS, definition())).status == 201
@@ -127,7 +128,7 @@ async def compare(caller: Caller, records: list[Recorded]) -> None:
     excused = set()
     for record in records:
         found = differences(record, await replay(caller, record))
-        reason = next((prefix for prefix in EXCEPTIONS if record["name"].startswith(prefix)), None)
+        reason = next((prefix for prefix in exceptions.CUSTOM if record["name"].startswith(prefix)), None)
         if found and reason is None:
             wrong[record["name"]] = found
         if not found and reason is not None:
@@ -174,3 +175,44 @@ async def test_patches(caller: Caller) -> None:
 
 async def test_apply(caller: Caller) -> None:
     await compare(caller, recorded("apply"))
+
+
+async def test_watches_and_what_is_too_old(front: Https, caller: Caller) -> None:
+    """Of widgets all that is recorded; of config maps what our own history can answer: there it is another cluster's."""
+    for name in ("ap", "pt", "upd"):
+        body = {"apiVersion": "golden.example/v1", "kind": "Widget", "metadata": {"name": name}, "spec": {"size": 3}}
+        assert (await caller.ask("POST", WIDGETS, body)).status == 201
+    store = front.plane._store
+    await store.compact(await store.revision())
+    found = {}
+    for file in ("watch", "expired"):
+        for number, record in enumerate(records_of(file), 1):
+            if "/widgets" not in record["request"]["path"]:
+                continue
+            answer = await replay(caller, {**record, "request": {**record["request"], "path": shorter(record)}})
+            if "events" not in record:
+                found[file, number] = "; ".join(differences(record, answer))
+                continue
+            got = [_event(json.loads(line)) for line in answer.text.splitlines()]
+            wanted = [_event(event) for event in record["events"]]
+            got = got[: len(wanted)]  # a last bookmark may come with the end
+            found[file, number] = "" if got == wanted else f"{got}, not {wanted}"
+    assert len(found) == 4
+    assert not any(found.values()), found
+
+
+def records_of(file: str) -> list[Recorded]:
+    return [json.loads(line) for line in (recordings.GOLDEN / f"{file}.jsonl").read_text().splitlines()]
+
+
+def shorter(record: Recorded) -> str:
+    return str(record["request"]["path"]).replace("timeoutSeconds=2", "timeoutSeconds=1")
+
+
+def _event(event: Recorded) -> tuple[Any, ...]:
+    obj = event["object"]
+    if event["type"] == "ERROR":
+        # In brackets is how far the history of that cluster goes back.
+        return "ERROR", obj["code"], obj["reason"], obj["message"].partition(" (")[0]
+    meta = obj["metadata"]
+    return event["type"], obj["apiVersion"], obj["kind"], meta.get("name"), meta.get("annotations")

@@ -359,13 +359,19 @@ def _pairs(old: Any, new: Any, kind: Type) -> list[tuple[str, Any, Any, Type]]:
 
 
 def _by_step(items: list[Any], kind: Type) -> dict[str, Any]:
+    """Elements with one key come as a list of them, which is a leaf: they are owned as one, and nothing inside of them."""
     found: dict[str, Any] = {}
+    several: dict[str, list[Any]] = {}
     for item in items:
         try:
-            found.setdefault(kind.step(item), item)
+            step = kind.step(item)
         except BadValue:
             continue  # a stored object from before its schema had keys: nobody can own such an element
-    return found
+        if step in found:
+            several.setdefault(step, [found[step]]).append(item)
+        else:
+            found[step] = item
+    return {**found, **several} if several else found
 
 
 def remove(value: Any, paths: PathSet, kind: Type) -> Any:

@@ -18,6 +18,9 @@ from wherry.pb import meta_v1_pb2
 class Namespaces(Strategy):
     has_status: bool = True
 
+    def defaults_of_new(self, obj: Any) -> None:
+        defaults.namespace(obj)
+
     def defaults_of_name(self, obj: Any) -> None:
         defaults.namespace(obj)
 

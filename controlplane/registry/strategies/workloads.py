@@ -14,8 +14,7 @@ _GENERATION = "deprecated.daemonset.template.generation"
 class DaemonSets(Declared):
     """Counts the generations of its template in an annotation, which old clients read."""
 
-    def prepare_create(self, obj: Any) -> None:
-        Declared.prepare_create(self, obj)
+    def defaults_of_new(self, obj: Any) -> None:
         obj.metadata.annotations[_GENERATION] = "1"
 
     def prepare_update(self, obj: Any, old: Any) -> None:

@@ -1,7 +1,7 @@
 """The registry answers as a real API server did, for every recorded request on a kind that is served.
 
-Each file of recordings is replayed in order. A difference that is meant, or that is not the registry's to make, is listed below
-with its reason; one that is listed and no longer there fails too, so that the lists stay short.
+Each file of recordings is replayed in order. A difference that is meant, or that is not the registry's to make, is listed in
+`wherry.testing.recorded_exceptions` with its reason; one that is listed and no longer there fails too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from controlplane.controllers.disruption import plan as disruption
 from controlplane.registry.registry import Options, Registry
 from wherry.api import kinds, meta, times
 from wherry.api.context import Env
-from wherry.testing import recordings
+from wherry.testing import recorded_exceptions, recordings
 from wherry.testing.builders import make_pod
 from wherry.testing.recordings import Record, Target
 from wherry.testing.registries import admin, obj, open_registry, pod
@@ -29,55 +29,6 @@ pytestmark = pytest.mark.skipif(
     reason="no recordings of an API server beside the checkout",
 )
 
-FRONT = "the HTTP front's: methods, media types, query parameters and bodies that do not decode"
-DRY_RUN_TEXT = "a dry run there answers with the quantity as it was sent"
-DRY_RUN_PORTS = "a dry run there does not look at ranges of ports; here it says what would happen"
-CLIENT_ERROR = "the client's mistake is a 400 here, a 500 there"
-OTHER_CLUSTER = "revisions of another cluster"
-
-EXCEPTIONS: dict[str, dict[int, str]] = {
-    "defaults": {
-        **dict.fromkeys(
-            (1, 119), "of a definition that is there already; see tests/contract/test_custom_recordings.py"
-        ),
-        26: DRY_RUN_TEXT,
-        27: DRY_RUN_TEXT,
-        **dict.fromkeys((60, 61, 62, 63, 69), "protection finalizers come with the controller that takes them off"),
-        124: "questions are answered by controlplane.auth; see tests/unit/auth/test_reviews.py",
-        66: "the status of a CSINode is newer than the recorded server",
-    },
-    "validation": {
-        84: "stopSignal is behind a gate there and was dropped",
-        232: DRY_RUN_PORTS,
-        243: DRY_RUN_PORTS,
-        **dict.fromkeys((348, 352), "a syntax error does not list all that could stand there"),
-        398: "a MicroTime without a fraction is understood",
-        419: FRONT,
-        452: "shows the template as it is in JSON, not as a structure of another implementation",
-        442: CLIENT_ERROR,
-        **dict.fromkeys((494, 495, 498, 506, 510, 511, 512, 513, 540, 541), FRONT),
-        **dict.fromkeys(
-            (517, 526, 527, 528, 529, 538, 544), "a body that is no patch is refused before the object is looked for"
-        ),
-        547: FRONT,
-        552: CLIENT_ERROR,
-        553: CLIENT_ERROR,
-        555: "the stale resourceVersion is seen first",
-        **dict.fromkeys((571, 586, 588, 589, 590, 591, 592, 593, 594), FRONT),
-        602: OTHER_CLUSTER,
-        605: OTHER_CLUSTER,
-        **dict.fromkeys((606, 607, 610, 612, 613, 617, 621), FRONT),
-    },
-    "patch": {32: "the cause names the patch and the kind; there the message is the whole object"},
-    "apply": {29: CLIENT_ERROR, 30: CLIENT_ERROR},
-    "flows": {
-        44: CLIENT_ERROR,
-        **dict.fromkeys((51, 52, 53, 54, 60), "of the HTTP front: sessions with a node"),
-        **dict.fromkeys((57, 58), "pods are not resized in place yet"),
-        63: "the status of a quota is made by its first charge, or by the controller, which does not run here",
-        **dict.fromkeys((77, 78, 80, 81, 82), "admission policies and webhooks are not there yet"),
-    },
-}
 METHODS = ("HEAD", "OPTIONS")
 
 
@@ -90,7 +41,7 @@ async def registry(env: Env) -> AsyncIterator[Registry]:
             ("golden-pw", {"pod-security.kubernetes.io/warn": "baseline"}),
         ):  # fmt: skip
             namespace = obj("v1", "Namespace", name, meta={"labels": labels})
-            await found.create(admin(), kinds.by_name("v1", "Namespace"), "", namespace)
+            await found.create(admin(field_manager="unknown"), kinds.by_name("v1", "Namespace"), "", namespace)
         # Made by controllers there; a quota counts them.
         for name in ("kube-root-ca.crt", "openshift-service-ca.crt"):
             await found.create(admin(), kinds.by_name("v1", "ConfigMap"), "golden-q", obj("v1", "ConfigMap", name))
@@ -99,7 +50,7 @@ async def registry(env: Env) -> AsyncIterator[Registry]:
 
 async def replay(registry: Registry, file: str, chosen: Iterable[tuple[Record, Target]]) -> None:
     """Fails with what differs and is not listed, and with what is listed and does not differ."""
-    known = EXCEPTIONS[file]
+    known = recorded_exceptions.REGISTRY[file]
     revisions: dict[str, str] = {}  # recorded -> ours
     wrong: list[str] = []
     seen = 0
@@ -151,6 +102,10 @@ async def test_updates_reads_and_options(registry: Registry) -> None:
     await replay(registry, "validation", before)
     # There the dry run of a deletion did delete the pod that was on no node; what follows was asked without it.
     await recordings.delete_pod(registry, "golden", "upd")
+    for number in (572, 603):  # lists: of what controllers had made there
+        record, target = next(item for item in chosen if item[0].number == number)
+        for item in record.answer["items"]:
+            await recordings.make(registry, target.kind, item)
     await replay(registry, "validation", after)
 
 
@@ -227,7 +182,7 @@ def original(kind_name: str, items: list[tuple[Record, Target]]) -> dict[str, An
 
 async def test_patches(registry: Registry) -> None:
     fin = obj("v1", "ConfigMap", "fin", meta={"finalizers": ["golden.example/a", "golden.example/b"]}, data={"a": "1"})
-    await registry.create(admin(), kinds.by_name("v1", "ConfigMap"), "golden", fin)
+    await registry.create(admin(field_manager="unknown"), kinds.by_name("v1", "ConfigMap"), "golden", fin)
     await replay(registry, "patch", of_served_kinds(registry, "patch"))
 
 

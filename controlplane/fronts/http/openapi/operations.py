@@ -36,7 +36,7 @@ _SESSIONS: dict[str, tuple[str, ...]] = {
     "exec": ("command", *_STREAMS),
     "log": (
         "container", "follow", "insecureSkipTLSVerifyBackend", "limitBytes", "previous", "sinceSeconds", "stream",
-        "tailLines", "timestamps",
+        "tailLines", "timestamps", "pretty",
     ),
     "portforward": ("ports",),
     "proxy": ("path",),
