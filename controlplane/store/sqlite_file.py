@@ -24,17 +24,15 @@ from pathlib import Path
 from controlplane.store.base import (
     BatchItem,
     Compacted,
-    Delete,
     Event,
     FormatTooNew,
     FutureRevision,
-    KeyValue,
-    Put,
     StoreError,
     TxnResult,
     Unavailable,
 )
-from controlplane.store.sqlite_read import NEWEST, POSITION_BITS, READER_CACHE_KIB, Reader, Row, connect, existing
+from controlplane.store.sqlite_group import Group, keys_of, read
+from controlplane.store.sqlite_read import POSITION_BITS, READER_CACHE_KIB, Reader, connect
 
 log = logging.getLogger(__name__)
 
@@ -150,42 +148,34 @@ class Database(Reader):
         results: list[TxnResult] = []
         revisions: list[tuple[int, tuple[Event, ...]]] = []
         with self._transaction():
-            head = self.head
-            leased = False
+            changes = Group(read(self.connection, keys_of(group)), self.head, clock_ms)
             for item in group:
-                result, events = self._apply_one(item, head, clock_ms)
+                result, events = changes.decide(item)
                 results.append(result)
                 if events:
-                    head += 1
-                    revisions.append((head, events))
-                    leased = leased or any(isinstance(o, Put) and o.ttl_s for o in item.operations)
-            if leased:
+                    revisions.append((changes.head, events))
+            changes.write(self.connection)
+            if changes.leased:
                 self._set_meta("lease_clock_ms", clock_ms)
             next_expiry = self.next_expiry_ms()
-        self.head = head
+        self.head = changes.head
         return Applied(tuple(results), tuple(revisions), next_expiry)
 
     def expire(self, clock_ms: int, limit: int) -> Applied:
         """Deletes up to `limit` keys whose time is over, in one revision."""
-        revisions: list[tuple[int, tuple[Event, ...]]] = []
         with self._transaction():
-            head = self.head
             due = self.connection.execute(
                 "SELECT key, id FROM expiry WHERE at_ms <= ? ORDER BY at_ms, key LIMIT ?", (clock_ms, limit)
             ).fetchall()
-            events: list[Event] = []
-            for key, id in due:
-                self.connection.execute("DELETE FROM expiry WHERE key = ?", (key,))
-                row = self.connection.execute(NEWEST, (key,)).fetchone()
-                if row is not None and row[0] == id:
-                    events.append(self._delete(key, row, head + 1, len(events)))
-            if events:
-                head += 1
-                revisions.append((head, tuple(events)))
+            self.connection.executemany("DELETE FROM expiry WHERE key = ?", [(key,) for key, _ in due])
+            rows = read(self.connection, [key for key, _ in due])
+            changes = Group(rows, self.head, clock_ms)
+            events = changes.delete(key for key, id in due if key in rows and rows[key][0] == id)
+            changes.write(self.connection)
             self._set_meta("lease_clock_ms", clock_ms)
             next_expiry = self.next_expiry_ms()
-        self.head = head
-        return Applied((), tuple(revisions), next_expiry)
+        self.head = changes.head
+        return Applied((), ((changes.head, events),) if events else (), next_expiry)
 
     def begin_compaction(self, revision: int) -> None:
         """From here on the history before `revision` is gone, durably; `sweep` gives back its space. Raises."""
@@ -313,45 +303,6 @@ class Database(Reader):
 
     def _set_meta(self, name: str, value: int) -> None:
         self.connection.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
-
-    def _apply_one(self, item: BatchItem, head: int, clock_ms: int) -> tuple[TxnResult, tuple[Event, ...]]:
-        execute = self.connection.execute
-        rows: dict[str, Row | None] = {}
-        for compare in item.compares:
-            rows[compare.key] = execute(NEWEST, (compare.key,)).fetchone()
-        for compare in item.compares:
-            row = rows[compare.key]
-            if (0 if row is None or row[2] is None else row[0] >> POSITION_BITS) != compare.mod_revision:
-                return TxnResult(False, head, tuple(existing(c.key, rows[c.key]) for c in item.compares)), ()
-        events: list[Event] = []
-        revision = head + 1
-        for operation in item.operations:
-            key = operation.key
-            row = rows[key] if key in rows else execute(NEWEST, (key,)).fetchone()
-            if not isinstance(operation, Delete):
-                events.append(self._put(operation, row, revision, len(events), clock_ms))
-            elif row is not None and row[2] is not None:
-                events.append(self._delete(key, row, revision, len(events)))
-        return TxnResult(True, revision if events else head), tuple(events)
-
-    def _put(self, put: Put, row: Row | None, revision: int, position: int, clock_ms: int) -> Event:
-        execute = self.connection.execute
-        id = revision << POSITION_BITS | position
-        previous = existing(put.key, row)
-        created = revision if previous is None else previous.create_revision
-        previous_id = 0 if row is None else row[0]  # also that of a delete
-        execute("INSERT INTO history VALUES (?, ?, ?, ?, ?)", (id, put.key, previous_id, created, put.value))
-        execute("INSERT OR REPLACE INTO keys VALUES (?, ?, 0)", (put.key, id))
-        if put.ttl_s:
-            # A lease that an older put has left behind is recognised by its id when it is due.
-            execute("INSERT OR REPLACE INTO expiry VALUES (?, ?, ?)", (put.key, id, clock_ms + put.ttl_s * 1000))
-        return Event(False, KeyValue(put.key, put.value, created, revision), previous)
-
-    def _delete(self, key: str, row: Row, revision: int, position: int) -> Event:
-        id = revision << POSITION_BITS | position
-        self.connection.execute("INSERT INTO history VALUES (?, ?, ?, 0, NULL)", (id, key, row[0]))
-        self.connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, 1)", (key, id))
-        return Event(True, KeyValue(key, b"", 0, revision), existing(key, row))
 
 
 class _Transaction:
