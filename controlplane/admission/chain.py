@@ -70,14 +70,13 @@ class Outside:
 class Chain:
     """Runs every plugin; the first that refuses ends the request."""
 
-    def __init__(self, lookup: Lookup, options: Options, suffix: Callable[[str], str]) -> None:
-        """`suffix` makes a name of a beginning, as generateName does."""
+    def __init__(self, lookup: Lookup, options: Options) -> None:
         self._lookup = lookup
         self._node = node_restriction.NodeRestriction()
         self._plugins: tuple[Plugin, ...] = (
             lifecycle.NamespaceLifecycle(),
             limit_ranger.LimitRanger(),
-            service_account.ServiceAccount(suffix, token_volume=options.token_volume),
+            service_account.ServiceAccount(token_volume=options.token_volume),
             self._node,
             node_taints.NodeTaints(),
             pod_security.PodSecurity(),

@@ -33,7 +33,8 @@ ANONYMOUS = Identity("system:anonymous", ("system:unauthenticated",))
 @dataclass(slots=True)
 class RequestContext:
     """One request. `warnings` collects what becomes Warning headers; `cause` is carried into events and logs. `created` is set
-    when an update made the object."""
+    when an update made the object. `normal`: the object of a create or an update was decoded from text, and so has the one form
+    that `wherry.api.normal` gives to others."""
 
     identity: Identity
     cause: str = ""
@@ -43,6 +44,7 @@ class RequestContext:
     field_validation: str = "Strict"
     annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
     created: bool = False
+    normal: bool = False
 
 
 @dataclass(slots=True)

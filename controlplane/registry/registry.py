@@ -27,7 +27,6 @@ from controlplane.registry.base import (
     WatchOptions,
 )  # fmt: skip
 from controlplane.registry.custom.catalogue import Catalogue
-from controlplane.registry.metadata import generate_name
 from controlplane.registry.patches import Patcher
 from controlplane.registry.pods import PodOperations, binding_request
 from controlplane.registry.reads import Reader
@@ -84,7 +83,7 @@ class Registry:
         self._services.companions = ServiceAllocator(store, env, options.ranges)
         self._answer: Answer | None = None
         self._issue: Issue | None = None
-        self._chain = chain = Chain(self._state, options.admission, lambda base: generate_name(base, env))
+        self._chain = chain = Chain(self._state, options.admission)
         self._measure: measured.Measure | None = None
         self._reader = Reader(self._state)
         self._writer = Writer(self._state, chain)
@@ -245,6 +244,7 @@ class Registry:
         served = self._used(ctx, kind, "create")
         if (view := versions.of(kind)) is not None:
             self._expect(kind.message, obj)
+            ctx.normal = False  # what a conversion makes need not be
             if causes := view.check(obj):
                 given: Any = obj
                 raise violations.invalid_object("", kind.kind, given.metadata.name, causes)
@@ -275,6 +275,7 @@ class Registry:
         served = self._used(ctx, kind)
         if (view := versions.of(kind)) is not None:
             self._expect(kind.message, obj)
+            ctx.normal = False
             changed = view.to_primary(obj)
             return view.shown(await self.update(ctx, view.primary, namespace, name, changed, subresource=subresource))
         if subresource == "scale" and "scale" in kind.subresources:

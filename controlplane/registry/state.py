@@ -154,6 +154,7 @@ class State:
         self.served: dict[tuple[str, str], Served] = {(item.kind.group, item.kind.plural): item for item in served}
         self._by_name = {(item.kind.api_version, item.kind.kind): item for item in self.served.values()}
         self._later = dict(later or {})
+        self._members: dict[str, list[Served]] = {}  # the kinds of a group, for those that were asked for
         # Kinds that definitions in the store define: by group and plural, and the versions of each.
         self.custom: CustomKinds | None = None
         self._consistent = consistent
@@ -201,6 +202,7 @@ class State:
                 item.starting.set_result(None)
             self.served[item.kind.group, item.kind.plural] = item
             self._by_name[item.kind.api_version, item.kind.kind] = item
+        self._members.clear()
 
     async def close(self) -> None:
         self._closed = True
@@ -321,12 +323,15 @@ class State:
             task = self._presence.get(prefix)
             if task is None:
                 task = self._presence[prefix] = asyncio.ensure_future(self._keys_under(prefix))
-            cache = await asyncio.shield(task)
+            cache = task.result() if task.done() else await asyncio.shield(task)
         if plural:
             kind = self.served.get((group, plural))
             written = kind.acknowledged if kind is not None else 0
         else:
-            written = max((item.acknowledged for item in self.served.values() if item.kind.group == group), default=0)
+            members = self._members.get(group)
+            if members is None:
+                members = self._members[group] = [item for item in self.served.values() if item.kind.group == group]
+            written = max((item.acknowledged for item in members), default=0) if members else 0
         if cache.revision < written:
             try:
                 await cache.wait_for(written, READ_TIMEOUT_S)

@@ -76,7 +76,8 @@ class Writer:
             raise MethodNotAllowed(served.strategy.frozen)
         obj: Any = kind.message()
         obj.CopyFrom(given)
-        normal.normalise(obj)
+        if not ctx.normal:
+            normal.normalise(obj)
         meta = obj.metadata
         self._place(kind, namespace, meta)
         if meta.resource_version not in ("", "0") and not ctx.dry_run:
@@ -206,7 +207,8 @@ class Writer:
         def replace(_: Any) -> Any:
             obj: Any = kind.message()
             obj.CopyFrom(given)
-            normal.normalise(obj)
+            if not ctx.normal:
+                normal.normalise(obj)
             self._place(kind, namespace, obj.metadata)
             return obj
 

@@ -74,9 +74,13 @@ class EventRing(Generic[E]):
             self._total_bytes += total
             self._total_events += len(events)
             self.head = revision
+            touched = [key(event) for event in events]
             for prefix in waited:
-                if prefix not in first_match and any(key(event).startswith(prefix) for event in events):
-                    first_match[prefix] = revision
+                if prefix not in first_match:
+                    for one in touched:
+                        if one.startswith(prefix):
+                            first_match[prefix] = revision
+                            break
         self.head = max(self.head, head)
         self._trim()
         for prefix in waited:

@@ -35,7 +35,7 @@ def read(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Row]:
     for start in range(0, len(keys), _MOST_ROWS):
         part = keys[start : start + _MOST_ROWS]
         size = 1 << (len(part) - 1).bit_length()
-        asked = (*part, *part[-1:] * (size - len(part)))
+        asked = [*part, *([part[-1]] * (size - len(part)))]
         for key, id, created, value in connection.execute(_select(size), asked).fetchall():
             rows[key] = (id, created, value)
     return rows

@@ -30,7 +30,9 @@ RANGE = "{op} ? AND k.key < ?"
 
 
 def connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=128)
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=128
+    )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")

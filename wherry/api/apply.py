@@ -397,6 +397,9 @@ def track(
     if len(entries) == 1 and not entries[0].ListFields():
         set_managers(new, {})
         return
+    if live is None and kind is None and (ignore is EMPTY or ignore is IGNORE_STATUS):
+        _track_new(new, manager[:MAX_MANAGER_CHARS] or "unknown", int(now), subresource, ignore is IGNORE_STATUS)
+        return
     kind = kind or type_of(cls)
     managers: Managers = {}
     if live is None:
@@ -415,6 +418,72 @@ def track(
         new,
         track_value(before, value, kind, managers, manager=own, api_version=api_version, now=stamp, ignore=ignore),
     )
+
+
+# What all that was ever made has of metadata, and nobody owns.
+_OWN_METADATA = (
+    "name", "namespace", "self_link", "uid", "resource_version", "generation", "creation_timestamp", "managed_fields",
+)  # fmt: skip
+
+
+def _track_new(new: Any, manager: str, now: int, subresource: str, without_status: bool) -> None:
+    """Of a new object its maker owns everything. Many objects have that alike, but for their names: it is found again by the
+    bytes of the spec, and of the rest."""
+    from wherry.pb import meta_v1_pb2
+
+    cls = type(new)
+    rest = cls()
+    rest.CopyFrom(new)
+    for name in _OWN_METADATA:
+        rest.metadata.ClearField(name)
+    if without_status and "status" in cls.DESCRIPTOR.fields_by_name:
+        rest.ClearField("status")
+    spec = b""
+    if "spec" in cls.DESCRIPTOR.fields_by_name and rest.HasField("spec"):
+        spec = rest.spec.SerializeToString(deterministic=True)
+        if spec:
+            rest.ClearField("spec")
+    paths = _paths_of_new(cls, rest.SerializeToString(deterministic=True), spec)
+    del new.metadata.managed_fields[:]
+    if not paths:
+        return
+    meta = schema.type_meta(cls)
+    entry: Any = meta_v1_pb2.ManagedFieldsEntry(
+        manager=manager, operation="Update", api_version=meta[0] if meta else "", subresource=subresource,
+        fields_type="FieldsV1", time=meta_v1_pb2.Time(seconds=now),
+    )  # fmt: skip
+    entry.fields_v1.raw = paths.to_json().encode()
+    new.metadata.managed_fields.append(entry)
+
+
+def _paths_of_new(cls: Any, rest: bytes, spec: bytes) -> PathSet:
+    look = _found_often if len(rest) + len(spec) <= MAX_READ_OFTEN_BYTES else _found
+    return look(cls, rest, spec)
+
+
+def _found(cls: Any, rest: bytes, spec: bytes) -> PathSet:
+    found = _paths_set(cls, rest, False)
+    if spec:
+        look = _paths_set_often if len(spec) <= MAX_READ_OFTEN_BYTES else _paths_set
+        found = found | look(cls, spec, True)
+    found.to_json()  # kept with it
+    return found
+
+
+def _paths_set(cls: Any, raw: bytes, is_spec: bool) -> PathSet:
+    """What an object sets that is nothing but these bytes (of its spec)."""
+    obj: Any = cls()
+    if is_spec:
+        obj.spec.MergeFromString(raw)
+    else:
+        obj.MergeFromString(raw)
+    value = _plain(obj)
+    found = typed.compare(_empty(cls, value), value, type_of(cls))
+    return _owned_part(found.added, EMPTY) | _owned_part(found.modified, EMPTY)
+
+
+_found_often = lru_cache(maxsize=128)(_found)
+_paths_set_often = lru_cache(maxsize=128)(_paths_set)
 
 
 def set_managers(message: Any, managers: Managers) -> None:

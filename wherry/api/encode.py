@@ -1,4 +1,4 @@
-"""Messages to plain values: one function per descriptor, written and compiled at first use. Called by `codec` only.
+"""Messages to plain values: one function per descriptor, written and compiled at first use. Called by `codec` and `texts` only.
 
 A message of few fields is read field by field, in the order of their numbers. One of many fields, or of many lists and maps
 (to ask for an empty one costs as much as three plain fields), is asked for what is set: `ListFields` costs more for each
@@ -11,6 +11,7 @@ import base64
 import keyword
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -31,6 +32,28 @@ def encoder(descriptor: Descriptor) -> Encode:
     if found is None:
         found = _special(descriptor) if descriptor.full_name in schema.SPECIAL else _object(descriptor)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One field of an object: its key, what makes its plain value (None: it is one), and what stands there when it is unset."""
+
+    key: str
+    convert: Encode | None
+    empty: Callable[[], Any] | None
+
+
+def members(descriptor: Descriptor) -> tuple[dict[FieldDescriptor, Member], bool] | None:
+    """For those who write an object field by field, with the function of `encoder` the measure: what it makes of each field, in
+    the order of their numbers, and whether that is the order in which they are written; else those that are unset come last.
+    None for a message that is not, or not only, an object of its fields."""
+    if descriptor.full_name in schema.SPECIAL or any(schema.rules(field).inline for field in descriptor.fields):
+        return None
+    found = {
+        field: Member(field.json_name, _field(field), _empty(field) if schema.rules(field).keep_empty else None)
+        for field in descriptor.fields
+    }
+    return found, _is_small(descriptor)
 
 
 def _special(descriptor: Descriptor) -> Encode:

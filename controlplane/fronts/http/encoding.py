@@ -18,7 +18,7 @@ from controlplane.fronts.http.bodies import MAGIC
 from controlplane.fronts.http.kept import Kept
 from controlplane.fronts.http.media import Form
 from controlplane.registry.base import ListResult, Stored
-from wherry.api import jsonforms, schema
+from wherry.api import jsonforms, schema, texts
 from wherry.api.encode import encoder
 from wherry.api.errors import APIError, InternalError
 from wherry.api.kinds import CustomKind, Kind
@@ -40,7 +40,7 @@ def json_of(stored: Stored) -> bytes:
     """The object's JSON as an item of a list: without apiVersion and kind, but for custom resources, as in Kubernetes."""
     found = _KEPT.get(stored.memo, _JSON_KEY)
     if found is None:
-        found = dump(encoder(schema.descriptor_of(stored.kind.message))(stored.message()))
+        found = texts.dump(stored.message())
         _KEPT.put(stored.memo, _JSON_KEY, found)
     return found
 
@@ -50,7 +50,7 @@ def metadata_json(stored: Stored) -> bytes:
     found = _KEPT.get(stored.memo, _META_KEY)
     if found is None:
         message: Any = stored.message()
-        found = dump({"metadata": encoder(message.metadata.DESCRIPTOR)(message.metadata)})
+        found = b'{"metadata":' + texts.metadata(message.metadata) + b"}"
         _KEPT.put(stored.memo, _META_KEY, found)
     return found
 

@@ -214,6 +214,7 @@ class Resources:
         body = await exchange.body()
         ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "CreateOptions"))
         obj = self._decode(exchange, target, kind, body)
+        ctx.normal = not body.startswith(bodies.MAGIC)
         stored = await self._commit(
             self._registry.create(ctx, kind, target.namespace, obj, name=target.name, subresource=target.subresource)
         )
@@ -229,6 +230,7 @@ class Resources:
         body = await exchange.body()
         ctx = exchange.context(dry_run=params.dry_run(exchange.values("dryRun"), "UpdateOptions"))
         obj = self._decode(exchange, target, kind, body)
+        ctx.normal = not body.startswith(bodies.MAGIC)
         stored = await self._commit(
             self._registry.update(ctx, kind, target.namespace, target.name, obj, subresource=target.subresource)
         )

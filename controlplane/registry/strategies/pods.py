@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from controlplane.registry.defaults import pods as defaults
@@ -11,8 +12,21 @@ from controlplane.registry.validation import pod_updates, pod_warnings
 from controlplane.registry.validation import pods as validation
 from wherry.api import resources
 from wherry.api.errors import Cause
+from wherry.pb import core_v1_pb2
 
 TERMINAL = ("Succeeded", "Failed")
+# Pods of one template have one spec: it is looked at once, and found again by its bytes.
+MAX_ALIKE_BYTES = 8 << 10
+
+
+@lru_cache(maxsize=128)
+def _is_fine(raw: bytes) -> bool:
+    return not validation.spec(core_v1_pb2.PodSpec.FromString(raw), "spec")
+
+
+@lru_cache(maxsize=128)
+def _spec_warnings(raw: bytes) -> tuple[str, ...]:
+    return tuple(pod_warnings.spec(core_v1_pb2.PodSpec.FromString(raw), "spec"))
 
 
 @dataclass(slots=True)
@@ -62,7 +76,8 @@ class Pods(Strategy):
             obj.metadata.generation += 1
 
     def validate(self, obj: Any) -> list[Cause]:
-        return validation.pod(obj)
+        raw = obj.spec.SerializeToString(deterministic=True)
+        return validation.pod(obj, spec_is_fine=len(raw) <= MAX_ALIKE_BYTES and _is_fine(raw))
 
     def check_update(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
         if not subresource and obj.spec == old.spec:
@@ -83,7 +98,10 @@ class Pods(Strategy):
     def warnings(self, obj: Any, old: Any | None) -> list[str]:
         if old is not None and obj.spec == old.spec:
             return []
-        return pod_warnings.pod(obj)
+        raw = obj.spec.SerializeToString(deterministic=True)
+        if len(raw) > MAX_ALIKE_BYTES:
+            return pod_warnings.pod(obj)
+        return [*pod_warnings.name(obj), *_spec_warnings(raw)]
 
     def grace_s(self, obj: Any, asked: int | None) -> int | None:
         if not obj.spec.node_name or obj.status.phase in TERMINAL:

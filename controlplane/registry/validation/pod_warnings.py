@@ -18,6 +18,10 @@ _DEPRECATED_LABELS = {
 
 
 def pod(obj: Any) -> list[str]:
+    return name(obj) + spec(obj.spec, "spec")
+
+
+def name(obj: Any) -> list[str]:
     found = []
     if "." in obj.metadata.name:
         wrong = ", ".join(names.dns1123_label(obj.metadata.name))
@@ -25,30 +29,30 @@ def pod(obj: Any) -> list[str]:
             "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; "
             f"a DNS label is recommended: [{wrong}]"
         )
-    return found + _spec(obj.spec, "spec")
+    return found
 
 
 def template(obj: Any, path: str) -> list[str]:
-    return _spec(obj.spec, f"{path}.spec")
+    return spec(obj.spec, f"{path}.spec")
 
 
-def _spec(spec: Any, path: str) -> list[str]:
+def spec(pod_spec: Any, path: str) -> list[str]:
     found = [
         f"{path}.nodeSelector[{key}]: {_DEPRECATED_LABELS[key]}"
-        for key in sorted(spec.node_selector)
+        for key in sorted(pod_spec.node_selector)
         if key in _DEPRECATED_LABELS
     ]
-    for index, secret in enumerate(spec.image_pull_secrets):
+    for index, secret in enumerate(pod_spec.image_pull_secrets):
         if not secret.name:
             found.append(f'{path}.imagePullSecrets[{index}].name: invalid empty name ""')
-    if spec.termination_grace_period_seconds < 0:
+    if pod_spec.termination_grace_period_seconds < 0:
         found.append(
             f"{path}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
         )
-    for name, group in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+    for name, group in (("initContainers", pod_spec.init_containers), ("containers", pod_spec.containers)):
         for index, container in enumerate(group):
             found += _container(container, f"{path}.{name}[{index}]")
-    found += _fractions(spec.resources, f"{path}.resources")
+    found += _fractions(pod_spec.resources, f"{path}.resources")
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from wherry.api import codec
+from wherry.api import codec, jsonforms, schema, texts
+from wherry.api.encode import encoder
 from wherry.pb import resources_pb2
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "kubernetes-api" / "golden"
@@ -69,6 +70,7 @@ def test_recorded_bodies_come_back_the_same() -> None:
         failures += [f"{name}: {line}" for line in differences(body, codec.to_dict(message), body["kind"])]
         assert cls.FromString(message.SerializeToString()) == message, name
         assert codec.from_json(codec.to_json(message), cls) == message, name
+        assert texts.dump(message) == jsonforms.dump(encoder(schema.descriptor_of(cls))(message)), name
         checked += 1
     assert not failures, "\n".join(failures[:20])
     assert checked > 1000

@@ -12,7 +12,8 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wherry.api import codec, kinds, quantity, schema
+from wherry.api import codec, jsonforms, kinds, quantity, schema
+from wherry.api import texts as texts_of
 from wherry.api.encode import encoder
 from wherry.pb import options_pb2
 
@@ -195,6 +196,7 @@ def survives(cls: type[Message], data: st.DataObject) -> None:
     assert codec.from_dict(plain, cls) == message
     assert codec.from_json(codec.to_json(message), cls) == message
     assert json.loads(codec.to_json(message)) == plain
+    assert texts_of.dump(message) == jsonforms.dump(encoder(schema.descriptor_of(cls))(message))
     assert cls.FromString(message.SerializeToString(deterministic=True)) == message
     assert codec.decode_manifest(codec.to_yaml(message)) == [message]
 
