@@ -35,17 +35,15 @@ class ServiceAccount:
             if pod.spec.service_account_name:
                 raise request.forbid("a mirror pod may not reference service accounts")
             return
-        named = pod.spec.service_account_name
-        name = named or DEFAULT
+        name = pod.spec.service_account_name or DEFAULT
         account = await lookup.find("v1", "ServiceAccount", request.namespace, name)
-        if account is None and named and named != DEFAULT:
+        if account is None:
             raise request.forbid(
                 f'error looking up service account {request.namespace}/{name}: serviceaccount "{name}" not found'
             )
-        # `default` is made by a controller a moment after its namespace; a pod need not wait for it.
         pod.spec.service_account_name = name
         pod.spec.service_account = name
-        if account is not None and not pod.spec.image_pull_secrets:
+        if not pod.spec.image_pull_secrets:
             pod.spec.image_pull_secrets.extend(account.image_pull_secrets)
         if self._token_volume and _automount(pod, account):
             _mount(pod.spec, request.namespace, name)
@@ -54,10 +52,10 @@ class ServiceAccount:
         return
 
 
-def _automount(pod: Any, account: Any | None) -> bool:
+def _automount(pod: Any, account: Any) -> bool:
     if pod.spec.HasField("automount_service_account_token"):
         return bool(pod.spec.automount_service_account_token)
-    if account is not None and account.HasField("automount_service_account_token"):
+    if account.HasField("automount_service_account_token"):
         return bool(account.automount_service_account_token)
     return True
 

@@ -88,6 +88,9 @@ class ServiceAllocator:
         operations += (Delete(key) for key in sorted(mine.difference(wanted)))
         return tuple(Compare(key, 0) for key in new), tuple(operations)
 
+    def committed(self, revision: int) -> None:
+        """Nobody reads reservations but their own cache, which hears of them."""
+
     def release(self, old: Any) -> tuple[Operation, ...]:
         return tuple(Delete(key) for key in _keys(*held(old)))
 

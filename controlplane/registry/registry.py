@@ -14,6 +14,7 @@ from controlplane.admission.base import Plugin, Request
 from controlplane.admission.chain import Chain, Outside
 from controlplane.admission.chain import Options as AdmissionOptions
 from controlplane.registry import deletion, kinds, managers, measured, patches, shipped, versions, violations
+from controlplane.registry.accounts import DefaultAccounts
 from controlplane.registry.allocation import Ranges, ServiceAllocator
 from controlplane.registry.base import (
     ADMIN,
@@ -81,6 +82,7 @@ class Registry:
         self._services = self._served("", "services")
         self._ranges = options.ranges
         self._services.companions = ServiceAllocator(store, env, options.ranges)
+        self._served("", "namespaces").companions = DefaultAccounts(self._served("", "serviceaccounts"), env)
         self._answer: Answer | None = None
         self._issue: Issue | None = None
         self._chain = chain = Chain(self._state, options.admission)

@@ -168,6 +168,8 @@ class Writer:
             if result.succeeded:
                 served.acknowledge(result.revision)
                 charge.settle(result.revision)
+                if served.companions is not None:
+                    served.companions.committed(result.revision)
                 memo = self._state.memo_of(served, key, result.revision)
                 return served.stored(value, result.revision, memo), None
             if result.current[0] is not None:

@@ -108,7 +108,6 @@ def verdict(file: str, found: dict[int, str]) -> None:
 
 async def test_refusals(admin: Caller) -> None:
     pod = {"metadata": {"name": "upd"}, "spec": {"containers": [{"name": "c", "image": "a"}]}}
-    await admin.ask("POST", "/api/v1/namespaces/golden/serviceaccounts", {"metadata": {"name": "default"}})
     assert (await admin.ask("POST", "/api/v1/namespaces/golden/pods", pod)).status == 201
     await admin.ask("POST", "/api/v1/namespaces/golden/configmaps", {"metadata": {"name": "page0"}})
     found = {}
@@ -357,7 +356,6 @@ async def test_policies_and_webhooks_that_do_not_answer(admin: Caller) -> None:
 
 
 async def test_refused_logs(admin: Caller) -> None:
-    await admin.ask("POST", "/api/v1/namespaces/golden/serviceaccounts", {"metadata": {"name": "default"}})
     for name, node in (("bd", "none"), ("bdg", "")):
         spec = {"nodeName": node, "containers": [{"name": "c", "image": "a"}]}
         await admin.ask("POST", "/api/v1/namespaces/golden/pods", {"metadata": {"name": name}, "spec": spec})
@@ -387,7 +385,6 @@ async def test_who_may_ask(front: Https, admin: Caller) -> None:
     }  # fmt: skip
     for path, body in (
         ("/api/v1/namespaces/golden/configmaps", {"metadata": {"name": "page0"}}),
-        ("/api/v1/namespaces/golden/serviceaccounts", {"metadata": {"name": "default"}}),
         ("/api/v1/namespaces/golden/pods", pod),
         ("/api/v1/nodes", {"metadata": {"name": "flow-node"}}),
         (f"/apis/{RBAC}/v1/namespaces/golden/rolebindings", binding),
@@ -409,7 +406,6 @@ async def test_who_may_ask(front: Https, admin: Caller) -> None:
 async def test_tables_and_metadata(admin: Caller) -> None:
     """The forms of answers, without their rows: of whole lists, and of single objects."""
     pod = {"metadata": {"name": "min"}, "spec": {"containers": [{"name": "c", "image": "a"}]}}
-    await admin.ask("POST", "/api/v1/namespaces/golden/serviceaccounts", {"metadata": {"name": "default"}})
     assert (await admin.ask("POST", "/api/v1/namespaces/golden/pods", pod)).status == 201
     found = {}
     for number, record in recorded("tables"):

@@ -118,7 +118,6 @@ async def test_mutating_hooks_see_each_others_work(admin: Caller, server: HookSe
 async def test_what_a_hook_adds_gets_defaults_and_is_validated(admin: Caller, server: HookServer) -> None:
     sidecar = {"name": "side", "image": "side:1"}
     server.decide["/m"] = lambda asked: patch({"op": "add", "path": "/spec/containers/-", "value": sidecar})
-    await admin.ask("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
     await configure(admin, "Mutating", "m", {"clientConfig": server.config("/m"), "rules": [rule("pods", "CREATE")]})
     pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "a"}]}}
     answer = await admin.ask("POST", PODS, pod)
@@ -357,7 +356,6 @@ async def test_custom_resources(admin: Caller, server: HookServer) -> None:
 
 async def test_sessions_are_put_before_hooks(admin: Caller, server: HookServer) -> None:
     server.decide["/v"] = lambda asked: {"allowed": False, "status": {"message": "no shells", "code": 403}}
-    await admin.ask("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
     pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "a"}]}}
     assert (await admin.ask("POST", PODS, pod)).status == 201
     rules = [rule("pods/exec", "CONNECT")]

@@ -73,8 +73,7 @@ async def world(env: Env) -> AsyncIterator[World]:
     registry.issue_with(tokens.issue)
     found = World(registry, tokens, Authentication(registry, clock, tokens), clock, offset)
     await found.create(obj("v1", "Namespace", "golden"))
-    for name in ("default", "robot"):
-        await found.create(obj("v1", "ServiceAccount", name))
+    await found.create(obj("v1", "ServiceAccount", "robot"))
     await found.create(obj("v1", "Node", "n1"))
     yield found
     await registry.close()

@@ -179,7 +179,6 @@ async def test_settings_come_first_with_interval_and_a_pod_cidr_that_stays(env: 
 async def test_pods_of_the_node_and_only_those_come_down(env: Env) -> None:
     async with plane(env) as control_plane:
         admin = control_plane.local_client(ADMIN)
-        await admin.create(core_v1_pb2.ServiceAccount(metadata={"name": "default", "namespace": "default"}))  # type: ignore[arg-type]
         for number in range(250):
             await admin.create(pod_object(f"before-{number}", "n1"))
         async with joined(control_plane) as (agent, _):
@@ -196,7 +195,6 @@ async def test_pods_of_the_node_and_only_those_come_down(env: Env) -> None:
 
 async def test_statuses_go_up_and_a_terminated_pod_goes_for_good(env: Env) -> None:
     async with plane(env) as control_plane, joined(control_plane) as (agent, admin):
-        await admin.create(core_v1_pb2.ServiceAccount(metadata={"name": "default", "namespace": "default"}))  # type: ignore[arg-type]
         pod = await admin.create(pod_object("web", "n1"))
         await asyncio.sleep(1)
         await agent.report(status_of(pod, "Running"))
@@ -215,7 +213,6 @@ async def test_statuses_go_up_and_a_terminated_pod_goes_for_good(env: Env) -> No
 
 async def test_a_status_of_a_pod_that_is_not_the_nodes_is_refused(env: Env) -> None:
     async with plane(env) as control_plane, joined(control_plane) as (agent, admin):
-        await admin.create(core_v1_pb2.ServiceAccount(metadata={"name": "default", "namespace": "default"}))  # type: ignore[arg-type]
         foreign = await admin.create(pod_object("foreign", "n2"))
         mine = await admin.create(pod_object("mine", "n1"))
         mine.metadata.uid = "an-older-pod-of-that-name"
@@ -336,7 +333,6 @@ async def test_a_deleted_node_is_told_to_dial_anew(env: Env) -> None:
 
 
 async def with_pod(admin: Client, *containers: str) -> None:
-    await admin.create(core_v1_pb2.ServiceAccount(metadata={"name": "default", "namespace": "default"}))  # type: ignore[arg-type]
     await admin.create(pod_object("web", "n1", *containers))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controlplane.registry.registry import Registry
+from controlplane.store.base import Put
 from wherry.api import kinds
 from wherry.api.context import Env
 from wherry.api.errors import APIError, Conflict, Forbidden, Invalid, NotFound
@@ -355,3 +356,27 @@ async def test_unknown_subresources(registry: Registry) -> None:
     with pytest.raises(APIError) as caught:
         await registry.get(admin(), POD, "default", "p", subresource="nope")
     assert (caught.value.code, caught.value.message) == (404, "the server could not find the requested resource")
+
+
+async def test_a_namespace_comes_with_its_account(registry: Registry) -> None:
+    """In one transaction, so that a pod may be created the moment after."""
+    accounts = kinds.by_name("v1", "ServiceAccount")
+    made = await registry.create(admin(), kinds.by_name("v1", "Namespace"), "", obj("v1", "Namespace", "new"))
+    account = await registry.get(admin(), accounts, "new", "default")
+    assert account.revision == made.revision
+    await registry.create(admin(), kinds.by_name("v1", "Pod"), "new", pod("p"))
+    await registry.delete(admin(), accounts, "new", "default", meta_v1_pb2.DeleteOptions())
+    with pytest.raises(Forbidden) as refused:
+        await registry.create(admin(), kinds.by_name("v1", "Pod"), "new", pod("q"))
+    assert refused.value.message == (
+        'pods "q" is forbidden: error looking up service account new/default: serviceaccount "default" not found'
+    )
+
+
+async def test_an_account_that_is_left_of_an_old_namespace_stays(registry: Registry) -> None:
+    store = registry._state.store
+    kept = obj("v1", "ServiceAccount", "default", meta={"namespace": "again", "labels": {"old": "y"}})
+    await store.txn([], [Put("/registry/core/serviceaccounts/again/default", kept.SerializeToString())])
+    await registry.create(admin(), kinds.by_name("v1", "Namespace"), "", obj("v1", "Namespace", "again"))
+    found = await registry.get(admin(), kinds.by_name("v1", "ServiceAccount"), "again", "default")
+    assert found.message().metadata.labels["old"] == "y"
