@@ -18,7 +18,7 @@ from bench._measure import closing
 from wherry.api import codec
 from wherry.pb import core_v1_pb2
 
-LOOPS = 300
+LOOPS = 20  # short enough that some rounds of a busy machine go by undisturbed
 
 
 def typical_pod() -> dict[str, Any]:
@@ -130,7 +130,7 @@ def microseconds(call: Callable[[], object], rounds: int) -> float:
 
 def run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench codec", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=200)
     rounds = parser.parse_args(argv).rounds
     value = typical_pod()
     pod = codec.from_dict(value, core_v1_pb2.Pod)

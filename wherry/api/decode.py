@@ -21,8 +21,8 @@ from wherry.api.problems import OBJECT_WEIGHT, Path, Problems
 MAX_SCHEMA_DEPTH = 40
 _TYPE_META = ("apiVersion", "kind")
 _compiled: dict[str, Decode] = {}
-# The zero values of structs: of messages, and of the two special forms that stand by value.
-_EMPTY: tuple[dict[str, Any], ...] = ({}, {"type": 0}, {"string": "0"})
+# The zero values of the two special forms that stand by value.
+_ZERO: dict[str, dict[str, Any]] = {"IntOrString": {"type": 0}, "Quantity": {"string": "0"}}
 _INT_RANGE = {
     FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1, "int32"),
     FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1, "int64"),
@@ -107,7 +107,8 @@ def _object(descriptor: Descriptor) -> Decode:
         if member.inline:
             name = f"{'/'.join(member.inline)}/{name}"  # no field is called so
             moves[name] = (*member.inline, member.field.name)
-        table[member.key] = (name, _plain(member.field), _field(member.field), member.field.has_presence)
+        differs = member.field.has_presence and not same_when_empty(member.field)
+        table[member.key] = (name, _plain(member.field), _field(member.field), differs)
     if schema.type_meta_of(descriptor) is not None:
         for key in _TYPE_META:
             table.setdefault(key, (key, None, _ignored_string, False))
@@ -133,8 +134,8 @@ def _field(field: FieldDescriptor) -> Decode:
         return _map(schema.map_value(field))
     single = _single(field)
     if not field.is_repeated:
-        if field.message_type is not None and same_when_empty(field):
-            return _dropping_empty(single)
+        if field.message_type is not None and field.message_type.name in _ZERO and same_when_empty(field):
+            return _dropping_zero(single, _ZERO[field.message_type.name])
         return single
     return jsonforms.string_list if field.type == FieldDescriptor.TYPE_STRING else _list(field, single)
 
@@ -142,16 +143,17 @@ def _field(field: FieldDescriptor) -> Decode:
 def same_when_empty(field: FieldDescriptor) -> bool:
     """A struct by value: `{}` and absent are one and the same, so that both decode to one message."""
     return (
-        schema.rules(field).keep_empty
+        field.message_type is not None
+        and schema.rules(field).keep_empty
         and field.full_name not in schema.NULL_WHEN_ABSENT
-        and (schema.sub(field).full_name not in schema.SPECIAL or schema.sub(field).name in ("Quantity", "IntOrString"))
+        and (schema.sub(field).full_name not in schema.SPECIAL or schema.sub(field).name in _ZERO)
     )
 
 
-def _dropping_empty(convert: Decode) -> Decode:
+def _dropping_zero(convert: Decode, zero: dict[str, Any]) -> Decode:
     def decode(value: Any, path: Path, problems: Problems) -> Any:
         converted = convert(value, path, problems)
-        return None if converted in _EMPTY else converted
+        return None if converted == zero else converted
 
     return decode
 

@@ -47,8 +47,7 @@ def parse(data: bytes | str) -> tuple[Any, list[str]]:
         again = orjson.dumps(value)
     except (orjson.JSONDecodeError, TypeError):  # TypeError: deeper than orjson writes
         return _parse_thoroughly(data)
-    # A colon stands behind each key, in strings, and nowhere else: fewer of them afterwards, and a key stood twice.
-    if raw.count(b":") != again.count(b":") or _has_escaped_colon(raw) or _has_large_numbers(again):
+    if again != raw and _may_have_lost(raw, again):
         return _parse_thoroughly(data)
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_too_deep(value):
         raise _too_deep()
@@ -59,20 +58,25 @@ def load(raw: bytes) -> Any:
     """The value of JSON that is known to be well-formed (a stored `raw` field), exactly. Raises ValueError where it is not."""
     try:
         value = orjson.loads(raw)
-        if not _has_large_numbers(orjson.dumps(value)):
+        again = orjson.dumps(value)
+        if again == raw or not _has_large_numbers(again):
             return value
     except (orjson.JSONDecodeError, TypeError):  # TypeError: deeper than orjson writes
         pass
     return json.loads(raw, parse_constant=_no_constant, parse_float=_float)
 
 
+def _may_have_lost(raw: bytes, again: bytes) -> bool:
+    """Whether a value, written again, may be less than it was: a key stood twice, or a number was too large."""
+    # A colon stands behind each key, in strings, and nowhere else.
+    if raw.count(b":") != again.count(b":") or _has_large_numbers(again):
+        return True
+    return b"\\" in raw and (b"\\u003a" in raw or b"\\u003A" in raw)
+
+
 def _has_large_numbers(written: bytes) -> bool:
     """orjson reads an integer of more than 64 bits as a float, and writes such floats with an exponent."""
-    return b"e+" in written
-
-
-def _has_escaped_colon(raw: bytes) -> bool:
-    return b"\\u003a" in raw or b"\\u003A" in raw
+    return b"+" in written and b"e+" in written
 
 
 def _is_too_deep(value: Any) -> bool:

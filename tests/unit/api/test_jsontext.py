@@ -46,7 +46,7 @@ def written(value: Any, *, escaped: bool, space: str) -> str:
     if isinstance(value, list):
         return "[" + ",".join(written(item, escaped=escaped, space=space) for item in value) + "]"
     text = json.dumps(value, ensure_ascii=escaped)
-    return text.replace(":", "\\u003A") if escaped and isinstance(value, str) else text
+    return text.replace(":", "\\u003A" if space else "\\u003a") if escaped and isinstance(value, str) else text
 
 
 def twice(value: Any) -> bool:
@@ -67,6 +67,7 @@ def same(left: Any, right: Any) -> bool:
 
 @given(value=pairs, escaped=st.booleans(), space=st.sampled_from(["", " ", "\n\t"]), as_text=st.booleans())
 @example(value=Pairs([("a", 1), ("a:b", 1), ("a", 2)]), escaped=True, space="", as_text=False)
+@example(value=Pairs([("a", "::"), ("b", 1), ("a", 2)]), escaped=True, space="", as_text=False)
 @example(value=[2**64, {"a": -(2**63) - 1}], escaped=False, space="", as_text=False)
 @settings(max_examples=300)
 def test_reads_as_the_standard_library_does(value: Any, escaped: bool, space: str, as_text: bool) -> None:
