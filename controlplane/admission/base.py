@@ -18,6 +18,10 @@ def _as_it_is(obj: Any) -> None:
     """Of a kind without defaults."""
 
 
+def _unknown() -> Any:
+    """Of a request without an object."""
+
+
 @dataclass(slots=True)
 class Request:
     """One write, or a session with a container (CONNECT). `obj` is None for DELETE and CONNECT, `old` for CREATE and CONNECT;
@@ -39,6 +43,7 @@ class Request:
     annotations: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     session: dict[str, Any] | None = None
+    merge_type: Callable[[], Any] = _unknown  # how apply merges objects of the kind (`wherry.api.typed`)
     defaults: Callable[[Any], None] = _as_it_is  # of the kind, for an object that somebody outside has changed
     read_scale: Callable[[Any], Any] = _as_it_is  # of the kind; None where the figures are where workloads have them
 

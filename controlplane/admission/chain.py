@@ -1,6 +1,6 @@
 """The plugins in their order, Kubernetes' order. Built by the registry from its options.
 
-Mutating plugins, mutating webhooks; then (after the registry's own validation) validating plugins, admission policies,
+Mutating plugins, policies and webhooks; then (after the registry's own validation) validating plugins, admission policies,
 validating webhooks; and last the quotas, in the transaction itself. What few clusters use is imported when there is an object
 that asks for it: see `Lookup.present`.
 """
@@ -30,6 +30,7 @@ from controlplane.admission.charge import FREE, Charge
 if TYPE_CHECKING:
     from controlplane.admission.policies.authorizer import Decide
     from controlplane.admission.policies.enforce import Enforcer
+    from controlplane.admission.policies.mutate import Mutator
     from controlplane.admission.quota.ledger import Ledger
     from controlplane.admission.webhooks.base import Transport
     from controlplane.admission.webhooks.dispatch import Dispatcher
@@ -89,6 +90,7 @@ class Chain:
         self._ledger: Ledger | None = None
         self._hooks: Dispatcher | None = None
         self._policies: Enforcer | None = None
+        self._mutator: Mutator | None = None
         self._outside: Outside | None = None
 
     def reach(self, outside: Outside) -> None:
@@ -103,17 +105,22 @@ class Chain:
         """Whether somebody outside has changed the object, so that its defaults have to be filled in again."""
         for plugin in self._plugins:
             await plugin.mutate(request, self._lookup)
+        policies = await self._mutating()
         hooks = await self._dispatcher("mutatingwebhookconfigurations")
-        if hooks is None:
+        if hooks is None and policies is None:
             return False
         seen: dict[str, bytes] = {}
-        changed = await hooks.mutate(request, seen)
-        if changed:
-            # What a hook added has to be looked at by those before it, as in Kubernetes: once more, and not for ever.
+        changed = policies is not None and await policies.mutate(request)
+        hooked = hooks is not None and await hooks.mutate(request, seen)
+        if changed or hooked:
+            # What somebody added has to be looked at by those before it, as in Kubernetes: once more, and not for ever.
             for plugin in self._plugins:
                 await plugin.mutate(request, self._lookup)
-            await hooks.mutate(request, seen)
-        return changed
+            if policies is not None:
+                await policies.mutate(request, again=True)
+            if hooks is not None:
+                await hooks.mutate(request, seen)
+        return changed or hooked
 
     async def validate(self, request: Request) -> None:
         for plugin in self._plugins:
@@ -143,6 +150,18 @@ class Chain:
 
             self._hooks = Dispatcher(self._lookup, self._outside.env, self._outside.transport())
         return self._hooks
+
+    async def _mutating(self) -> Mutator | None:
+        """None when there is no mutating policy that is bound."""
+        if self._outside is None or not await self._lookup.present(_REGISTRATION):
+            return None
+        if not await self._lookup.present(_REGISTRATION, "mutatingadmissionpolicybindings"):
+            return None
+        if self._mutator is None:
+            from controlplane.admission.policies.mutate import Mutator
+
+            self._mutator = Mutator(self._lookup, self._outside.env, self._outside.decide)
+        return self._mutator
 
     async def _enforcer(self) -> Enforcer | None:
         """None when there is no policy that is bound."""

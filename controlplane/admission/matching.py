@@ -103,3 +103,20 @@ def from_plain(value: Mapping[str, Any], like: Any) -> Any:
     from wherry.api import codec
 
     return codec.from_dict(dict(value), type(like), strict=False)
+
+
+def accept(request: Request, result: Mapping[str, Any]) -> bool:
+    """Makes the request's object what somebody outside has made of its JSON; whether that is something else. Raises ValueError,
+    APIError and the like for what does not fit."""
+    if request.subresource == "scale":
+        made = type(request.obj)()
+        made.CopyFrom(request.obj)
+        made.spec.replicas = int((result.get("spec") or {}).get("replicas") or 0)
+    else:
+        own = request.kind.api_version if "apiVersion" in result else None
+        made = from_plain({**result, **({"apiVersion": own} if own else {})}, request.obj)
+    request.defaults(made)
+    if made == request.obj:
+        return False
+    request.obj.CopyFrom(made)
+    return True

@@ -9,6 +9,7 @@ contract); what is not handed over yet leaves no trace, for there is only one tr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -61,6 +62,12 @@ def conflict(kind: Kind, name: str, detail: str = MODIFIED, subresource: str = "
     return Conflict(message, group=kind.group, kind=resource, name=name)
 
 
+def _merge_type(served: Served) -> Any:
+    from wherry.api import apply
+
+    return served.strategy.merge_type or apply.type_of(served.kind.message)
+
+
 class Writer:
     def __init__(self, state: State, chain: Chain) -> None:
         self._state = state
@@ -90,6 +97,7 @@ class Writer:
         managers.track(ctx, served.strategy, obj, None, self._state.env, applied=applied)
         request = self._request(ctx, "CREATE", kind, namespace, meta.name, obj, None)
         request.defaults = served.strategy.defaults
+        request.merge_type = partial(_merge_type, served)
         if await self._chain.mutate(request):
             self._place(kind, namespace, meta)
         metadata.fill_new(meta, self._state.env)
@@ -322,6 +330,7 @@ class Writer:
         strategy.defaults(obj)
         strategy.defaults_of_name(obj)
         request.defaults = strategy.defaults
+        request.merge_type = partial(_merge_type, served)
         if await self._chain.mutate(request):
             self._check_identity(kind, name, obj, old)
         metadata.keep_system_fields(obj.metadata, old.metadata)

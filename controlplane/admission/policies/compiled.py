@@ -22,6 +22,10 @@ MAX_ANNOTATION = 10 * 1024
 BASE: Mapping[str, cel.Type] = {**expressions.POLICY, "authorizer": authorizer.AUTHORIZER}
 
 
+# Of an expression and the variables that it sees. Raises CompileError.
+Compile = Callable[[str, Mapping[str, cel.Type]], Program]
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A no: `index` is that of the validation (-1: it is about the policy as a whole). `error`: nothing was found out."""
@@ -40,15 +44,15 @@ class Outcome:
 
 
 def compile_variables(
-    variables: Any, wrong: Callable[[int, str], None] | None = None
+    variables: Any, wrong: Callable[[int, str], None] | None = None, compile: Compile | None = None
 ) -> tuple[dict[str, cel.Type], list[tuple[str, Program]]]:
     """The types that further expressions see, and the programs in order; each variable sees those before it. Raises
-    CompileError, or tells `wrong` the index and what it is."""
+    CompileError, or tells `wrong` the index and what it is. `compile`: for those that may make more than values of CEL."""
     known: dict[str, cel.Type] = {}
     programs: list[tuple[str, Program]] = []
     for index, variable in enumerate(variables):
         try:
-            compiled = compile_one(variable.expression, known)
+            compiled = (compile or compile_one)(variable.expression, known)
         except CompileError as error:
             if wrong is None:
                 raise
@@ -69,7 +73,7 @@ def compile_one(source: str, variables: Mapping[str, cel.Type]) -> Program:
 class _Variables(dict[str, Any]):
     """Each is worked out when an expression first asks for it."""
 
-    def __init__(self, programs: list[tuple[str, Program]], given: dict[str, Any], budget: _Budget) -> None:
+    def __init__(self, programs: list[tuple[str, Program]], given: dict[str, Any], budget: Budget) -> None:
         super().__init__((name, None) for name, _ in programs)
         self._programs = dict(programs)
         self._given = given
@@ -83,7 +87,7 @@ class _Variables(dict[str, Any]):
         return super().__getitem__(name)
 
 
-class _Budget:
+class Budget:
     """Of all expressions of a policy for one request."""
 
     def __init__(self, total: float) -> None:
@@ -96,15 +100,32 @@ class _Budget:
         return result.value
 
 
-class Policy:
-    """Raises CompileError for a policy that another version has stored and this one can't read."""
+class Definition:
+    """What policies of both kinds have. Raises CompileError for one that another version has stored and this one can't read."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: Any, compile: Compile | None = None) -> None:
         self.spec = spec
         self._conditions = None
         if spec.match_conditions:
             self._conditions = Conditions(spec.match_conditions, BASE, authorizer.functions())
-        types, self._variables = compile_variables(spec.variables)
+        self.types, self._variables = compile_variables(spec.variables, compile=compile)
+
+    def holds(self, given: Mapping[str, Any]) -> bool:
+        """Whether it wants the request at all. Raises ConditionError."""
+        return self._conditions is None or self._conditions.hold(given)
+
+    def with_variables(self, given: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+        out = dict(given)
+        out["variables"] = _Variables(self._variables, out, budget)
+        return out
+
+
+class Policy(Definition):
+    """A ValidatingAdmissionPolicy."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        types = self.types
         self._validations = [
             (
                 item,
@@ -118,16 +139,14 @@ class Policy:
     def evaluate(self, given: dict[str, Any]) -> Outcome:
         """What the policy says; a failure counts or not by its failurePolicy."""
         outcome = Outcome()
-        if self._conditions is not None:
-            try:
-                if not self._conditions.hold(given):
-                    return outcome
-            except ConditionError as error:
-                outcome.verdicts.append(Verdict(str(error), error=True))
+        try:
+            if not self.holds(given):
                 return outcome
-        budget = _Budget(expressions.POLICY_BUDGET)
-        given = {**given}
-        given["variables"] = _Variables(self._variables, given, budget)
+        except ConditionError as error:
+            outcome.verdicts.append(Verdict(str(error), error=True))
+            return outcome
+        budget = Budget(expressions.POLICY_BUDGET)
+        given = self.with_variables(given, budget)
         for index, (item, compiled, message) in enumerate(self._validations):
             try:
                 value = budget.run(compiled, given)
@@ -142,7 +161,7 @@ class Policy:
         return outcome
 
     def _annotate(
-        self, key: str, compiled: Program, given: Mapping[str, Any], budget: _Budget, outcome: Outcome
+        self, key: str, compiled: Program, given: Mapping[str, Any], budget: Budget, outcome: Outcome
     ) -> None:
         try:
             value = budget.run(compiled, given)
@@ -163,7 +182,7 @@ def _failed(expression: str, error: EvaluationError) -> str:
     return f"expression '{expression}' resulted in error: {error}"
 
 
-def _message(item: Any, compiled: Program | None, given: Mapping[str, Any], budget: _Budget) -> str:
+def _message(item: Any, compiled: Program | None, given: Mapping[str, Any], budget: Budget) -> str:
     """Of the message expression, else the message, else the expression itself."""
     if compiled is not None:
         try:

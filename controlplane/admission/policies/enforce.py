@@ -7,23 +7,20 @@ go to the client, the rest into the audit log.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from controlplane.admission import attributes, expressions, matching
+from controlplane.admission import matching
 from controlplane.admission.base import Lookup, Request
-from controlplane.admission.policies import authorizer
-from controlplane.admission.policies.authorizer import Answers, Decide
+from controlplane.admission.policies.asked import MAX_ROUNDS, Asked
+from controlplane.admission.policies.authorizer import Decide
 from controlplane.admission.policies.compiled import Outcome, Policy, Verdict
 from controlplane.admission.policies.params import BadParams, collect
 from wherry.api.cel.syntax import CompileError
 from wherry.api.context import Env
-from wherry.api.errors import APIError, Cause
+from wherry.api.errors import APIError
 
 _V1 = "admissionregistration.k8s.io/v1"
 _FAILURE = "validation.policy.admission.k8s.io/validation_failure"
-_CODES = {"Unauthorized": 401, "Forbidden": 403, "RequestEntityTooLarge": 413, "Invalid": 422}
-_MAX_ROUNDS = 16  # of questions to the authorizer that one policy may ask one after the other
 
 
 class Enforcer:
@@ -49,7 +46,7 @@ class Enforcer:
         if request.kind.namespaced:
             namespace = await self._lookup.find("v1", "Namespace", "", request.namespace)
         served = self._lookup.versions(request.kind.group, request.kind.plural)
-        asked = _Asked(request, namespace, self._env.uuid(), served)
+        asked = Asked(request, namespace, self._env.uuid(), served)
         denied: APIError | None = None
         for policy in policies:
             mine = [found for found in bindings if found.spec.policy_name == policy.metadata.name]
@@ -59,7 +56,7 @@ class Enforcer:
         if denied is not None:
             raise denied
 
-    async def _policy(self, policy: Any, bindings: list[Any], asked: _Asked) -> APIError | None:
+    async def _policy(self, policy: Any, bindings: list[Any], asked: Asked) -> APIError | None:
         """The first denial. Publishes what else its bindings want said."""
         name, request = policy.metadata.name, asked.request
         insists = policy.spec.failure_policy != "Ignore"
@@ -106,10 +103,10 @@ class Enforcer:
             kept = self._kept[policy.metadata.name] = policy, made
         return kept[1]
 
-    async def _evaluate(self, compiled: Policy, asked: _Asked, params: dict[str, Any] | None) -> Outcome:
+    async def _evaluate(self, compiled: Policy, asked: Asked, params: dict[str, Any] | None) -> Outcome:
         """Again and again, as long as the expressions ask the authorizer something new."""
         given = asked.values(params)
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             outcome = compiled.evaluate(given)
             pending = list(asked.answers.pending)
             if not pending:
@@ -119,7 +116,7 @@ class Enforcer:
                 asked.answers.known[question] = await self._decide(question)
         return outcome
 
-    def _said(self, asked: _Asked, policy: Any, binding: Any, verdict: Verdict, head: str) -> APIError | None:
+    def _said(self, asked: Asked, policy: Any, binding: Any, verdict: Verdict, head: str) -> APIError | None:
         """Where the binding's actions lead a no; the denial, when one of them is to deny."""
         actions = list(binding.spec.validation_actions)
         denial = None
@@ -135,39 +132,3 @@ class Enforcer:
                 }  # fmt: skip
                 asked.request.annotations[_FAILURE] = json.dumps([failure], separators=(",", ":"))
         return denial
-
-
-class _Asked:
-    """One request, with what is worked out of it once for all policies."""
-
-    def __init__(self, request: Request, namespace: Any | None, uid: str, served: Sequence[str]) -> None:
-        self.request = request
-        self.namespace = namespace
-        self._served = served
-        self.answers = Answers()
-        view = attributes.view(request, uid)
-        self._values = expressions.values(view, matching.plain(namespace))
-        self._values["authorizer"] = authorizer.value(self.answers, request.identity, view.request)
-
-    def values(self, params: dict[str, Any] | None) -> dict[str, Any]:
-        return {**self._values, "params": params}
-
-    def deny(self, message: str, reason: str = "") -> APIError:
-        error = self.request.forbid(message, causes=(Cause("", message),))
-        error.reason = reason or "Invalid"
-        error.code = _CODES.get(error.reason, 422)
-        return error
-
-    def concerns(self, match: Any, *, rules: bool = True) -> bool:
-        """A binding may narrow its policy down, so it may also leave the rules out."""
-        request = self.request
-        if not matching.namespace_matches(match.namespace_selector, request, self.namespace):
-            return False
-        if not matching.object_matches(match.object_selector, request):
-            return False
-        among = matching.versions(match.match_policy, request, self._served)
-        if matching.matched_named(match.exclude_resource_rules, request, among) is not None:
-            return False
-        if not match.resource_rules:
-            return not rules
-        return matching.matched_named(match.resource_rules, request, among) is not None

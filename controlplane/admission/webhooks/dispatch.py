@@ -146,21 +146,10 @@ def _apply(hook: Hook, request: Request, view: View, operations: Sequence[Any]) 
         result = patch.apply_json_patch(view.object, list(operations))
         if not isinstance(result, dict):
             raise BadRequest("the patched object is no object")
-        if request.subresource == "scale":
-            made = type(request.obj)()
-            made.CopyFrom(request.obj)
-            made.spec.replicas = int((result.get("spec") or {}).get("replicas") or 0)
-        else:
-            own = request.kind.api_version if "apiVersion" in result else None
-            made = matching.from_plain({**result, **({"apiVersion": own} if own else {})}, request.obj)
+        return matching.accept(request, result)
     except (APIError, ValueError, TypeError, AttributeError) as error:
         text = f'failed calling webhook "{hook.name}": the patch does not fit the object: {error}'
         raise InternalError(f"Internal error occurred: {text}", causes=[Cause("", text)]) from error
-    request.defaults(made)
-    if made == request.obj:
-        return False
-    request.obj.CopyFrom(made)
-    return True
 
 
 def _with_uid(view: View, uid: str) -> View:

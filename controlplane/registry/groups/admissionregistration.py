@@ -11,17 +11,16 @@ from controlplane.registry.tables import admissionregistration as tables
 from controlplane.registry.validation import admissionregistration as validation
 
 _V1 = "admissionregistration.k8s.io/v1"
-_IDLE = "requests are not put before it"
 
 
 def kinds() -> Iterator[Served]:
     yield entry(
         _V1, "MutatingAdmissionPolicy", columns=tables.MUTATING_POLICIES, fill=defaults.policy,
-        check=validation.policy, counted=("spec",), stored_only=_IDLE,
+        check=validation.policy, counted=("spec",),
     )  # fmt: skip
     yield entry(
         _V1, "MutatingAdmissionPolicyBinding", columns=tables.POLICY_BINDINGS, fill=defaults.policy_binding,
-        check=validation.policy_binding, counted=("spec",), stored_only=_IDLE,
+        check=validation.policy_binding, counted=("spec",),
     )  # fmt: skip
     yield entry(
         _V1, "MutatingWebhookConfiguration", columns=tables.WEBHOOKS, fill=defaults.webhooks,

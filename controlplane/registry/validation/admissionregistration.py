@@ -154,9 +154,59 @@ def policy(obj: Any) -> Causes:
             causes += (violations.required(f"spec.{name}", detail) for name in ("validations", "auditAnnotations"))
         causes += _conditions(spec.match_conditions, "spec.matchConditions", policy=True)
         causes += _expressions(spec)
-    elif not spec.mutations:
-        causes.append(violations.required("spec.mutations", "mutations must contain at least one item"))
+    else:
+        causes += _conditions(spec.match_conditions, "spec.matchConditions", policy=True)
+        causes += _mutations(spec)
     return causes
+
+
+def _mutations(spec: Any) -> Causes:
+    """Of a MutatingAdmissionPolicy: what it makes compiles, and is of the right type."""
+    from controlplane.admission.policies import mutations
+    from wherry.api.cel.syntax import CompileError
+
+    causes: Causes = []
+    if not spec.mutations:
+        causes.append(violations.required("spec.mutations", "mutations must contain at least one item"))
+    if not spec.reinvocation_policy:
+        causes.append(violations.required("spec.reinvocationPolicy"))
+    else:
+        causes += common.one_of(spec.reinvocation_policy, ("IfNeeded", "Never"), "spec.reinvocationPolicy")
+    wrong = _variable_names(spec.variables)
+    if wrong:
+        return [*causes, *wrong]
+    types = _variable_types(spec, causes, mutations.compile_one)
+    for index, item in enumerate(spec.mutations):
+        path = f"spec.mutations[{index}]"
+        if not item.patch_type:
+            causes.append(violations.required(f"{path}.patchType"))
+            continue
+        name, field, other = _MUTATIONS.get(item.patch_type, ("", "", ""))
+        if not name:
+            causes += common.one_of(item.patch_type, tuple(sorted(_MUTATIONS)), f"{path}.patchType")
+            continue
+        if item.HasField(other):
+            detail = f"must not be specified when patchType is {item.patch_type}"
+            causes.append(violations.invalid(f"{path}.{_MUTATION_NAMES[other]}", "", detail))
+        source = getattr(item, field).expression
+        if not item.HasField(field):
+            detail = f"must be specified when patchType is {item.patch_type}"
+            causes.append(violations.required(f"{path}.{name}", detail))
+        elif not source.strip():
+            causes.append(violations.required(f"{path}.{name}.expression", "expression is not specified"))
+        else:
+            try:
+                mutations.compile_mutation(item, types)
+            except CompileError as error:
+                causes.append(violations.invalid(f"{path}.{name}.expression", source, f"compilation failed: {error}"))
+    return [*causes, *_param_kind(spec)]
+
+
+_MUTATIONS = {
+    "ApplyConfiguration": ("applyConfiguration", "apply_configuration", "json_patch"),
+    "JSONPatch": ("jsonPatch", "json_patch", "apply_configuration"),
+}
+_MUTATION_NAMES = {"apply_configuration": "applyConfiguration", "json_patch": "jsonPatch"}
 
 
 def _policy_check(variables: Any) -> Callable[[str, str, tuple[str, ...]], Causes]:
@@ -173,25 +223,10 @@ def _expressions(spec: Any) -> Causes:
     """Of a ValidatingAdmissionPolicy: its variables, validations and annotations compile and are of the right type."""
     from controlplane.admission.policies import compiled
 
-    causes: Causes = []
-    seen: set[str] = set()
-
-    def wrong(index: int, text: str) -> None:
-        path, expression = f"spec.variables[{index}].expression", spec.variables[index].expression
-        causes.append(violations.invalid(path, expression, f"compilation failed: {text}"))
-
-    for index, variable in enumerate(spec.variables):
-        path = f"spec.variables[{index}].name"
-        if not variable.name:
-            causes.append(violations.required(path, "name is not specified"))
-        elif not _IDENTIFIER.fullmatch(variable.name):
-            causes.append(violations.invalid(path, variable.name, "name is not a valid CEL identifier"))
-        elif variable.name in seen:
-            causes.append(violations.duplicate(path, variable.name))
-        seen.add(variable.name)
+    causes = _variable_names(spec.variables)
     if causes:
         return causes
-    types, _ = compiled.compile_variables(spec.variables, wrong)
+    types = _variable_types(spec, causes, compiled.compile_one)
     check = _policy_check(types)
     for index, item in enumerate(spec.validations):
         path = f"spec.validations[{index}]"
@@ -211,11 +246,41 @@ def _expressions(spec: Any) -> Causes:
             causes.append(violations.duplicate(f"{path}.key", item.key))
         keys.add(item.key)
         causes += check(item.value_expression, f"{path}.valueExpression", ("string", "null"))
-    if spec.HasField("param_kind"):
-        for name in ("api_version", "kind"):
-            if not getattr(spec.param_kind, name):
-                causes.append(violations.required(f"spec.paramKind.{'apiVersion' if name == 'api_version' else name}"))
+    return [*causes, *_param_kind(spec)]
+
+
+def _variable_names(variables: Any) -> Causes:
+    causes: Causes = []
+    seen: set[str] = set()
+    for index, variable in enumerate(variables):
+        path = f"spec.variables[{index}].name"
+        if not variable.name:
+            causes.append(violations.required(path, "name is not specified"))
+        elif not _IDENTIFIER.fullmatch(variable.name):
+            causes.append(violations.invalid(path, variable.name, "name is not a valid CEL identifier"))
+        elif variable.name in seen:
+            causes.append(violations.duplicate(path, variable.name))
+        seen.add(variable.name)
     return causes
+
+
+def _variable_types(spec: Any, causes: Causes, compile: Any) -> dict[str, Any]:
+    """Adds to `causes` those that do not compile."""
+    from controlplane.admission.policies import compiled
+
+    def wrong(index: int, text: str) -> None:
+        path, expression = f"spec.variables[{index}].expression", spec.variables[index].expression
+        causes.append(violations.invalid(path, expression, f"compilation failed: {text}"))
+
+    types, _ = compiled.compile_variables(spec.variables, wrong, compile)
+    return types
+
+
+def _param_kind(spec: Any) -> Causes:
+    if not spec.HasField("param_kind"):
+        return []
+    given = (("apiVersion", spec.param_kind.api_version), ("kind", spec.param_kind.kind))
+    return [violations.required(f"spec.paramKind.{name}") for name, value in given if not value]
 
 
 def _matching(matching: Any, path: str) -> Causes:

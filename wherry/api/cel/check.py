@@ -6,13 +6,13 @@ runs. A value of unknown type (dyn) fits everywhere; then the function is chosen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from wherry.api.cel import types
 from wherry.api.cel.overloads import Functions, Overload
-from wherry.api.cel.syntax import Call, CompileError, Ident, ListNode, Literal, MapNode, Node, Select, Uint
+from wherry.api.cel.syntax import Call, CompileError, Ident, ListNode, Literal, MapNode, Node, Select, Struct, Uint
 from wherry.api.cel.types import (
     BOOL,
     BYTES,
@@ -71,9 +71,16 @@ class Loop:
     filtered: bool = False
 
 
+# The type of what `Name{...}` makes; None for a name that there is not.
+Structs = Callable[[str], Type | None]
+
+
 class Checker:
-    def __init__(self, source: str, functions: Functions, variables: Mapping[str, Type]) -> None:
+    def __init__(
+        self, source: str, functions: Functions, variables: Mapping[str, Type], structs: Structs | None = None
+    ) -> None:
         self._source = source
+        self._structs = structs
         self._functions = functions
         self._scope: dict[str, tuple[int, Type]] = {
             name: (slot, found) for slot, (name, found) in enumerate(variables.items())
@@ -96,6 +103,8 @@ class Checker:
             return self._list(node)
         if isinstance(node, MapNode):
             return self._map(node)
+        if isinstance(node, Struct):
+            return self._struct(node)
         assert isinstance(node, Call)
         macro = self._macro(node)
         return macro if macro is not None else self._call(node)
@@ -164,6 +173,21 @@ class Checker:
             args += (typed_key, typed_value)
         found = map_of(keys or DYN, values or DYN, len(node.entries))
         return Typed("map", found, node.position, args, tuple(optional for _, _, optional in node.entries))
+
+    def _struct(self, node: Struct) -> Typed:
+        made = self._structs(node.name) if self._structs is not None else None
+        if made is None:
+            raise self.error(node, f"undeclared reference to '{node.name}' (in container '')")
+        args: list[Typed] = []
+        for name, value, optional in node.entries:
+            wanted, _ = self._field(value, made, name)
+            typed = self.check(value)
+            given = self._inside(value, typed.type) if optional else typed.type
+            if not fits(wanted, given, {}):
+                raise self.error(value, f"expected type of field '{name}' is '{wanted}' but provided type is '{given}'")
+            args.append(typed)
+        names = tuple((name, optional) for name, _, optional in node.entries)
+        return Typed("struct", made, node.position, args, (node.name, names))
 
     def _inside(self, node: Node, found: Type) -> Type:
         if found.kind == "dyn":

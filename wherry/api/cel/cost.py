@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from wherry.api.cel.check import Loop, Typed
-from wherry.api.cel.evaluate import LIST_COST, MAP_COST, STEP_COST
+from wherry.api.cel.evaluate import LIST_COST, MAP_COST, STEP_COST, STRUCT_COST
 from wherry.api.cel.types import Type
 
 LIMIT = 1 << 62  # more than any budget, and still a number to show
@@ -35,8 +35,8 @@ class _Estimator:
             "const": lambda node: Estimate(0, self._size(node.type)),
             "var": lambda node: Estimate(1, self._size(node.type)),
             "select": self._select, "select?": self._select, "has": self._has, "call": self._call, "if": self._if,
-            "and": self._sum, "or": self._sum, "list": self._list, "map": self._list, "bind": self._bound, "optMap": self._bound,
-            "loop": self._loop,
+            "and": self._sum, "or": self._sum, "list": self._list, "map": self._list, "struct": self._struct,
+            "bind": self._bound, "optMap": self._bound, "loop": self._loop,
         }  # fmt: skip
 
     def of(self, node: Typed) -> Estimate:
@@ -79,6 +79,9 @@ class _Estimator:
     def _list(self, node: Typed) -> Estimate:
         base = LIST_COST if node.op == "list" else MAP_COST
         return Estimate(base + sum(self.of(arg).cost for arg in node.args), len(node.data))
+
+    def _struct(self, node: Typed) -> Estimate:
+        return Estimate(STRUCT_COST + sum(self.of(arg).cost for arg in node.args), 1)
 
     def _bound(self, node: Typed) -> Estimate:
         value, body = (self.of(arg) for arg in node.args)

@@ -13,9 +13,9 @@ from typing import Any
 from wherry.api.cel.check import Loop, Typed
 from wherry.api.cel.overloads import Overload, one
 from wherry.api.cel.types import Type
-from wherry.api.cel.values import NONE, BudgetExceeded, EvaluationError, Optional, kind_of, size_of
+from wherry.api.cel.values import NONE, BudgetExceeded, EvaluationError, Made, Optional, kind_of, size_of
 
-LIST_COST, MAP_COST = 10, 30
+LIST_COST, MAP_COST, STRUCT_COST = 10, 30, 40
 Run = Callable[["Frame"], Any]
 
 
@@ -256,6 +256,26 @@ def _map(node: Typed) -> Run:
     return run
 
 
+def _struct(node: Typed) -> Run:
+    type_name, names = node.data
+    entries = [(name, build(arg), optional) for arg, (name, optional) in zip(node.args, names, strict=True)]
+
+    def run(frame: Frame) -> Any:
+        frame.spend(STRUCT_COST)
+        out = Made()
+        out.type_name = type_name
+        for name, value, optional in entries:
+            found = value(frame)
+            if optional:
+                if not _opened(found).present:
+                    continue
+                found = found.value
+            out[name] = found
+        return out
+
+    return run
+
+
 def map_key(value: Any) -> Any:
     if type(value) is float and value == int(value):
         return int(value)
@@ -406,6 +426,6 @@ _FINISH: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 _BUILDERS: dict[str, Callable[[Typed], Run]] = {
     "const": _const, "var": _var, "select": _select, "select?": _select_optional, "has": _has, "call": _call, "if": _if,
-    "and": _logic(False), "or": _logic(True), "list": _list, "map": _map, "bind": _bind, "optMap": _optional_map,
-    "loop": _loop,
+    "and": _logic(False), "or": _logic(True), "list": _list, "map": _map, "struct": _struct, "bind": _bind,
+    "optMap": _optional_map, "loop": _loop,
 }  # fmt: skip

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from wherry.api.cel import cost as costs
-from wherry.api.cel.check import Checker, Typed
+from wherry.api.cel.check import Checker, Structs, Typed
 from wherry.api.cel.evaluate import Frame, Run, build
 from wherry.api.cel.overloads import Functions
 from wherry.api.cel.syntax import CompileError, parse
@@ -79,11 +79,17 @@ def kubernetes_functions() -> Functions:
 
 
 def compile(
-    source: str, variables: Mapping[str, Type], *, result: Type | None = None, functions: Functions | None = None
+    source: str,
+    variables: Mapping[str, Type],
+    *,
+    result: Type | None = None,
+    functions: Functions | None = None,
+    structs: Structs | None = None,
 ) -> Program:
     """Raises CompileError. `result`: what it must give (an unknown type passes, and is the caller's to check). `functions`:
-    those of `kubernetes_functions()` unless the caller has more (`Functions(kubernetes_functions(), own)`)."""
-    checker = Checker(source, functions or kubernetes_functions(), variables)
+    those of `kubernetes_functions()` unless the caller has more (`Functions(kubernetes_functions(), own)`). `structs`:
+    the types of which an expression may make values (`Name{field: value}`)."""
+    checker = Checker(source, functions or kubernetes_functions(), variables, structs)
     try:
         typed = checker.check(parse(source))
     except RecursionError as error:

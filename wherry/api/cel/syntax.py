@@ -75,7 +75,10 @@ class MapNode(Node):
 
 @dataclass(slots=True, eq=False)
 class Struct(Node):
+    """`Name{field: value}`: a value of a type that the caller has declared."""
+
     name: str
+    entries: list[tuple[str, Node, bool]]
 
 
 class Token(NamedTuple):
@@ -289,7 +292,7 @@ class _Parser:
                 self._expect("]")
                 found = Call(bracket.position, "_[?_]" if optional else "_[_]", None, [found, index])
             elif self._is("{") and (name_of := _dotted(found)):
-                raise CompileError(self._source, self._peek().position, f"undeclared reference to '{name_of}'")
+                found = Struct(self._take().position, name_of, self._fields())
             else:
                 return found
 
@@ -362,6 +365,21 @@ class _Parser:
                 break
         self._expect("}")
         return MapNode(place, entries)
+
+    def _fields(self) -> list[tuple[str, Node, bool]]:
+        entries: list[tuple[str, Node, bool]] = []
+        while not self._is("}"):
+            optional = self._accept("?") is not None
+            name = self._take()
+            if name.kind not in ("ident", "quoted"):
+                self._at -= name.kind != "end"
+                raise self._unexpected("expecting a field name")
+            self._expect(":")
+            entries.append((name.text[1:-1] if name.kind == "quoted" else name.text, self._expr(), optional))
+            if not self._accept(","):
+                break
+        self._expect("}")
+        return entries
 
     # literals
 

@@ -97,6 +97,12 @@ class Keyed(Unordered):
         return tuple(hashable(item.get(name)) for name in self.keys) if isinstance(item, dict) else hashable(item)
 
 
+class Made(dict[str, Any]):
+    """What `Name{field: value}` makes."""
+
+    type_name = ""
+
+
 @dataclass(frozen=True, slots=True)
 class TypeValue:
     name: str
