@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from controlplane.registry.defaults import admissionregistration as defaults
 from controlplane.registry.state import Served
 from controlplane.registry.strategies.declared import entry
+from controlplane.registry.strategies.policies import ValidatingPolicies
 from controlplane.registry.tables import admissionregistration as tables
 from controlplane.registry.validation import admissionregistration as validation
 
@@ -27,7 +28,7 @@ def kinds() -> Iterator[Served]:
         check=validation.webhooks, counted=("webhooks",),
     )  # fmt: skip
     yield entry(
-        _V1, "ValidatingAdmissionPolicy", columns=tables.VALIDATING_POLICIES, fill=defaults.policy,
+        _V1, "ValidatingAdmissionPolicy", ValidatingPolicies, columns=tables.VALIDATING_POLICIES, fill=defaults.policy,
         check=validation.policy, counted=("spec",),
     )  # fmt: skip
     yield entry(

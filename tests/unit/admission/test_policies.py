@@ -306,3 +306,54 @@ async def test_urls_of_hooks(registry: Registry, url: str, words: str) -> None:
     made = obj(V1, "ValidatingWebhookConfiguration", "h", webhooks=[hook])
     with pytest.raises(Invalid, match=words):
         await registry.create(admin(), kinds.by_name(V1, "ValidatingWebhookConfiguration"), "", made)
+
+
+DEPLOYMENTS = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["*"]}
+TYPES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "fits": ({"expression": "object.spec.replicas <= 5 && object.metadata.creationTimestamp < now"}, {}),
+    "undefined field": (
+        {"expression": "object.spec.replicaz <= 5"},
+        {
+            "spec.validations[0].expression": "apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'replicaz'\n"
+            " | object.spec.replicaz <= 5\n | ...........^\n"
+        },
+    ),
+    "another type": (
+        {"expression": "object.spec.replicas == 'x'", "messageExpression": "object.nope"},
+        {
+            "spec.validations[0].expression": "no matching overload",
+            "spec.validations[0].messageExpression": "undefined field 'nope'",
+        },
+    ),
+    "by a variable": (
+        {"expression": "variables.first.imagee == 'x'"}, {"spec.validations[0].expression": "undefined field 'imagee'"}
+    ),
+    "lists, maps and quantities": (
+        {
+            "expression": "object.spec.template.spec.containers.all(c, c.resources.limits['cpu'] == '1' "
+            "&& c.ports[0].containerPort > 0)"
+        },
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TYPES)
+async def test_expressions_that_do_not_fit_their_kinds_are_named(registry: Registry, name: str) -> None:
+    validation, wanted = TYPES[name]
+    validation = {key: text.replace("< now", "< timestamp('2030-01-01T00:00:00Z')") for key, text in validation.items()}
+    await policy(
+        registry, validation, matchConstraints={"resourceRules": [DEPLOYMENTS, {**RULE, "resources": ["pods/*"]}]},
+        variables=[{"name": "first", "expression": "object.spec.template.spec.containers[0]"}],
+    )  # fmt: skip
+    stored = (await registry.get(admin(), POLICY, "", "p")).message()
+    assert stored.status.observed_generation == stored.metadata.generation == 1
+    found = {item.field_ref: item.warning for item in stored.status.type_checking.expression_warnings}
+    assert found.keys() == wanted.keys(), found
+    assert all(text in found[path] for path, text in wanted.items())
+    # An update checks anew; one that changes nothing in the spec does not.
+    stored.spec.validations[0].expression = "object.metadata.name != ''"
+    stored.spec.validations[0].message_expression = ""
+    changed = (await registry.update(admin(), POLICY, "", "p", stored)).message()
+    assert changed.status.observed_generation == 2
+    assert not changed.status.type_checking.expression_warnings
