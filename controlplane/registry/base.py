@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import Message
 
 from wherry.api.kinds import Kind
 from wherry.pb import meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
+
+if TYPE_CHECKING:
+    from controlplane.registry.tables.render import Cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,10 @@ class RegistryAPI(Protocol):
 
     def table(self, kind: Kind, items: Sequence[Stored]) -> resources_pb2.Table:
         """The columns that kubectl users know, for these objects."""
+        ...
+
+    def cells(self, kind: Kind, stored: Stored) -> Cells:
+        """Those of one object in its table."""
         ...
 
     async def bind(self, ctx: RequestContext, bindings: Sequence[pods_pb2.BindRequest]) -> Sequence[BindResult]:

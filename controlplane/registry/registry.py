@@ -34,7 +34,7 @@ from controlplane.registry.reads import Reader
 from controlplane.registry.scale import Scaler
 from controlplane.registry.seed import seed
 from controlplane.registry.state import Served, State
-from controlplane.registry.tables.render import render
+from controlplane.registry.tables.render import Cells, cells, render
 from controlplane.registry.writes import Writer
 from controlplane.store.base import Store
 from wherry.api.context import Env
@@ -236,6 +236,11 @@ class Registry:
         if (view := versions.of(kind)) is not None:
             items = [view.hidden(stored) for stored in items]
         return render(self._of(kind, "table").strategy, items, self._env.now())
+
+    def cells(self, kind: Kind, stored: Stored) -> Cells:
+        if (view := versions.of(kind)) is not None:
+            stored = view.hidden(stored)
+        return cells(self._of(kind, "table").strategy, stored, self._env.now())
 
     # writes
 

@@ -33,17 +33,31 @@ def label(name: str, prefix: bool) -> list[str]:
     return names.dns1123_label(_masked(name, prefix))
 
 
+Cell = str | int | float | bool | None
+
+
+def _never(obj: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of a table. `cell` gets the object and the time in Unix seconds; what it returns is text, int, float or bool, or
-    None for nothing."""
+    None for nothing. `ages`: it is the object's age, and nothing else. `passes` says of an object whether another cell changes as
+    time goes by; the cells of all others are kept."""
 
     name: str
-    cell: Callable[[Any, float], str | int | float | bool | None]
+    cell: Callable[[Any, float], Cell]
     type: str = "string"
     format: str = ""
     priority: int = 0
     description: str = ""
+    ages: bool = False
+    passes: Callable[[Any], bool] = _never
+
+
+def always(obj: Any) -> bool:
+    return True
 
 
 @dataclass(slots=True)

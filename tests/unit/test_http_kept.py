@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from controlplane.fronts.http import encoding, media
 from controlplane.fronts.http.kept import _OVERHEAD_BYTES, Kept
+from controlplane.registry.base import Stored
+from controlplane.registry.tables.render import Cells
 from controlplane.store.base import Put
 from controlplane.store.cache import Memo, WatchCache
 from controlplane.store.sqlite import SqliteStore
+from wherry.api import kinds
+from wherry.pb import core_v1_pb2
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -44,6 +52,49 @@ def test_what_nobody_else_could_find_is_not_kept() -> None:
     memo: dict[str, bytes] = {}
     kept.put(memo, "json", b"x")
     assert not memo
+
+
+def test_of_a_list_beyond_the_limit_the_beginning_is_kept() -> None:
+    kept = Kept(3 * (100 + _OVERHEAD_BYTES))
+    old, memos = Memo(), [Memo() for _ in range(5)]
+    kept.put(old, "json", b"x" * 100)
+    for _ in range(2):
+        use = kept.begin()
+        for memo in memos:
+            if kept.get(memo, "json", use) is None:
+                kept.put(memo, "json", b"x" * 100, use)
+        assert ["json" in memo for memo in memos] == [True, True, True, False, False]
+    assert not old
+    kept.put(old, "json", b"x" * 100)
+    assert "json" in old, "others still find room"
+    kept.check_invariants()
+
+
+def test_the_cells_of_a_row_are_made_once_and_its_age_each_time() -> None:
+    pod = core_v1_pb2.Pod()
+    pod.metadata.name = "p"
+    pod.metadata.creation_timestamp.seconds = 1000
+    stored = Stored(kinds.of(core_v1_pb2.Pod), pod.SerializeToString(deterministic=True), 7, Memo())
+    made = 0
+
+    def cells(of: Stored) -> Cells:
+        nonlocal made
+        made += 1
+        return Cells(["p", None, 'a "quoted" word'], (1,), 1000, lasting=made > 1)
+
+    def row(now: float, include: str = "None") -> Any:
+        return json.loads(encoding.Rows(cells, media.DEFAULT, include, now).row(stored))
+
+    assert row(1060.0) == {"cells": ["p", "60s", 'a "quoted" word'], "object": None}
+    assert row(1060.0)["cells"][1] == "60s"
+    assert made == 2, "what does not last is not kept"
+    assert row(1000.0 + 7200)["cells"] == ["p", "120m", 'a "quoted" word']
+    assert made == 2
+    for _ in range(2):  # by itself, and out of the whole
+        metadata = {"name": "p", "resourceVersion": "7", "creationTimestamp": "1970-01-01T00:16:40Z"}
+        shown = row(2000.0, "Metadata")["object"]
+        assert shown == {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}
+        assert json.loads(encoding.json_of(stored))["metadata"] == metadata
 
 
 async def test_an_entry_that_is_superseded_keeps_nothing() -> None:

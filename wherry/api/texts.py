@@ -23,10 +23,16 @@ _META, _OWNERS = "wherry.meta.v1.ObjectMeta", "managed_fields"
 
 def dump(message: Any) -> bytes:
     """The message's JSON, without apiVersion and kind."""
+    return split(message)[0]
+
+
+def split(message: Any) -> tuple[bytes, int]:
+    """The message's JSON, and where in it the metadata ends, with which an object begins; 0 for what has none."""
     descriptor = schema.descriptor_of(type(message))
     plan = _plan(descriptor)
     if plan is None:
-        return jsonforms.dump(encode.encoder(descriptor)(message))
+        return jsonforms.dump(encode.encoder(descriptor)(message)), 0
+    end = 0
     writers, empties, in_place = plan
     found = {}
     for field, value in message.ListFields():
@@ -35,6 +41,8 @@ def dump(message: Any) -> bytes:
             text = jsonforms.dump(value if convert is None else convert(value))
         elif how == _METADATA:
             text = metadata(value)
+            if field.number == 1:
+                end = 1 + len(head) + len(text)
         else:
             text = _part(value, convert)
         found[field] = head + text
@@ -43,7 +51,7 @@ def dump(message: Any) -> bytes:
             found = {field: found.get(field, empties.get(field, b"")) for field in writers}
         else:
             found.update((field, text) for field, text in empties.items() if field not in found)
-    return b"{" + b",".join(filter(None, found.values())) + b"}"
+    return b"{" + b",".join(filter(None, found.values())) + b"}", end
 
 
 _PLAIN, _METADATA, _PART = range(3)

@@ -127,6 +127,9 @@ def _decimal(number: int, size: int) -> str:
     return f"{whole}.{str(rest).rjust(len(str(size)) - 1, '0').rstrip('0')}"
 
 
+UNKNOWN = "<unknown>"
+
+
 def human_duration(seconds: float) -> str:
     """An age as kubectl shows it: at most two units, the finer one only where it matters ("5m3s", "3d4h", "2y10d")."""
     if seconds < -1:
@@ -156,5 +159,5 @@ def human_duration(seconds: float) -> str:
 def age(since: Instant | None, now: float) -> str:
     """The AGE column: `<unknown>` where there is no time."""
     if since is None or not since.seconds:
-        return "<unknown>"
+        return UNKNOWN
     return human_duration(now - from_time(since))

@@ -7,7 +7,7 @@ list and watch; what stands around it (kind, list, event) is put on as bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,13 +18,15 @@ from controlplane.fronts.http.bodies import MAGIC
 from controlplane.fronts.http.kept import Kept
 from controlplane.fronts.http.media import Form
 from controlplane.registry.base import ListResult, Stored
-from wherry.api import jsonforms, schema, texts
+from controlplane.registry.tables.render import Cells
+from wherry.api import jsonforms, schema, texts, times
 from wherry.api.encode import encoder
 from wherry.api.errors import APIError, InternalError
 from wherry.api.kinds import CustomKind, Kind
 from wherry.pb import meta_runtime_pb2, meta_v1_pb2, resources_pb2
 
-_JSON_KEY, _META_KEY = "http.json", "http.metadata"
+_JSON_KEY, _META_KEY, _CELLS_KEY = "http.json", "http.metadata", "http.cells"
+_META_END = "http.metadata.end"  # where it ends in the JSON
 _KEPT = Kept()
 _INCLUDES = ("", "Metadata", "Object", "None")
 
@@ -36,22 +38,28 @@ def dump(value: Any) -> bytes:
 # one object
 
 
-def json_of(stored: Stored) -> bytes:
-    """The object's JSON as an item of a list: without apiVersion and kind, but for custom resources, as in Kubernetes."""
-    found = _KEPT.get(stored.memo, _JSON_KEY)
+def json_of(stored: Stored, use: int = 0) -> bytes:
+    """The object's JSON as an item of a list: without apiVersion and kind, but for custom resources, as in Kubernetes. `use`: of
+    the list (see `kept`)."""
+    found = _KEPT.get(stored.memo, _JSON_KEY, use)
     if found is None:
-        found = texts.dump(stored.message())
-        _KEPT.put(stored.memo, _JSON_KEY, found)
+        found, end = texts.split(stored.message())
+        if end:
+            stored.memo[_META_END] = end
+        _KEPT.put(stored.memo, _JSON_KEY, found, use)
     return found
 
 
-def metadata_json(stored: Stored) -> bytes:
+def metadata_json(stored: Stored, use: int = 0) -> bytes:
     """`{"metadata":{...}}`."""
-    found = _KEPT.get(stored.memo, _META_KEY)
+    end = stored.memo.get(_META_END)
+    if end is not None and (whole := _KEPT.get(stored.memo, _JSON_KEY, use)) is not None:
+        return whole[:end] + b"}"
+    found = _KEPT.get(stored.memo, _META_KEY, use)
     if found is None:
         message: Any = stored.message()
         found = b'{"metadata":' + texts.metadata(message.metadata) + b"}"
-        _KEPT.put(stored.memo, _META_KEY, found)
+        _KEPT.put(stored.memo, _META_KEY, found, use)
     return found
 
 
@@ -124,8 +132,8 @@ def message_bytes(message: Message, form: Form, *, pretty: bool = False) -> byte
     return finish(message_json(message), form, pretty=pretty)
 
 
-def _partial(stored: Stored, version: str) -> bytes:
-    return _typed(media.METADATA, f"meta.k8s.io/{version}", metadata_json(stored))
+def _partial(stored: Stored, version: str, use: int = 0) -> bytes:
+    return _typed(media.METADATA, f"meta.k8s.io/{version}", metadata_json(stored, use))
 
 
 def _metadata_wire(stored: Stored) -> bytes:
@@ -151,8 +159,9 @@ def list_pieces(kind: Kind, result: ListResult, form: Form) -> Iterator[bytes]:
     head = _typed(name, api_version, dump({"metadata": encoder(metadata.DESCRIPTOR)(metadata)}))
     yield head[:-1] + b',"items":['
     separator = b""
+    use = _KEPT.begin()
     for stored in result.items:
-        yield separator + (_partial(stored, form.version) if partial else json_of(stored))
+        yield separator + (_partial(stored, form.version, use) if partial else json_of(stored, use))
         separator = b","
     yield b"]}"
 
@@ -203,21 +212,51 @@ def columns_json(table: resources_pb2.Table) -> bytes:
     )
 
 
-def rows_json(table: resources_pb2.Table, items: Sequence[Stored], form: Form, include: str) -> Iterator[bytes]:
-    for row, stored in zip(table.rows, items, strict=True):
-        cells = dump([_cell(cell) for cell in row.cells])
-        if include == "None":
+class Rows:
+    """Makes the rows of one table. `cells` gives those of an object; they are kept, apart from its age, as long as it does not
+    change."""
+
+    def __init__(self, cells: Callable[[Stored], Cells], form: Form, include: str, now: float) -> None:
+        self._cells = cells
+        self._version = form.version
+        self._include = include
+        self._now = now
+        self._use = _KEPT.begin()
+        self._ages: dict[int, bytes] = {}
+
+    def row(self, stored: Stored) -> bytes:
+        kept = _KEPT.get(stored.memo, _CELLS_KEY, self._use)
+        if kept is None:
+            found = self._cells(stored)
+            kept = _cells_text(found)
+            if found.lasting and not isinstance(stored.kind, CustomKind):  # whose definition may get other columns
+                _KEPT.put(stored.memo, _CELLS_KEY, kept, self._use)
+        since, *parts = kept.split(_HOLE)
+        text = self._age(since).join(parts) if len(parts) > 1 else parts[0]
+        if self._include == "None":
             obj = b"null"
-        elif include == "Object":
+        elif self._include == "Object":
             obj = typed_json(stored)
         else:
-            obj = _partial(stored, form.version)
-        yield b'{"cells":' + cells + b',"object":' + obj + b"}"
+            obj = _partial(stored, self._version, self._use)
+        return b'{"cells":' + text + b',"object":' + obj + b"}"
+
+    def _age(self, since: bytes) -> bytes:
+        seconds = int(since)
+        found = self._ages.get(seconds)
+        if found is None:
+            age = times.human_duration(self._now - seconds) if seconds else times.UNKNOWN
+            found = self._ages[seconds] = dump(age)
+        return found
 
 
-def _cell(cell: Any) -> Any:
-    which = cell.WhichOneof("value")
-    return None if which is None else getattr(cell, which)
+_HOLE = b"\0"  # no JSON has one
+
+
+def _cells_text(found: Cells) -> bytes:
+    """When the object was made, and the text of its cells, cut where its age belongs."""
+    values = [_HOLE if place in found.ages else dump(value) for place, value in enumerate(found.values)]
+    return b"%d" % found.since + _HOLE + b"[" + b",".join(values) + b"]"
 
 
 def table_json(metadata: bytes, columns: bytes, rows: bytes, version: str) -> bytes:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
@@ -165,7 +166,7 @@ class Resources:
         default_s = WATCH_TIMEOUT_S * (1 + self._env.rng.random())
         options = params.watch_options(target, exchange.query, default_s)
         include = exchange.query.get("includeObject", "")
-        encoder = EventEncoder(self._registry, kind, form, include)
+        encoder = EventEncoder(self._registry, kind, form, self._env.now, include)
         batches: Any = self._registry.watch(exchange.context(), kind, options)
         async with aclosing(batches):
             first = asyncio.ensure_future(anext(batches, None))
@@ -318,11 +319,10 @@ class Resources:
 
     async def _one(self, exchange: Exchange, stored: Stored, form: Form, *, status: int = 200) -> web.StreamResponse:
         if form.form == media.TABLE and stored.kind.kind != "Scale":
-            table = self._registry.table(stored.kind, [stored])
-            include = exchange.query.get("includeObject", "")
-            rows = b",".join(encoding.rows_json(table, [stored], form, include))
+            columns = encoding.columns_json(self._registry.table(stored.kind, ()))
+            rows = self._rows(stored.kind, form, exchange.query.get("includeObject", ""))
             head = encoding.list_metadata(stored.revision)
-            body = encoding.table_json(head, encoding.columns_json(table), rows, form.version)
+            body = encoding.table_json(head, columns, rows.row(stored), form.version)
             body = encoding.finish(body, form, pretty=exchange.pretty)
         else:
             body = encoding.object_bytes(stored, form, pretty=exchange.pretty)
@@ -334,16 +334,18 @@ class Resources:
         return await exchange.reply_pieces(encoding.list_pieces(kind, result, form), form)
 
     async def _table(self, exchange: Exchange, kind: Kind, result: ListResult, form: Form) -> web.StreamResponse:
-        include = exchange.query.get("includeObject", "")
-        rows: list[bytes] = []
         columns = encoding.columns_json(self._registry.table(kind, ()))
+        making = self._rows(kind, form, exchange.query.get("includeObject", ""))
+        rows: list[bytes] = []
         pace = Pace()
-        for start in range(0, len(result.items), 16):
-            part = result.items[start : start + 16]
-            rows += encoding.rows_json(self._registry.table(kind, part), part, form, include)
+        for stored in result.items:
+            rows.append(making.row(stored))
             await pace.breathe()
         head = encoding.list_metadata(result.revision, result.continue_token, result.remaining)
         return await exchange.reply_pieces(encoding.table_pieces(head, columns, rows, form.version), form)
+
+    def _rows(self, kind: Kind, form: Form, include: str) -> encoding.Rows:
+        return encoding.Rows(partial(self._registry.cells, kind), form, include, self._env.now())
 
 
 def _shown(attributes: Attributes, target: Target) -> Attributes:

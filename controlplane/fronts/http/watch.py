@@ -6,7 +6,8 @@ An error in the middle of a watch can only be told as an event: ERROR, with a St
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from controlplane.fronts.http import encoding, media
 from controlplane.fronts.http.media import Form
@@ -19,8 +20,11 @@ from wherry.pb import meta_v1_pb2
 class EventEncoder:
     """For one watch. The columns of a table are sent with the first event alone, as Kubernetes does."""
 
-    def __init__(self, registry: RegistryAPI, kind: Kind, form: Form, include: str = "") -> None:
+    def __init__(
+        self, registry: RegistryAPI, kind: Kind, form: Form, now: Callable[[], float], include: str = ""
+    ) -> None:
         self._registry = registry
+        self._now = now
         self._kind = kind
         self._form = form
         self._include = include
@@ -44,12 +48,12 @@ class EventEncoder:
         return self._frame(event.type, encoding.object_bytes(event.stored, form))
 
     def _table(self, stored: Stored) -> bytes:
-        table = self._registry.table(self._kind, [stored])
         columns = b"null"
         if not self._columns_sent:
-            columns, self._columns_sent = encoding.columns_json(table), True
-        rows = b",".join(encoding.rows_json(table, [stored], self._form, self._include))
-        return encoding.table_json(encoding.list_metadata(stored.revision), columns, rows, self._form.version)
+            columns, self._columns_sent = encoding.columns_json(self._registry.table(self._kind, ())), True
+        rows = encoding.Rows(partial(self._registry.cells, self._kind), self._form, self._include, self._now())
+        metadata = encoding.list_metadata(stored.revision)
+        return encoding.table_json(metadata, columns, rows.row(stored), self._form.version)
 
     def _frame(self, type_: str, obj: bytes) -> bytes:
         if self._form.encoding == media.PROTOBUF:

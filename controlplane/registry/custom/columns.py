@@ -16,7 +16,7 @@ def of_version(version: Any) -> Sequence[Column]:
     found = [_column(given) for given in version.additional_printer_columns]
     if not found:
         age = age_column()
-        found = [Column("Age", age.cell, type="date")]
+        found = [Column("Age", age.cell, type="date", ages=True)]
     return (name_column(), *found)
 
 
@@ -32,8 +32,9 @@ def _column(given: Any) -> Column:
         return _shown(values, kind, now)
 
     return Column(
-        given.name, cell, type=kind, format=given.format, priority=given.priority, description=given.description
-    )
+        given.name, cell, type=kind, format=given.format, priority=given.priority, description=given.description,
+        passes=lambda obj: kind == "date",
+    )  # fmt: skip
 
 
 def _shown(values: list[Any], kind: str, now: float) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.registry.strategy import Column
+from controlplane.registry.strategy import Column, always
 from controlplane.registry.tables.common import NONE, age_column, container_columns, name_column, text_of_selector
 from wherry.api import meta, times
 
@@ -40,7 +40,7 @@ JOBS = (
     name_column(),
     Column("Status", _status),
     Column("Completions", _completions),
-    Column("Duration", _duration),
+    Column("Duration", _duration, passes=lambda obj: not obj.status.HasField("completion_time")),
     age_column(),
     *container_columns(),
 )
@@ -70,7 +70,7 @@ CRON_JOBS = (
     Column("Timezone", lambda obj, now: str(obj.spec.time_zone) or NONE),
     Column("Suspend", lambda obj, now: "True" if obj.spec.suspend else "False", type="boolean"),
     Column("Active", lambda obj, now: len(obj.status.active), type="integer"),
-    Column("Last Schedule", _last),
+    Column("Last Schedule", _last, passes=always),
     age_column(),
     Column("Containers", _containers("name"), priority=1),
     Column("Images", _containers("image"), priority=1),

@@ -17,7 +17,7 @@ def name_column() -> Column:
 
 
 def age_column() -> Column:
-    return Column("Age", lambda obj, now: times.age(obj.metadata.creation_timestamp, now))
+    return Column("Age", lambda obj, now: times.age(obj.metadata.creation_timestamp, now), ages=True)
 
 
 def text_of_map(values: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.registry.strategy import Column
+from controlplane.registry.strategy import Column, always
 from controlplane.registry.tables.common import NONE, age_column, name_column, text_of_map
 from wherry.api import meta, times
 
@@ -156,14 +156,14 @@ def _source(obj: Any, now: float) -> str:
 
 
 EVENTS = (
-    Column("Last Seen", _last_seen),
+    Column("Last Seen", _last_seen, passes=always),
     Column("Type", lambda obj, now: str(obj.type)),
     Column("Reason", lambda obj, now: str(obj.reason)),
     Column("Object", lambda obj, now: f"{obj.involved_object.kind.lower()}/{obj.involved_object.name}"),
     Column("Subobject", lambda obj, now: str(obj.involved_object.field_path), priority=1),
     Column("Source", _source, priority=1),
     Column("Message", lambda obj, now: str(obj.message).strip()),
-    Column("First Seen", _first_seen, priority=1),
+    Column("First Seen", _first_seen, priority=1, passes=always),
     Column("Count", _count, priority=1),
     Column("Name", lambda obj, now: str(obj.metadata.name), format="name", priority=1),
 )

@@ -108,6 +108,11 @@ def restarts(obj: Any, now: float) -> str:
     return str(count)
 
 
+def _restarted(obj: Any) -> bool:
+    """What stands beside the number is how long ago the last one was."""
+    return any(item.restart_count for item in (*obj.status.init_container_statuses, *obj.status.container_statuses))
+
+
 def _address(obj: Any, now: float) -> str:
     if obj.status.pod_ips:
         return str(obj.status.pod_ips[0].ip)
@@ -126,7 +131,7 @@ COLUMNS = (
     name_column(),
     Column("Ready", ready),
     Column("Status", status),
-    Column("Restarts", restarts),
+    Column("Restarts", restarts, passes=_restarted),
     age_column(),
     Column("IP", _address, priority=1),
     Column("Node", lambda obj, now: str(obj.spec.node_name) or NONE, priority=1),
