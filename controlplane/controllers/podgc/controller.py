@@ -21,6 +21,7 @@ from wherry.pb import core_v1_pb2
 log = logging.getLogger(__name__)
 
 PERIOD_S = 20.0
+SLICE = 500  # pods looked at between two chances for the loop to do something else
 
 
 class PodCollector:
@@ -41,13 +42,19 @@ class PodCollector:
                 log.warning("podgc: %s: %s; again in %g s", error.reason, error, PERIOD_S)
 
     async def collect(self) -> None:
-        pods = self._pods.list()
         nodes = self._nodes.list()
+        known = {node.metadata.name for node in nodes}
+        pods = []  # those that a plan may name: of most there is nothing to be said
+        for position, pod in enumerate(self._pods.list()):
+            if position % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            if planning.concerns(pod, known):
+                pods.append(pod)
         if self._threshold > 0:
             await self._remove(planning.plan_finished(pods, self._threshold))
         await self._remove(planning.plan_out_of_service(pods, nodes))
         await self._remove(planning.plan_unscheduled(pods))
-        gone = await self._gone(planning.missing_nodes(pods, {node.metadata.name for node in nodes}))
+        gone = await self._gone(planning.missing_nodes(pods, known))
         await self._remove(planning.plan_orphaned(pods, gone))
 
     async def _gone(self, missing: list[str]) -> list[str]:

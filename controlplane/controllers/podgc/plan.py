@@ -21,6 +21,12 @@ class Collected:
     message: str = ""
 
 
+def concerns(pod: core_v1_pb2.Pod, nodes: Collection[str]) -> bool:
+    """Whether any of the plans may name the pod."""
+    node = pod.spec.node_name
+    return bool(node and node not in nodes) or meta.is_deleting(pod) or objects.is_finished(pod)
+
+
 def plan_finished(pods: Iterable[core_v1_pb2.Pod], threshold: int) -> list[Collected]:
     """The oldest finished pods beyond the threshold; evicted ones first."""
     finished = [pod for pod in pods if objects.is_finished(pod) and not meta.is_deleting(pod)]

@@ -144,3 +144,17 @@ def test_a_changed_bundle_is_put_right(data: dict[str, str]) -> None:
 
 def test_a_namespace_that_goes_gets_nothing() -> None:
     assert accounts.plan(namespace(deleting=True), None, None, "PEM") == accounts.Plan()
+
+
+@pytest.mark.parametrize(
+    ("one", "concerned"),
+    [
+        pytest.param(pod("a", node="n1"), False, id="runs"),
+        pytest.param(pod("a", phase="Pending"), False, id="waits for a node"),
+        pytest.param(pod("a", node="gone"), True, id="on a node that is no more"),
+        pytest.param(pod("a", node="n1", deleting=True), True, id="goes"),
+        pytest.param(pod("a", node="n1", phase="Failed"), True, id="has ended"),
+    ],
+)
+def test_only_some_pods_are_looked_at_closely(one: core_v1_pb2.Pod, concerned: bool) -> None:
+    assert podgc.concerns(one, {"n1"}) is concerned
