@@ -19,7 +19,6 @@ from wherry.pb import core_v1_pb2, discovery_v1_pb2, meta_intstr_pb2, meta_v1_pb
 log = logging.getLogger(__name__)
 
 NAME, NAMESPACE = "kubernetes", "default"
-CLUSTER_IP = "10.96.0.1"
 PERIOD_S = 30.0
 RETRY_S = 1.0
 MAX_REPLICAS = 16
@@ -34,11 +33,16 @@ def is_routable(host: str) -> bool:
     return not (address.is_loopback or address.is_unspecified or address.is_link_local)
 
 
-async def keep(client: ClientAPI, host: str, port: int, *, alone: bool) -> None:
+def cluster_ip(service_range: str) -> str:
+    """The first address of the Services' range (a CIDR)."""
+    return str(ipaddress.ip_network(service_range)[1])
+
+
+async def keep(client: ClientAPI, service_range: str, host: str, port: int, *, alone: bool) -> None:
     """Until cancelled. `alone`: there is one server."""
     while True:
         try:
-            await _bring_up_to_date(client, host, port, alone)
+            await _bring_up_to_date(client, cluster_ip(service_range), host, port, alone)
             delay_s = PERIOD_S
         except APIError as error:
             log.debug("the Service %s: %s", NAME, error)
@@ -46,8 +50,8 @@ async def keep(client: ClientAPI, host: str, port: int, *, alone: bool) -> None:
         await asyncio.sleep(delay_s)
 
 
-async def _bring_up_to_date(client: ClientAPI, host: str, port: int, alone: bool) -> None:
-    await _ensure(client, _service(port))
+async def _bring_up_to_date(client: ClientAPI, address: str, host: str, port: int, alone: bool) -> None:
+    await _ensure(client, _service(address, port))
     made = discovery_v1_pb2.EndpointSlice(metadata=_metadata(), address_type="IPv4")
     made.metadata.labels["kubernetes.io/service-name"] = NAME
     made.ports.add(name="https", port=port, protocol="TCP")
@@ -82,10 +86,10 @@ def _metadata() -> meta_v1_pb2.ObjectMeta:
     return meta_v1_pb2.ObjectMeta(name=NAME, namespace=NAMESPACE)
 
 
-def _service(port: int) -> core_v1_pb2.Service:
+def _service(address: str, port: int) -> core_v1_pb2.Service:
     made = core_v1_pb2.Service(metadata=_metadata())
     made.metadata.labels.update({"component": "apiserver", "provider": "kubernetes"})
-    made.spec.cluster_ip = CLUSTER_IP
+    made.spec.cluster_ip = address
     made.spec.ports.add(
         name="https", port=443, protocol="TCP", target_port=meta_intstr_pb2.IntOrString(type=0, int_val=port)
     )

@@ -39,6 +39,7 @@ from controlplane.nodelink.monitor import LinkSettings, Monitor
 from controlplane.nodelink.podports import PodPorts
 from controlplane.nodelink.relays import Dial, Relays
 from controlplane.nodelink.servicer import NodeLinkServicer
+from controlplane.registry.allocation import Ranges
 from controlplane.registry.base import Identity, ListOptions, RequestContext
 from controlplane.registry.registry import Options as RegistryOptions
 from controlplane.registry.registry import Registry
@@ -92,6 +93,7 @@ class Options:
     replica: str = "wherry"
     address: str = ""  # where other replicas reach this one's gRPC front; "": there are none
     link: LinkSettings = field(default_factory=LinkSettings)
+    ranges: Ranges = field(default_factory=Ranges)
     flow: FlowLimits = field(default_factory=FlowLimits)
     audit: AuditOptions | None = None  # off
     certificate_lifetime_s: float = 0.0  # of all that is issued; 0: each kind's own
@@ -128,7 +130,9 @@ class ControlPlane:
         self._store = store
         self._commits = Commits()
         admission = AdmissionOptions(toleration_s=self.options.default_toleration_s, token_volume=self.options.pki)
-        registry_options = RegistryOptions(admission=admission, consistent_reads=self.options.elect)
+        registry_options = RegistryOptions(
+            admission=admission, ranges=self.options.ranges, consistent_reads=self.options.elect
+        )
         self.registry = Registry(store, env, registry_options)
         self._defaults_made = asyncio.Event()
         self._rbac = rbac = RBAC(self.registry, self._await_defaults)

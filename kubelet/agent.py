@@ -81,7 +81,7 @@ class Agent:
         self.env = env
         self.runtime = runtime
         self.options = options
-        root, hollow = options.root, isinstance(runtime, HollowRuntime)
+        root = options.root
         self.client = Client(transport, field_manager="wherry-agent")
         self.recorder = EventRecorder(self.client, env, "kubelet", host=options.node_name)
         machine = machine_facts(root) if root is not None else Machine()
@@ -89,13 +89,15 @@ class Agent:
             options.node_name, machine, ips=options.ips, labels=options.labels, capacity=options.capacity,
             taints=options.taints, hard=options.eviction_hard,
         )  # fmt: skip
-        facts = m.NodeFacts(options.node_name, tuple(options.ips), runtime="containerd" if not hollow else "hollow")
+        facts = m.NodeFacts(
+            options.node_name, tuple(options.ips), runtime={"cri": "containerd"}.get(runtime.name, runtime.name)
+        )
         self.settings = NodeSettings(
             facts, self.report.memory_bytes, self.report.allocatable(), host_dns=host_dns() if root else DNSConfig()
         )
         objects = ObjectCache(self.client)
         self.volumes = (
-            VolumeManager(root, objects, self.settings, AccountTokens(self.client, env), self._pod_ips)
+            VolumeManager(root, objects, self.settings, AccountTokens(self.client, env), self._pod_ips, options.sweep)
             if root is not None
             else None
         )
@@ -131,7 +133,7 @@ class Agent:
 
             zone = options.labels.get(ZONE, "")
             here = Where(options.node_name, options.ips[0] if options.ips else "", zone)
-            self.traffic = NodeTraffic(self.client, transport, env, here, root, options.network)
+            self.traffic = NodeTraffic(self.client, transport, env, here, root, options.network, options.ground)
             self.services.service_env = self._service_env
             self.services.isolate = self.traffic.isolate
             self.drain = self.services.drain = Drain(self.traffic.slices, self.link.ask_routes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kubelet import eviction, imagegc
 from wherry.pb import core_v1_pb2
+
+if TYPE_CHECKING:
+    from kubelet.network.traffic import Ground
 
 
 class NetworkSetup(Protocol):
@@ -41,3 +44,7 @@ class AgentOptions:
     network: NetworkSetup | None = None
     # Route Services and answer names, in the agent's network namespace; with `network` also join its pods to other nodes'.
     traffic: bool = False
+    # Where Services and names are served when that is not here.
+    ground: Ground | None = None
+    # Empties a directory in which files may be of users that we are not.
+    sweep: Callable[[Path], Awaitable[None]] | None = None

@@ -25,7 +25,7 @@ from kubelet.network.mesh.plan import Peer
 from kubelet.network.policy.controller import PolicyController
 from kubelet.network.policy.peers import PeerStream
 from kubelet.network.policy.plan import TABLE as POLICIES_TABLE
-from kubelet.network.services.controller import SERVICE_INDEX, ServiceController, by_service
+from kubelet.network.services.controller import SERVICE_INDEX, Kernel, ServiceController, by_service
 from kubelet.network.services.kernel import Nftables
 from kubelet.network.services.plan import Place
 from kubelet.node import host_dns
@@ -65,17 +65,28 @@ class PodNetwork(Protocol):
     async def configure_again(self) -> None: ...
 
 
+class Ground(Protocol):
+    """Where the node's network is not that of this process; `kubelet.runtime.docker_node.BridgeGround` is one."""
+
+    @property
+    def kernel(self) -> Kernel: ...
+
+    async def serve_names(self, server: NameServer, address: str) -> None: ...
+
+
 class NodeTraffic:
     """Without a `network` somebody else joins the nodes' pods. `run` until cancelled; routes, the table and the name server's
     address stay, and the next agent takes them up."""
 
     def __init__(
-        self, client: ClientAPI, transport: Transport, env: Env, here: Where, root: Path, network: PodNetwork | None
-    ) -> None:
+        self, client: ClientAPI, transport: Transport, env: Env, here: Where, root: Path, network: PodNetwork | None,
+        ground: Ground | None = None,
+    ) -> None:  # fmt: skip
         self._env = env
         self._transport = transport
         self._here = here
         self._network = network
+        self._ground = ground
         self._file = root / "traffic.json"
         self._informers = SharedInformers(client, env)
         self._services = self._informers.informer(
@@ -141,7 +152,8 @@ class NodeTraffic:
         async with TaskGroup() as group:
             if settings.pod_cidr:
                 group.create_task(self._route(settings), name="services")
-                group.keep(self._restrict, name="network-policies")
+                if self._ground is None:
+                    group.keep(self._restrict, name="network-policies")
             if settings.pod_cidr and self._network is not None:
                 group.create_task(self._join(self._network, settings.pod_cidr), name="mesh")
             if settings.cluster_dns:
@@ -151,7 +163,8 @@ class NodeTraffic:
         place = Place(self._here.node_name, settings.pod_cidr, self._here.zone)
         while True:
             try:
-                self._router = ServiceController(self._informers, Nftables(), place)
+                kernel = self._ground.kernel if self._ground is not None else Nftables()
+                self._router = ServiceController(self._informers, kernel, place)
                 await self._router.run()
             except Exception:
                 # A defect here must not end the pods' tasks beside it.
@@ -177,8 +190,12 @@ class NodeTraffic:
         upstream = Upstream(self._env, partial(resolvers, settings.cluster_dns))
         while True:
             try:
-                await asyncio.to_thread(links.hold_address, settings.cluster_dns)
-                await NameServer(self._env, zone, upstream).serve(settings.cluster_dns)
+                server = NameServer(self._env, zone, upstream)
+                if self._ground is not None:
+                    await self._ground.serve_names(server, settings.cluster_dns)
+                else:
+                    await asyncio.to_thread(links.hold_address, settings.cluster_dns)
+                    await server.serve(settings.cluster_dns)
             except (NetworkError, OSError) as error:
                 log.error("cluster DNS cannot be served at %s: %s", settings.cluster_dns, error)
             except Exception:

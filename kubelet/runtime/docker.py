@@ -1,7 +1,8 @@
 """The `docker` runtime: `kubelet.runtime.base.Runtime` on a Docker daemon.
 
 A pod is a container of the pause image whose namespaces the pod's containers join. Its network is made by the node's CNI
-configuration, as with containerd, or by Docker's own bridge (`cni=None`), which needs no root. Calls go through
+configuration, as with containerd, or by Docker's own bridge, which needs no root: the one that every daemon has, or one made for
+this node, where a container holds the node's own namespace (`docker_node`) and leads to Services. Calls go through
 `docker_engine`, translated by `docker_messages`; sessions, events and logs run over `docker_streams`. Made by `wherry agent`.
 """
 
@@ -13,6 +14,8 @@ import logging
 import os
 import signal as signals
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kubelet.network import NetworkError
@@ -32,10 +35,13 @@ from kubelet.runtime.base import (
     RuntimeFailure,
     RuntimeNotFound,
     SandboxConfig,
+    SandboxState,
     SandboxStatus,
 )
 from kubelet.runtime.docker_engine import Engine
+from kubelet.runtime.docker_files import Resolvers, write_resolver
 from kubelet.runtime.docker_logs import LogCopies
+from kubelet.runtime.docker_node import NodeContainer
 from wherry.api.context import Env
 
 log = logging.getLogger(__name__)
@@ -49,17 +55,28 @@ EVENTS = {"create": "created", "start": "started", "die": "exited", "oom": "oom"
 
 
 class DockerRuntime:
-    """One per agent. `node` keeps the pods of several agents on one daemon apart. Call `close` when done; calls may run
-    concurrently."""
+    """One per agent. `node` keeps the pods of several agents on one daemon apart; `bridge` names the Docker network that is this
+    node's own, with `files` a directory of ours. Call `close` when done; calls may run concurrently."""
 
     name = "docker"
 
-    def __init__(self, env: Env, socket: str, node: str, *, cni: Plugins | None = None) -> None:
+    def __init__(
+        self,
+        env: Env,
+        socket: str,
+        node: str,
+        *,
+        cni: Plugins | None = None,
+        bridge: str = "",
+        files: Path | None = None,
+    ) -> None:
         self._env = env
         self.socket = socket.removeprefix("unix://")
         self._node = node
         self._cni = cni
         self._engine = Engine(self.socket)
+        self.node_container = NodeContainer(self._engine, bridge) if bridge else None
+        self._resolvers = Resolvers(files) if bridge and files is not None else None
         self._logs = LogCopies(self.socket)
         self._pause_known = False
         self._layers_bytes = 0
@@ -78,6 +95,11 @@ class DockerRuntime:
             await self._engine.call("ping")
         except RuntimeFailure as error:
             return f"container runtime is not reachable at {self.socket}: {error.message}"
+        try:
+            if self.node_container is not None:
+                await self.node_container.ensure()
+        except RuntimeFailure as error:
+            return f"NetworkReady is false: {error.message}"
         return self._cni.ready() if self._cni is not None else ""
 
     async def close(self) -> None:
@@ -89,7 +111,10 @@ class DockerRuntime:
     async def run_sandbox(self, config: SandboxConfig) -> str:
         reason = "CreatePodSandboxError"
         await self._ensure_pause()
-        body = messages.sandbox_body(config, archives.PAUSE_IMAGE, self._node, "none" if self._cni else "bridge")
+        network, host = "none" if self._cni else "bridge", "host"
+        if self.node_container is not None:
+            network, host = self.node_container.network, f"container:{await self.node_container.ensure()}"
+        body = messages.sandbox_body(config, archives.PAUSE_IMAGE, self._node, network, host)
         name = messages.container_name("POD", config.name, config.namespace, config.uid, str(config.attempt))
         sandbox_id = await self._create(body, name, reason)
         try:
@@ -97,6 +122,8 @@ class DockerRuntime:
             if self._cni is not None and not config.security.host_network:
                 document = await self._inspect(sandbox_id)
                 await self._join_network(self._cni, document, config)
+            if self.node_container is not None and config.port_mappings:
+                await self._level_ports()
         except (RuntimeFailure, NetworkError, asyncio.CancelledError) as error:
             with contextlib.suppress(RuntimeFailure):
                 await self.stop_sandbox(sandbox_id)
@@ -120,6 +147,8 @@ class DockerRuntime:
             except NetworkError as error:
                 raise RuntimeFailure(str(error), reason="KillPodSandboxError") from error
         await self._kill(document)
+        if self.node_container is not None and document["HostConfig"].get("PortBindings"):
+            await self._level_ports()
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         try:
@@ -130,21 +159,31 @@ class DockerRuntime:
         for item in await self._documents({messages.SANDBOX: document["Id"]}):
             await self.remove_container(item["Id"])
         await self._remove(document["Id"])
+        if self._resolvers is not None:
+            await asyncio.to_thread(self._resolvers.forget, messages.pod_uid(document))
 
     async def sandbox_status(self, sandbox_id: str) -> SandboxStatus:
         document = await self._inspect(sandbox_id)
         if not messages.is_sandbox(document):
             raise RuntimeNotFound(f"{sandbox_id} is no sandbox")
-        return messages.sandbox_status(document, self._ips(document))
+        return self._sandbox_status(document)
 
     async def list_sandboxes(self) -> Sequence[SandboxStatus]:
         documents = await self._documents({messages.TYPE: "sandbox"})
-        return [messages.sandbox_status(document, self._ips(document)) for document in documents]
+        with contextlib.suppress(RuntimeFailure):  # `ready` tells what is wrong
+            await self._level_ports(documents)
+        return [self._sandbox_status(document) for document in documents]
 
     # -- containers
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str:
-        body = messages.container_body(sandbox_id, config, sandbox, self._node)
+        if self._resolvers is not None and sandbox.dns is not None:
+            mount = await asyncio.to_thread(self._resolvers.mount, sandbox.uid, sandbox.dns)
+            if all(given.container_path != mount.container_path for given in config.mounts):
+                config = replace(config, mounts=(*config.mounts, mount))
+        body = messages.container_body(
+            sandbox_id, config, sandbox, self._node, own_host=self.node_container is not None
+        )
         name = messages.container_name(config.name, sandbox.name, sandbox.namespace, sandbox.uid, str(config.attempt))
         return await self._create(body, name, "CreateContainerError")
 
@@ -206,7 +245,7 @@ class DockerRuntime:
         try:
             async with asyncio.timeout(timeout_s):
                 exec_id = await self._make_exec(container_id, command, stdin=False, stdout=True, stderr=True, tty=False)
-                session = await self._start_exec(exec_id, tty=False)
+                session = await docker_streams.start_exec(self._engine, exec_id, tty=False)
                 try:
                     async for number, piece in session.output():
                         room = MAX_EXEC_OUTPUT_BYTES - len(out[number])
@@ -226,7 +265,7 @@ class DockerRuntime:
         exec_id = await self._make_exec(
             container_id, command, stdin=stdin, stdout=stdout, stderr=stderr and not tty, tty=tty
         )
-        return await self._start_exec(exec_id, tty=tty)
+        return await docker_streams.start_exec(self._engine, exec_id, tty=tty)
 
     async def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool) -> ByteStream:
         document = await self._inspect(container_id)
@@ -244,7 +283,11 @@ class DockerRuntime:
         async def exit_code() -> int:
             return 0
 
-        return docker_streams.DockerSession(reader, writer, tty=tty, resize=resize, exit_code=exit_code)
+        # Docker would end the session with its input, unless that is the container's only one.
+        keeps_stdin = not document["Config"].get("StdinOnce")
+        return docker_streams.DockerSession(
+            reader, writer, tty=tty, resize=resize, exit_code=exit_code, keeps_stdin=keeps_stdin
+        )
 
     async def port_forward(self, sandbox_id: str, port: int, address: str = "") -> ByteStream:
         if address:
@@ -252,7 +295,9 @@ class DockerRuntime:
         document = await self._inspect(sandbox_id)
         if not document["State"].get("Running"):
             raise RuntimeFailure(f"sandbox {sandbox_id} is not running, so nothing listens on port {port}")
-        if document["HostConfig"]["NetworkMode"] == "host":
+        if messages.on_host_network(document):
+            if self.node_container is not None:
+                return await ports.connect_to((await self.node_container.bridge()).address, port)
             return await ports.connect("", port)
         if os.geteuid() == 0:
             return await ports.connect(_netns(document), port)
@@ -413,15 +458,37 @@ class DockerRuntime:
         await asyncio.to_thread(cni.add, document["Id"], _netns(document), arguments, capabilities)
         if config.dns is not None and document.get("ResolvConfPath"):
             # Docker writes this file once, when the container starts; the pod's containers share it.
-            await asyncio.to_thread(_write_resolver, str(document["ResolvConfPath"]), config)
+            await asyncio.to_thread(write_resolver, str(document["ResolvConfPath"]), config.dns)
 
     def _ips(self, document: Mapping[str, Any]) -> tuple[str, ...]:
-        if document["HostConfig"]["NetworkMode"] == "host":
+        if messages.on_host_network(document):
             return ()
         if self._cni is not None:
             return self._cni.addresses(document["Id"])
         networks = (document.get("NetworkSettings") or {}).get("Networks") or {}
         return tuple(str(item["IPAddress"]) for _, item in sorted(networks.items()) if item.get("IPAddress"))
+
+    def _sandbox_status(self, document: Mapping[str, Any]) -> SandboxStatus:
+        told = messages.sandbox_status(document, self._ips(document))
+        mode = document["HostConfig"]["NetworkMode"]
+        node = self.node_container.id if self.node_container is not None else ""
+        if node and mode.startswith("container:") and mode != f"container:{node}":
+            return replace(told, state=SandboxState.NOT_READY)  # the node has another namespace now
+        return told
+
+    async def _level_ports(self, documents: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """The node's own address has the pods' host ports too."""
+        if self.node_container is None:
+            return
+        if documents is None:
+            documents = await self._documents({messages.TYPE: "sandbox"})
+        running = [document for document in documents if document["State"].get("Running")]
+        await self.node_container.hold_ports(
+            (port, address)
+            for document in running
+            for address in self._ips(document)[:1]
+            for port in messages.host_ports(document)
+        )
 
     async def _image_id(self, document: Mapping[str, Any]) -> str:
         """The repository's digest where there is one."""
@@ -481,24 +548,6 @@ class DockerRuntime:
         )
         return str(made["Id"])
 
-    async def _start_exec(self, exec_id: str, *, tty: bool) -> docker_streams.DockerSession:
-        reader, writer = await docker_streams.hijack(
-            self.socket, f"/exec/{exec_id}/start", {"Detach": False, "Tty": tty}
-        )
-
-        async def resize(width: int, height: int) -> None:
-            await self._engine.call("exec_resize", exec_id, height, width)
-
-        async def exit_code() -> int:
-            # The stream may end a moment before the daemon has noted the exit.
-            while True:
-                told = await self._engine.call("exec_inspect", exec_id)
-                if not told["Running"]:
-                    return int(told["ExitCode"] or 0)
-                await asyncio.sleep(POLL_S)
-
-        return docker_streams.DockerSession(reader, writer, tty=tty, resize=resize, exit_code=exit_code)
-
     async def _kill_exec(self, exec_id: str) -> None:
         """Docker has no call for it; we may if the process is ours to signal."""
         with contextlib.suppress(RuntimeFailure, OSError):
@@ -511,14 +560,3 @@ def _netns(document: Mapping[str, Any]) -> str:
     """Of a running container; "" of one that has ended."""
     pid = int(document["State"].get("Pid") or 0)
     return f"/proc/{pid}/ns/net" if pid else ""
-
-
-def _write_resolver(path: str, config: SandboxConfig) -> None:
-    assert config.dns is not None
-    lines = [f"nameserver {server}" for server in config.dns.servers]
-    if config.dns.searches:
-        lines.append(f"search {' '.join(config.dns.searches)}")
-    if config.dns.options:
-        lines.append(f"options {' '.join(config.dns.options)}")
-    with open(path, "w") as file:
-        file.write("\n".join(lines) + "\n")

@@ -49,28 +49,30 @@ class Engine:
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T], reason: str) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(_translated, work, reason))
+            return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(translated, work, reason))
         except RuntimeError as error:  # the pool has been shut down
             raise RuntimeFailure(f"the Docker runtime is closed: {error}") from error
 
     def _connected(self) -> Any:
         if self._client is None:
-            self._client = _client(self.socket, CALL_TIMEOUT_S)
+            self._client = connect(self.socket, CALL_TIMEOUT_S)
         return self._client
 
     def _connected_for_pulls(self) -> Any:
         if self._pulling is None:
-            self._pulling = _client(self.socket, PULL_TIMEOUT_S)
+            self._pulling = connect(self.socket, PULL_TIMEOUT_S)
         return self._pulling
 
 
-def _client(socket: str, timeout_s: int) -> Any:
+def connect(socket: str, timeout_s: int) -> Any:
+    """The SDK's low-level client, which blocks. Raises what `translated` translates."""
     import docker
 
     return docker.APIClient(base_url=f"unix://{socket}", version="auto", timeout=timeout_s, num_pools=THREADS)
 
 
-def _translated(work: Callable[[], T], reason: str) -> T:
+def translated(work: Callable[[], T], reason: str = "") -> T:
+    """Raises RuntimeFailure, RuntimeNotFound for what the SDK raises."""
     import requests
     from docker import errors
 

@@ -22,6 +22,7 @@ from kubelet.runtime.base import (
     ContainerStats,
     ContainerStatus,
     Image,
+    PortMapping,
     Resources,
     SandboxConfig,
     SandboxState,
@@ -48,11 +49,14 @@ def container_name(*parts: str) -> str:
 # -- what is to be made
 
 
-def sandbox_body(config: SandboxConfig, image: str, node: str, network: str) -> dict[str, Any]:
-    """The body of /containers/create. `network`: "none" when CNI makes the pod's network afterwards."""
+def sandbox_body(
+    config: SandboxConfig, image: str, node: str, network: str, host_network: str = "host"
+) -> dict[str, Any]:
+    """The body of /containers/create. `network`: "none" when CNI makes the pod's network afterwards; `host_network`: Docker's
+    network mode for pods with the network of their host."""
     security = config.security
     host: dict[str, Any] = {
-        "NetworkMode": "host" if security.host_network else network,
+        "NetworkMode": host_network if security.host_network else network,
         "IpcMode": "host" if security.host_ipc else "shareable",
         "CgroupParent": config.cgroup_parent,
         "LogConfig": {"Type": "none"},
@@ -89,7 +93,10 @@ def sandbox_body(config: SandboxConfig, image: str, node: str, network: str) -> 
     return body
 
 
-def container_body(sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig, node: str) -> dict[str, Any]:
+def container_body(
+    sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig, node: str, *, own_host: bool = False
+) -> dict[str, Any]:
+    """`own_host`: the node's name and network are those of a container."""
     security = config.security
     shared = f"container:{sandbox_id}"
     host: dict[str, Any] = {
@@ -113,7 +120,7 @@ def container_body(sandbox_id: str, config: ContainerConfig, sandbox: SandboxCon
         **resources(config.resources),
         "OomScoreAdj": config.resources.oom_score_adj,
     }  # fmt: skip
-    if sandbox.security.host_network:
+    if sandbox.security.host_network and not own_host:
         host["UTSMode"] = "host"
     if sandbox.security.host_pid:
         host["PidMode"] = "host"
@@ -194,6 +201,28 @@ def _labels(labels: Mapping[str, str], annotations: Mapping[str, str]) -> dict[s
 
 def is_sandbox(document: Mapping[str, Any]) -> bool:
     return bool(labels_of(document).get(TYPE) == "sandbox")
+
+
+def on_host_network(document: Mapping[str, Any]) -> bool:
+    """Of a sandbox."""
+    mode = str(document["HostConfig"]["NetworkMode"])
+    return mode == "host" or mode.startswith("container:")
+
+
+def pod_uid(document: Mapping[str, Any]) -> str:
+    return labels_of(document).get(POD_UID, "")
+
+
+def host_ports(document: Mapping[str, Any]) -> list[PortMapping]:
+    """Those that `sandbox_body` asked for."""
+    found = []
+    for key, bindings in sorted((document["HostConfig"].get("PortBindings") or {}).items()):
+        port, _, protocol = key.partition("/")
+        for binding in bindings or ():
+            if str(binding.get("HostPort") or "").isdigit():
+                to = int(binding["HostPort"])
+                found.append(PortMapping(int(port), to, protocol.upper(), str(binding.get("HostIp") or "")))
+    return found
 
 
 def labels_of(document: Mapping[str, Any]) -> dict[str, str]:

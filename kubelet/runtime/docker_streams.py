@@ -12,12 +12,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
+from kubelet.runtime.docker_engine import Engine
 from kubelet.runtime.sockets import SocketStream
 
 VERSION = "v1.40"
 ANSWER_TIMEOUT_S = 30.0
 MAX_HEAD_BYTES = 64 << 10
 MAX_FRAME_BYTES = 64 << 20
+EXIT_POLL_S = 0.05
 _PIECE_BYTES = 64 << 10
 
 
@@ -115,15 +117,21 @@ class DockerSession(SocketStream):
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tty: bool, resize: Resize,
-        exit_code: Callable[[], Awaitable[int]],
+        exit_code: Callable[[], Awaitable[int]], keeps_stdin: bool = False,
     ) -> None:  # fmt: skip
+        """`keeps_stdin`: the process goes on reading what others send it, so the end of what this session sends is not told."""
         super().__init__(reader, writer)
+        self._keeps_stdin = keeps_stdin
         self._tty = tty
         self._resize = resize
         self._exit_code = exit_code
 
     async def resize(self, width: int, height: int) -> None:
         await self._resize(width, height)
+
+    async def send_eof(self) -> None:
+        if not self._keeps_stdin:
+            await super().send_eof()
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         try:
@@ -144,3 +152,21 @@ async def hijack(socket: str, path: str, body: Any = None) -> tuple[asyncio.Stre
     """A connection that carries both directions of an exec or attach."""
     reader, writer, _ = await _open(socket, "POST", path, body, upgrade=True)
     return reader, writer
+
+
+async def start_exec(engine: Engine, exec_id: str, *, tty: bool) -> DockerSession:
+    """Begins what `exec_create` has made. The caller closes the session."""
+    reader, writer = await hijack(engine.socket, f"/exec/{exec_id}/start", {"Detach": False, "Tty": tty})
+
+    async def resize(width: int, height: int) -> None:
+        await engine.call("exec_resize", exec_id, height, width)
+
+    async def exit_code() -> int:
+        # The stream may end a moment before the daemon has noted the exit.
+        while True:
+            told = await engine.call("exec_inspect", exec_id)
+            if not told["Running"]:
+                return int(told["ExitCode"] or 0)
+            await asyncio.sleep(EXIT_POLL_S)
+
+    return DockerSession(reader, writer, tty=tty, resize=resize, exit_code=exit_code)

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from kubelet.volumes import directories
+
 DATA = "..data"
 _NEXT = "..data_tmp"
 Payload = Mapping[str, tuple[bytes, int]]  # relative path -> (content, mode)
@@ -17,6 +19,10 @@ def write(directory: Path, payload: Payload, *, group: int | None = None) -> boo
     """Makes the directory hold exactly `payload`; False when it did already. Killed half-way, the old contents stay and the
     next call tidies up."""
     directory.mkdir(parents=True, exist_ok=True)
+    if group is not None and not directories.may_give(directory, group):
+        # What the group may, everybody has to: an agent without root can't give files away.
+        payload = {path: (content, mode | (mode | 0o440) >> 3 & 0o007) for path, (content, mode) in payload.items()}
+        group = None
     if current(directory) == dict(payload):
         return False
     fresh = _new_directory(directory)

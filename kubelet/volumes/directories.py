@@ -73,7 +73,11 @@ def check_host_path(source: core_v1_pb2.HostPathVolumeSource) -> Path:
 
 
 def give_to_group(path: Path, group: int) -> None:
-    """As fsGroup asks: owned by the group, group-writable, new files inherit it. Links are not followed."""
+    """As fsGroup asks: owned by the group, group-writable, new files inherit it. Links are not followed. An agent without root
+    may not give things away: then everybody may write, and nobody but the pod's containers comes near."""
+    if not may_give(path, group):
+        path.chmod(0o777)
+        return
     for base, _, files in os.walk(path):
         os.chown(base, -1, group, follow_symlinks=False)
         os.chmod(base, stat.S_IMODE(os.stat(base).st_mode) | 0o2770)
@@ -82,6 +86,17 @@ def give_to_group(path: Path, group: int) -> None:
             os.chown(file, -1, group, follow_symlinks=False)
             if not os.path.islink(file):
                 os.chmod(file, stat.S_IMODE(os.stat(file).st_mode) | 0o660)
+
+
+def may_give(path: Path, group: int) -> bool:
+    """Whether we have given it to the group. Raises OSError for a root that was refused."""
+    try:
+        os.chown(path, -1, group, follow_symlinks=False)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+        return False
+    return True
 
 
 def used_bytes(path: Path) -> int:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from kubelet.pods.details import recursive_problem
@@ -16,7 +16,7 @@ from kubelet.pods.env import Found, expand, fields_of
 from kubelet.pods.resources import pod_resources
 from kubelet.pods.services import ConfigError, NodeSettings, Objects, Tokens, VolumeError
 from kubelet.runtime import mounts as kernel_mounts
-from kubelet.runtime.base import Mount
+from kubelet.runtime.base import Mount, RuntimeFailure
 from kubelet.volumes import atomic, directories, payload
 from wherry.api import quantity
 from wherry.api.errors import APIError, NotFound
@@ -40,8 +40,10 @@ class VolumeManager:
         node: NodeSettings,
         tokens: Tokens,
         pod_ips: Callable[[str], Sequence[str]] = lambda uid: (),
+        sweep: Callable[[Path], Awaitable[None]] | None = None,
     ) -> None:
-        """`pod_ips`: the addresses of a pod by uid, for the downward API."""
+        """`pod_ips`: the addresses of a pod by uid, for the downward API. `sweep` empties a directory when we may not."""
+        self._sweep = sweep
         self._tokens = tokens
         self._pods = root / "pods"
         self._objects = objects
@@ -169,7 +171,18 @@ class VolumeManager:
         """Unmounts what is ours and removes it; hostPath volumes stay as they are."""
         self._tokens.forget(pod_uid)
         path = self._pods / pod_uid / "volumes"
-        if path.is_dir():
+        if not path.is_dir():
+            return
+        try:
+            await asyncio.to_thread(_remove, path)
+        except PermissionError as error:
+            # Without root: files of the users that the containers ran as.
+            if self._sweep is None:
+                raise
+            try:
+                await self._sweep(path)
+            except RuntimeFailure as failure:
+                raise VolumeError(f"removing {path}: {failure.message}") from error
             await asyncio.to_thread(_remove, path)
 
     def disk_bytes(self, pod: core_v1_pb2.Pod) -> int:

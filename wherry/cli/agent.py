@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kubelet.options import AgentOptions
     from kubelet.runtime.base import Runtime
     from kubelet.runtime.docker import DockerRuntime
+    from kubelet.runtime.docker_node import BridgeGround
     from wherry.api.context import Env
     from wherry.client.base import Transport
     from wherry.pb.core_v1_pb2 import Taint
@@ -70,9 +71,10 @@ def parser() -> argparse.ArgumentParser:
         help="of --runtime docker; default: $DOCKER_HOST, or unix:///var/run/docker.sock",
     )  # fmt: skip
     add(
-        "--docker-network", choices=("cni", "bridge"), default="cni" if os.geteuid() == 0 else "bridge",
+        "--docker-network", default="cni" if os.geteuid() == 0 else "bridge", metavar="cni|bridge|NETWORK",
         help="of --runtime docker; cni: the node's pod network, as with containerd; bridge: Docker's own, which needs no root "
-        "and has neither Services nor cluster DNS (default here: %(default)s)",
+        "and has neither Services nor cluster DNS; else a Docker network that `wherry up --runtime docker` made for this node "
+        "(default here: %(default)s)",
     )  # fmt: skip
     add("--runtime-endpoint", default="", metavar="unix:///PATH", help="default: a private containerd, started here")
     add(
@@ -222,6 +224,8 @@ async def _run(arguments: argparse.Namespace) -> None:
             return
         (runtime, tasks), identity = await started
         transport = RenewingTransport(_connector(arguments), identity)
+        if (ground := _ground(runtime)) is not None:
+            options.ground, options.sweep = ground, ground.sweep
         agent = Agent(env, transport, runtime, options)
         log.info("node %s, control plane %s, cluster %s", name, arguments.server, identity.cluster_id)
         gc.freeze()
@@ -292,9 +296,15 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
             _seconds(arguments.minimum_image_ttl_duration, "--minimum-image-ttl-duration"),
         ),
         network=network,
-        traffic=own_network,
+        traffic=own_network or _docker_bridge(arguments) != "",
         pod_cgroups=arguments.runtime != "docker" or os.geteuid() == 0,
     )
+
+
+def _docker_bridge(arguments: argparse.Namespace) -> str:
+    """The Docker network that is the node's own; "" when it has none."""
+    named = arguments.runtime == "docker" and arguments.docker_network not in ("cni", "bridge")
+    return str(arguments.docker_network) if named else ""
 
 
 def _seconds(text: str, flag: str) -> float:
@@ -403,6 +413,16 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     return CriRuntime(containerd.endpoint, host_ports_handler=handler), [supervisor]
 
 
+def _ground(runtime: Runtime) -> BridgeGround | None:
+    if runtime.name != "docker":
+        return None
+    from kubelet.runtime.docker import DockerRuntime
+    from kubelet.runtime.docker_node import BridgeGround
+
+    assert isinstance(runtime, DockerRuntime)
+    return BridgeGround(runtime.node_container) if runtime.node_container is not None else None
+
+
 async def _start_docker(arguments: argparse.Namespace, env: Env) -> Runtime:
     """With the images of the node's folder. Raises RuntimeFailure when the daemon does not answer."""
     from kubelet.runtime import archives
@@ -437,7 +457,11 @@ def _docker(arguments: argparse.Namespace, env: Env) -> DockerRuntime:
         own = (str(arguments.cni_bin_dir),) if arguments.cni_bin_dir else ()
         conf_dir = arguments.cni_conf_dir or layout.cni_conf_dir
         cni = Plugins(conf_dir, (*own, *CNI_BIN_DIRS), arguments.data_dir / "cni" / "results")
-    return DockerRuntime(env, host, arguments.node_name or socket.gethostname().lower(), cni=cni)
+    node = arguments.node_name or socket.gethostname().lower()
+    if bridge := _docker_bridge(arguments):
+        # Several clusters may share the daemon, and each has a node of this name.
+        return DockerRuntime(env, host, bridge, bridge=bridge, files=arguments.data_dir / "resolvers")
+    return DockerRuntime(env, host, node, cni=cni)
 
 
 def _connector(arguments: argparse.Namespace) -> Callable[[Identity], Transport]:

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import importlib
+import ipaddress
 import logging
 import os
 import resource
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("wherry.server")
 
 DEFAULT_LISTEN = "127.0.0.1:6440"
+MAX_SERVICE_PREFIX = 24
 MIN_CERTIFICATE_S = 20.0  # below it renewing would be all that happens
 # From the port of gRPC to that of HTTPS: 6440 and 6443.
 HTTP_PORT_OFFSET = 3
@@ -103,9 +105,14 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result.add_argument("--cluster-cidr", default="10.244.0.0/16", help="addresses of pods (default %(default)s)")
     result.add_argument(
+        "--service-cluster-ip-range", default="10.96.0.0/16", metavar="CIDR",
+        help="addresses of Services, the same for the cluster's whole life (default %(default)s)",
+    )  # fmt: skip
+    result.add_argument(
         "--cluster-dns",
-        default="10.96.0.10",
-        help="where every node answers its pods' DNS questions (default %(default)s); \"\": they ask the node's resolvers",
+        default=None,
+        help='where every node answers its pods\' DNS questions (default: the tenth address of Services, 10.96.0.10); "": '
+        "they ask the node's resolvers",
     )
     result.add_argument("--cluster-domain", default="cluster.local", help="DNS domain (default %(default)s)")
     result.add_argument(
@@ -165,12 +172,15 @@ async def _serve(arguments: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stopped.set)
     from controlplane.fronts.flow import Limits as FlowLimits
     from controlplane.nodelink.monitor import LinkSettings
+    from controlplane.registry.allocation import Ranges
     from controlplane.server import ControlPlane, Options
     from wherry.api.context import Env
 
     env = Env()
     host, port = split_address(arguments.listen, "--listen")
     advertised = _advertised(arguments.advertise, host, port)
+    services = _service_range(arguments.service_cluster_ip_range)
+    cluster_dns = str(services[10]) if arguments.cluster_dns is None else arguments.cluster_dns
     arguments.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = await _open_store(arguments, env)
     try:
@@ -184,7 +194,8 @@ async def _serve(arguments: argparse.Namespace) -> int:
             flow=FlowLimits(arguments.max_requests_inflight, arguments.max_mutating_requests_inflight),
             audit=_audit(arguments),
             certificate_lifetime_s=_lifetime_s(arguments.certificate_lifetime),
-            link=LinkSettings(arguments.cluster_cidr, arguments.cluster_dns, arguments.cluster_domain),
+            link=LinkSettings(arguments.cluster_cidr, cluster_dns, arguments.cluster_domain),
+            ranges=Ranges(cidr=str(services)),
         )
         plane = ControlPlane(env, store, options, load=lambda name: asyncio.to_thread(importlib.import_module, name))
         await plane.start()
@@ -213,6 +224,17 @@ def _audit(arguments: argparse.Namespace) -> AuditOptions | None:
         arguments.audit_log_mode == "blocking",
     )
     return AuditOptions(arguments.audit_policy_file.read_text(), file)
+
+
+def _service_range(text: str) -> ipaddress.IPv4Network:
+    """Raises ValueError, naming the flag."""
+    try:
+        found = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise ValueError(f"--service-cluster-ip-range: {error}") from error
+    if found.prefixlen > MAX_SERVICE_PREFIX:
+        raise ValueError(f'--service-cluster-ip-range: "{text}" is too small; wanted a /{MAX_SERVICE_PREFIX} or larger')
+    return found
 
 
 def _lifetime_s(text: str) -> float:
@@ -249,7 +271,7 @@ async def _listen(
 
     assert plane.ca is not None
     serving = ServingCertificate(
-        plane.ca, env, _names(arguments.san, host, advertised), lifetime_s=plane.lifetimes().serving_s
+        plane.ca, env, _names(arguments, host, advertised), lifetime_s=plane.lifetimes().serving_s
     )
     server = GrpcServer(
         plane.services,
@@ -330,7 +352,12 @@ def _announce_to_pods(
         return []
     client = Client(plane.local_transport(API_SERVER), field_manager="wherry-server")
     alone = (arguments.store or "sqlite:").startswith("sqlite:")
-    return [group.keep(partial(keep, client, host, port, alone=alone), name="kubernetes-service")]
+    return [
+        group.keep(
+            partial(keep, client, arguments.service_cluster_ip_range, host, port, alone=alone),
+            name="kubernetes-service",
+        )
+    ]
 
 
 def _http_socket(text: str | None, host: str, grpc_port: int) -> socket.socket | None:
@@ -367,13 +394,12 @@ async def _open_store(arguments: argparse.Namespace, env: Env) -> Store:
     return await open_store(url, env, tls=tls)
 
 
-# By which pods know the API; the address is that of the Service `kubernetes`.
+# By which pods know the API, besides the address of the Service `kubernetes`.
 API_NAMES = (
     "kubernetes",
     "kubernetes.default",
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
-    "10.96.0.1",
 )
 
 
@@ -410,11 +436,14 @@ def _own_address() -> str:
             return "127.0.0.1"
 
 
-def _names(extra: Sequence[str], host: str, advertised: str) -> list[str]:
+def _names(arguments: argparse.Namespace, host: str, advertised: str) -> list[str]:
+    from controlplane.apiservice import cluster_ip
+
     names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), *API_NAMES]
+    names.append(cluster_ip(arguments.service_cluster_ip_range))
     if host not in ("0.0.0.0", "::"):
         names.append(host)
     else:
         names.append(_own_address())
     names.append(split_address(advertised, "--advertise")[0])
-    return [*names, *extra]
+    return [*names, *arguments.san]

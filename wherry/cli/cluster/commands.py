@@ -10,9 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from wherry.cli.cluster.layout import Cluster
 
 Name = Annotated[str, typer.Option("--name", help="The cluster's name; several can run side by side on one machine.")]
 DEFAULT_NAME = "wherry"
@@ -22,15 +25,39 @@ image = typer.Typer(no_args_is_help=True, help="Images on the local nodes.")
 
 def up(
     nodes: Annotated[
-        int | None, typer.Option("--nodes", "-n", min=1, max=200, show_default="2", help="How many nodes.")
+        int | None,
+        typer.Option(
+            "--nodes", "-n", min=1, max=200, show_default="2", help="How many nodes; with Docker there is one."
+        ),
     ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime",
+            show_default="containerd",
+            help="containerd: nodes of their own, each with a containerd; needs root. docker: one node on this machine's Docker, "
+            "without root.",
+        ),
+    ] = "",
+    docker_host: Annotated[
+        str,
+        typer.Option(
+            "--docker-host", help="Of --runtime docker: unix:///PATH ($DOCKER_HOST, or unix:///var/run/docker.sock)."
+        ),
+    ] = "",
     data_dir: Annotated[
-        str, typer.Option("--data-dir", help="Where the cluster keeps its data (/var/lib/wherry/NAME).")
+        str,
+        typer.Option(
+            "--data-dir",
+            help="Where the cluster keeps its data (/var/lib/wherry/NAME; without root ~/.local/share/wherry/NAME).",
+        ),
     ] = "",
     ingress: Annotated[
         bool | None,
         typer.Option(
-            "--ingress/--no-ingress", show_default="yes", help="Serve Ingresses with haproxy on this machine."
+            "--ingress/--no-ingress",
+            show_default="yes; with Docker there is none",
+            help="Serve Ingresses with haproxy on this machine.",
         ),
     ] = None,
     registry_config_dir: Annotated[
@@ -48,15 +75,28 @@ def up(
     async def work() -> int:
         from wherry.cli.cluster import layout
         from wherry.cli.cluster import up as module
+        from wherry.cli.cluster.layout import ClusterError
         from wherry.cli.cluster.progress import Progress
 
         progress = Progress()
-        module.check_machine()
-        with layout.locked(layout.check_name(name)):
-            known = layout.load(name)
-            count = nodes or (known.node_count if known else module.DEFAULT_NODES)
-            settings = module.Settings(ingress=ingress, registry_config_dir=registries)
-            await module.up(name, count, Path(data_dir) if data_dir else None, progress, settings)
+        place = Path(data_dir) if data_dir else None
+        chosen = runtime_of(layout.load(layout.check_name(name)), name, runtime)
+        if chosen == layout.DOCKER:
+            refuse_with_docker(nodes, ingress=ingress, registry_config_dir=registry_config_dir)
+        elif docker_host:
+            raise ClusterError("--docker-host is of --runtime docker only")
+        else:
+            module.check_machine()
+        with layout.locked(name):
+            if chosen == layout.DOCKER:
+                from wherry.cli.cluster import dockerup
+
+                await dockerup.up(name, place, docker_host, progress)
+            else:
+                known = layout.load(name)
+                count = nodes or (known.node_count if known else module.DEFAULT_NODES)
+                settings = module.Settings(ingress=ingress, registry_config_dir=registries)
+                await module.up(name, count, place, progress, settings)
         progress.say()
         if progress.changes:
             progress.say("The cluster is up. Try: wherry get pods -o wide, wherry status, wherry down.")
@@ -67,6 +107,36 @@ def up(
     _run(work)
 
 
+def runtime_of(known: Cluster | None, name: str, asked: str) -> str:
+    """What the cluster's nodes are to be made of. Raises ClusterError."""
+    from wherry.cli.cluster import layout
+
+    if asked not in ("", layout.CONTAINERD, layout.DOCKER):
+        raise layout.ClusterError(f'--runtime "{asked}": want {layout.CONTAINERD} or {layout.DOCKER}')
+    if known is not None and asked not in ("", known.runtime):
+        raise layout.ClusterError(
+            f'cluster "{name}" is on {known.runtime}, not on {asked}: `wherry down` first, or choose another --name'
+        )
+    return known.runtime if known is not None else asked or layout.CONTAINERD
+
+
+def refuse_with_docker(nodes: int | None, *, ingress: bool | None, registry_config_dir: str) -> None:
+    """Raises ClusterError for what there is with containerd only."""
+    from wherry.cli.cluster.layout import ClusterError
+
+    if nodes is not None and nodes != 1:
+        raise ClusterError(
+            f"--nodes {nodes}: with --runtime docker there is one node, Docker's own machine. Several need root and containerd: "
+            f"`sudo wherry up --nodes {nodes}`"
+        )
+    if ingress:
+        raise ClusterError(
+            "--ingress: with --runtime docker Ingresses are not served; use a Service of type LoadBalancer"
+        )
+    if registry_config_dir:
+        raise ClusterError("--registry-config-dir is containerd's: Docker has /etc/docker/certs.d and daemon.json")
+
+
 def down(
     name: Name = DEFAULT_NAME,
     keep_data: Annotated[bool, typer.Option("--keep-data", help="Keep the store and the nodes' images.")] = False,
@@ -75,17 +145,21 @@ def down(
     """Stop the cluster on this machine and remove every trace of it."""
 
     async def work() -> int:
+        from wherry.cli.cluster import dockerdown, layout
         from wherry.cli.cluster import down as module
-        from wherry.cli.cluster import layout
         from wherry.cli.cluster.progress import Progress
 
-        module.check_root()
         progress = Progress()
         for each in module.names() if all_ else [layout.check_name(name)]:
             if all_:
                 progress.say(f"cluster {each}:")
+            cluster = layout.load(each) if layout.state_file(each).exists() else None
             with layout.locked(each):
-                removed = module.down(each, progress, keep_data=keep_data)
+                if cluster is not None and cluster.runtime == layout.DOCKER:
+                    removed = dockerdown.down(cluster, progress, keep_data=keep_data)
+                else:
+                    module.check_root()
+                    removed = module.down(each, progress, keep_data=keep_data)
             if not removed:
                 progress.say("Nothing was there.")
         return 0
@@ -128,7 +202,9 @@ def load(
     """Put images from files on every node of the local cluster."""
 
     async def work() -> int:
+        from kubelet.runtime.base import RuntimeFailure
         from wherry.cli.cluster import images, layout
+        from wherry.cli.cluster.dockerhost import load_into_docker
         from wherry.cli.cluster.layout import ClusterError
 
         cluster = layout.load(name)
@@ -138,8 +214,11 @@ def load(
         for file in files:
             for node in cluster.nodes:
                 try:
-                    loaded = await asyncio.to_thread(images.load, node.containerd.socket, Path(file))
-                except images.ImageError as error:
+                    if cluster.runtime == layout.DOCKER:
+                        loaded = await asyncio.to_thread(load_into_docker, cluster, Path(file))
+                    else:
+                        loaded = await asyncio.to_thread(images.load, node.containerd.socket, Path(file))
+                except (images.ImageError, RuntimeFailure) as error:
                     print(f"error: {node.name}: {error}", file=sys.stderr)
                     failed = True
                 else:

@@ -109,8 +109,6 @@ def _end_containerd(node: Node, keep_data: bool) -> bool:
 
 
 def _remove_files(cluster: Cluster, keep_data: bool) -> bool:
-    from wherry.client import config
-
     doomed = [cluster.run]
     if not keep_data:
         doomed += [cluster.data, layout.state_file(cluster.name)]
@@ -124,17 +122,24 @@ def _remove_files(cluster: Cluster, keep_data: bool) -> bool:
             path.unlink()
             changed = True
     if not keep_data:
-        try:
-            config.remove_context(config.config_path(), cluster.name)
-            _remove_empty(Path(config.DEFAULT_PATH).expanduser().parent)
-        except config.ConfigError:
-            pass  # a file that is no kubeconfig has no context of ours
+        forget_context(cluster.name)
     for directory in (layout.RUN_DIR, layout.STATE_DIR):
-        _remove_empty(directory)
+        remove_empty(directory)
     return changed
 
 
-def _remove_empty(directory: Path) -> None:
+def forget_context(name: str) -> None:
+    """In the user's client configuration."""
+    from wherry.client import config
+
+    try:
+        config.remove_context(config.config_path(), name)
+        remove_empty(Path(config.DEFAULT_PATH).expanduser().parent)
+    except config.ConfigError:
+        pass  # a file that is no kubeconfig has no context of ours
+
+
+def remove_empty(directory: Path) -> None:
     try:
         directory.rmdir()
     except OSError:

@@ -29,14 +29,14 @@ _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
 def choose_host_subnet(taken: Iterable[str]) -> str:
-    return _first_free(HOST_NETWORKS.subnets(new_prefix=24), taken, "10.77.0.0/16")
+    return first_free(HOST_NETWORKS.subnets(new_prefix=24), taken, "10.77.0.0/16")
 
 
 def choose_cluster_cidr(taken: Iterable[str]) -> str:
-    return _first_free(POD_NETWORKS.subnets(new_prefix=16), taken, "10.128.0.0/10")
+    return first_free(POD_NETWORKS.subnets(new_prefix=16), taken, "10.128.0.0/10")
 
 
-def _first_free(candidates: Iterable[ipaddress.IPv4Network], taken: Iterable[str], pool: str) -> str:
+def first_free(candidates: Iterable[ipaddress.IPv4Network], taken: Iterable[str], pool: str) -> str:
     used = [ipaddress.IPv4Network(item, strict=False) for item in taken]
     for candidate in candidates:
         if not any(candidate.overlaps(item) for item in used):

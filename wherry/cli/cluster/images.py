@@ -42,7 +42,7 @@ _BUSYBOX_PLACES = ("/bin/busybox", "/usr/bin/busybox", "/usr/local/bin/busybox")
 
 def demo_archive(busybox: Path | None = None) -> bytes:
     """busybox with its applets as links: a shell, httpd, nc, wget and so on in 2 MB."""
-    binary = busybox or _find_busybox()
+    binary = busybox or find_busybox()
     content = binary.read_bytes()
     if b"/ld-linux" in content or b"/ld-musl" in content[:4096]:
         raise ImageError(f"{binary} is linked dynamically; want a static one (apt-get install busybox-static)")
@@ -75,7 +75,7 @@ async def answers(socket: Path) -> bool:
         await runtime.close()
 
 
-def _find_busybox() -> Path:
+def find_busybox() -> Path:
     for place in _BUSYBOX_PLACES:
         if os.path.exists(place):
             return Path(place)

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from kubelet.runtime.processes import KILL_TIMEOUT_S, SBIN, ProcessRef, command_lines, find_binary, reap, spawn
-from wherry.cli.cluster.layout import Cluster, Node
+from wherry.cli.cluster.layout import DOCKER, Cluster, Node
 
 STOP_TIMEOUT_S = 10.0
 _MIB = 1 << 20
@@ -31,10 +31,35 @@ def server_argv(cluster: Cluster) -> list[str]:
         "--listen", cluster.server_address,
         "--advertise", cluster.server_address,
         "--cluster-cidr", cluster.cluster_cidr,
+        *(["--service-cluster-ip-range", cluster.services] if cluster.runtime == DOCKER else []),
     )  # fmt: skip
 
 
 def agent_argv(cluster: Cluster, node: Node) -> list[str]:
+    return _docker_agent_argv(cluster, node) if cluster.runtime == DOCKER else _containerd_agent_argv(cluster, node)
+
+
+def _docker_agent_argv(cluster: Cluster, node: Node) -> list[str]:
+    """On the machine itself, as whoever called us. Images are the user's own: a full disk is no reason to remove them."""
+    return wherry_argv(
+        "agent",
+        "--runtime", "docker",
+        "--docker-host", cluster.docker_host,
+        "--docker-network", cluster.docker_network,
+        "--server", cluster.server_address,
+        "--token", f"@{node.token_file}",
+        "--ca", str(cluster.server_data / "ca.crt"),
+        "--node-name", node.name,
+        "--node-ip", node.address,
+        "--data-dir", str(node.data),
+        "--run-dir", str(node.run),
+        "--images", str(cluster.data / "images"),
+        "--image-gc-high-threshold", "100",
+        "--eviction-hard", "memory.available<100Mi",
+    )  # fmt: skip
+
+
+def _containerd_agent_argv(cluster: Cluster, node: Node) -> list[str]:
     """The agent's command, run inside the node's network namespace. nsenter changes nothing else, so /sys and its cgroups stay
     (`ip netns exec` would hide them)."""
     registries = cluster.registry_config_dir

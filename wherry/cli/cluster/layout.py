@@ -10,15 +10,22 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kubelet.runtime.containerd import Layout
 
-STATE_DIR = Path("/var/lib/wherry")
-RUN_DIR = Path("/run/wherry")
-LOCK_DIR = Path("/run/lock")
+if os.geteuid() == 0:
+    STATE_DIR = Path("/var/lib/wherry")
+    RUN_DIR = Path("/run/wherry")
+    LOCK_DIR = Path("/run/lock")
+else:
+    # Not in the session's run-time directory, which goes with the last logout: the processes stay.
+    STATE_DIR = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "wherry"
+    RUN_DIR = STATE_DIR / ".run"
+    LOCK_DIR = STATE_DIR / ".lock"
+CONTAINERD, DOCKER = "containerd", "docker"
 DEFAULT_NAME = "wherry"
 MAX_NODES = 200  # addresses of one /24, with room for the host's
 FORMAT = 1
@@ -32,7 +39,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node host: a network namespace of this machine."""
+    """One node host: a network namespace of this machine (with Docker: a container's)."""
 
     cluster: str
     number: int
@@ -96,6 +103,8 @@ class Cluster:
     ip_forward: str = ""
     ingress: bool = True
     registry_config_dir: str = ""  # "" for the agents' own default
+    runtime: str = CONTAINERD
+    docker_host: str = ""  # unix:///PATH, with DOCKER
 
     @property
     def data(self) -> Path:
@@ -118,6 +127,16 @@ class Cluster:
     def gateway(self) -> str:
         """The host's own address on the bridge, where the nodes reach the control plane."""
         return str(ipaddress.ip_network(self.host_subnet)[1])
+
+    @property
+    def docker_network(self) -> str:
+        """Its subnet is `host_subnet`: of its /24s the first is the pods' (`cluster_cidr`), the second the node's."""
+        return f"wherry-{self.name}"
+
+    @property
+    def services(self) -> str:
+        """The addresses of Services, where they have to be in the Docker network: its upper half."""
+        return str(list(ipaddress.IPv4Network(self.host_subnet).subnets())[1])
 
     @property
     def prefix_length(self) -> int:
@@ -157,7 +176,7 @@ class Cluster:
 
     def node(self, number: int) -> Node:
         name = f"node-{number}"
-        address = str(ipaddress.ip_network(self.host_subnet)[1 + number])
+        address = str(ipaddress.ip_network(self.host_subnet)[(256 if self.runtime == DOCKER else 1) + number])
         return Node(self.name, number, address, self.data / name, self.run / name)
 
     def save(self) -> None:
@@ -196,10 +215,14 @@ def load(name: str) -> Cluster | None:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Holds a lock file for as long as the block runs: one command at a time works on a cluster, and one chooses networks."""
-    LOCK_DIR.mkdir(parents=True, exist_ok=True)
     path = LOCK_DIR / f"wherry-{name}.lock"
     while True:
-        with path.open("w") as file:
+        LOCK_DIR.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("w")
+        except FileNotFoundError:
+            continue  # the last one to hold a lock has taken the directory with it
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever held it before has removed the file: then the lock that counts is another one.
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
@@ -208,6 +231,10 @@ def locked(name: str) -> Iterator[None]:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+                if LOCK_DIR.is_relative_to(STATE_DIR):
+                    for directory in (LOCK_DIR, STATE_DIR):
+                        with suppress(OSError):
+                            directory.rmdir()  # unless somebody else's things are in it
             return
 
 

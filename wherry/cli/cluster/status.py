@@ -11,7 +11,7 @@ from kubelet.runtime.containerd import find_running
 from kubelet.runtime.processes import ProcessRef
 from wherry.api.errors import APIError
 from wherry.cli.cluster import api, launch, layout
-from wherry.cli.cluster.layout import Cluster, ClusterError
+from wherry.cli.cluster.layout import DOCKER, Cluster, ClusterError
 from wherry.client import config
 
 
@@ -31,7 +31,7 @@ class NodeStatus:
     message: str
     pod_cidr: str
     agent: ProcessStatus
-    containerd: ProcessStatus
+    containerd: ProcessStatus | None  # None on Docker
     runtime: str
     socket: str
     data: str
@@ -81,7 +81,7 @@ async def status(cluster: Cluster) -> ClusterStatus:
                 rows = {row.name: row for row in await api.nodes(connected)}
         except (APIError, ClusterError, OSError):
             healthy = False
-    nodes = []
+    nodes, docker = [], cluster.runtime == DOCKER
     for node in cluster.nodes:
         row = rows.get(node.name)
         if row is None:
@@ -93,15 +93,15 @@ async def status(cluster: Cluster) -> ClusterStatus:
         nodes.append(
             NodeStatus(
                 name=node.name,
-                netns=node.netns,
+                netns="" if docker else node.netns,
                 address=node.address,
                 state=state,
                 message=message,
                 pod_cidr=row.pod_cidr if row else "",
                 agent=_process(launch.running_agent(node)),
-                containerd=_process(find_running(node.containerd)),
+                containerd=None if docker else _process(find_running(node.containerd)),
                 runtime=row.runtime if row else "",
-                socket=str(node.containerd.socket),
+                socket=cluster.docker_host.removeprefix("unix://") if docker else str(node.containerd.socket),
                 data=str(node.data),
                 log=str(node.log),
             )
@@ -140,10 +140,22 @@ def lines(status: ClusterStatus) -> list[str]:
             f"  {node.name}: {node.state}{f' ({node.message})' if node.message else ''}, {node.address}"
             f"{f', pods {node.pod_cidr}' if node.pod_cidr else ''}",
             f"    agent         {_words(node.agent)}, log {node.log}",
-            f"    containerd    {_words(node.containerd)}, socket {node.socket}{f', {node.runtime}' if node.runtime else ''}",
-            f"    host          network namespace {node.netns}",
+            *_host_lines(status, node),
         ]
     return out
+
+
+def _host_lines(status: ClusterStatus, node: NodeStatus) -> list[str]:
+    runtime = f", {node.runtime}" if node.runtime else ""
+    if node.containerd is None:
+        return [
+            f"    docker        socket {node.socket}{runtime}",
+            f"    host          container wherry-{status.name}-node",
+        ]
+    return [
+        f"    containerd    {_words(node.containerd)}, socket {node.socket}{runtime}",
+        f"    host          network namespace {node.netns}",
+    ]
 
 
 def _words(process: ProcessStatus) -> str:

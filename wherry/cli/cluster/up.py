@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,22 +15,14 @@ from typing import Any
 
 from kubelet.runtime.containerd import choose_snapshotter, find_running
 from kubelet.runtime.processes import ProcessRef, tail
-from wherry.api.context import Env
-from wherry.cli.cluster import api, hello, hosts, images, launch, layout, packages
+from wherry.cli.cluster import api, hello, hosts, images, launch, layout, packages, steps
 from wherry.cli.cluster.layout import Cluster, ClusterError, Node
 from wherry.cli.cluster.progress import Progress, Step
 from wherry.client import config
-from wherry.client.base import ClientAPI
-from wherry.client.tokens import create_token
 
-SERVER_TIMEOUT_S = 60.0
 CONTAINERD_TIMEOUT_S = 60.0
-NODE_TIMEOUT_S = 90.0
-POLL_S = 0.05
-# An agent that starts uses it within seconds; one that is started again has its certificate.
-TOKEN_TTL_S = 600.0
 DEFAULT_NODES = 2
-TAIL_LINES = 25
+BUILDERS = {images.PAUSE_IMAGE: images.pause_archive, images.DEMO_IMAGE: images.demo_archive}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +70,10 @@ def check_machine() -> None:
     if os.geteuid() != 0:
         wanted = packages.missing()
         install = f" (and have these packages installed: {' '.join(wanted)})" if wanted else ""
-        raise ClusterError(f"making nodes needs root: run `sudo wherry up`{install}")
+        raise ClusterError(
+            f"making nodes needs root: run `sudo wherry up`{install}; without root, `wherry up --runtime docker` makes one node "
+            "on this machine's Docker"
+        )
 
 
 def _install_packages(progress: Progress, *, ingress: bool) -> None:
@@ -134,9 +129,9 @@ async def _raise(cluster: Cluster, progress: Progress) -> None:
         made = [hosts.make_switch(cluster), *(hosts.make_host(cluster, node) for node in cluster.nodes)]
         if not any(made):
             step.unchanged("all there")
-    archives = _build_images(cluster, progress)
+    archives = steps.build_images(cluster, progress, BUILDERS)
     with progress.step(f"control plane at {cluster.server_address}") as step:
-        await _ensure_server(cluster, step)
+        await steps.ensure_server(cluster, step)
     with progress.step(f"{cluster.node_count} agents, each with a containerd") as step:
         await _ensure_agents(cluster, step)
     if cluster.ingress:
@@ -148,42 +143,17 @@ async def _raise(cluster: Cluster, progress: Progress) -> None:
             step.unchanged("all there")
     async with api.client(cluster) as connected:
         with progress.step("nodes Ready") as step:
-            started = await _wait_nodes(cluster, connected, step)
+            started = await steps.wait_nodes(cluster, connected, step)
             cidrs = {row.name: row.pod_cidr for row in await api.nodes(connected) if row.pod_cidr}
             routed = hosts.route_to_pods(cluster, cidrs)
             if not started and not routed:
                 step.unchanged("all are")
-        _write_client_config(cluster, progress)
+        steps.write_client_config(cluster, progress)
         await hello.ensure(cluster, connected, progress)
         await hello.show(cluster, connected, progress)
 
 
 # -- images
-
-
-def _build_images(cluster: Cluster, progress: Progress) -> dict[str, Path]:
-    """Reference -> file. Built anew when busybox was updated, say: the same input gives the same bytes."""
-    places = {images.PAUSE_IMAGE: "pause.tar", images.DEMO_IMAGE: "demo.tar"}
-    builders: dict[str, Callable[[], bytes]] = {
-        images.PAUSE_IMAGE: images.pause_archive,
-        images.DEMO_IMAGE: images.demo_archive,
-    }
-    with progress.step("pause and demo images") as step:
-        archives = {}
-        changed = False
-        for reference, build in builders.items():
-            path = cluster.data / "images" / places[reference]
-            content = build()
-            if not path.exists() or path.read_bytes() != content:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(".tmp")
-                temporary.write_bytes(content)
-                temporary.replace(path)
-                changed = True
-            archives[reference] = path
-        if not changed:
-            step.unchanged("built before")
-    return archives
 
 
 async def _load_missing(node: Node, archives: dict[str, Path]) -> bool:
@@ -199,26 +169,13 @@ async def _load_missing(node: Node, archives: dict[str, Path]) -> bool:
 # -- processes
 
 
-async def _ensure_server(cluster: Cluster, step: Step) -> None:
-    process = launch.running_server(cluster)
-    if process is not None and await api.healthy(cluster):
-        step.unchanged("runs")
-        return
-    if process is not None:
-        process.terminate(launch.STOP_TIMEOUT_S)  # it lives but does not answer
-    cluster.server_data.mkdir(parents=True, exist_ok=True)
-    process = launch.start(launch.server_argv(cluster), cluster.server_log, cluster.server_pid_file)
-    await _until(partial(api.healthy, cluster), process, cluster.server_log, "the control plane", SERVER_TIMEOUT_S)
-    step.done(f"pid {process.pid}")
-
-
 async def _ensure_agents(cluster: Cluster, step: Step) -> None:
     missing = [node for node in cluster.nodes if launch.running_agent(node) is None]
     if not missing and all(find_running(node.containerd) for node in cluster.nodes):
         step.unchanged("all run")
         return
     started: dict[str, ProcessRef] = {}
-    token = await _join_token(cluster) if missing else ""
+    token = await steps.join_token(cluster) if missing else ""
     for node in missing:
         node.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         config.write_private(node.token_file, token.encode())
@@ -227,10 +184,10 @@ async def _ensure_agents(cluster: Cluster, step: Step) -> None:
         process = started.get(node.name) or launch.running_agent(node)
         if process is None:
             raise ClusterError(
-                f"the agent of {node.name} has ended; the end of {node.log}:\n{tail(node.log, TAIL_LINES)}"
+                f"the agent of {node.name} has ended; the end of {node.log}:\n{tail(node.log, steps.TAIL_LINES)}"
             )
 
-        await _until(
+        await steps.until(
             partial(images.answers, node.containerd.socket),
             process,
             node.log,
@@ -247,67 +204,3 @@ def _ensure_ingress(cluster: Cluster, step: Step) -> None:
         return
     process = launch.start(launch.ingress_argv(cluster), cluster.ingress_log, cluster.ingress_pid_file)
     step.done(f"pid {process.pid}")
-
-
-async def _join_token(cluster: Cluster) -> str:
-    async with api.client(cluster) as connected:
-        return await create_token(connected, Env(), ttl_s=TOKEN_TTL_S, description="wherry up")
-
-
-async def _until(
-    check: Callable[[], Awaitable[bool]], process: ProcessRef, log: Path, what: str, timeout_s: float
-) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    while not await check():
-        if not process.alive():
-            raise ClusterError(
-                f"{what} did not start: its process has ended; the end of {log}:\n{tail(log, TAIL_LINES)}"
-            )
-        if loop.time() > deadline:
-            raise ClusterError(
-                f"{what} does not answer after {timeout_s:g} s; the end of {log}:\n{tail(log, TAIL_LINES)}"
-            )
-        await asyncio.sleep(POLL_S)
-
-
-# -- the cluster as its users see it
-
-
-async def _wait_nodes(cluster: Cluster, connected: ClientAPI, step: Step) -> bool:
-    """True when there was anything to wait for. Raises ClusterError that says which node is not Ready and why."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + NODE_TIMEOUT_S
-    waited = False
-    while True:
-        rows = {row.name: row for row in await api.nodes(connected)}
-        unready = [node for node in cluster.nodes if node.name not in rows or not rows[node.name].ready]
-        if not unready:
-            return waited
-        waited = True
-        step.update(f"{cluster.node_count - len(unready)} of {cluster.node_count}")
-        dead = next((node for node in unready if launch.running_agent(node) is None), None)
-        if dead is not None or loop.time() > deadline:
-            node = dead or unready[0]
-            why = rows[node.name].why if node.name in rows else "has not joined"
-            state = "its agent has ended" if dead else f"not Ready after {NODE_TIMEOUT_S:g} s: {why}"
-            raise ClusterError(f"{node.name}: {state}; the end of {node.log}:\n{tail(node.log, TAIL_LINES)}")
-        await asyncio.sleep(POLL_S)
-
-
-def _write_client_config(cluster: Cluster, progress: Progress) -> None:
-    path = config.config_path()
-    with progress.step(f"client configuration in {path}") as step:
-        settings = api.credentials(cluster)
-        if settings is None:
-            raise ClusterError(f"{cluster.server_data / 'admin.conf'} has gone")
-        settings = replace(
-            settings.with_server(cluster.server_address), context=cluster.name, cluster=cluster.name, user=cluster.name
-        )
-        try:
-            if config.load_config(path) == settings:
-                step.unchanged("up to date")
-                return
-        except config.ConfigError:
-            pass  # there is none yet, or it names no context
-        config.write_config(settings, path, merge=True)

@@ -1,0 +1,131 @@
+"""`wherry up --runtime docker` as a user without root, on a Docker daemon of the tests' own that lets this user in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wherry.cli.cluster.images import DEMO_IMAGE
+from wherry.testing import asuser
+from wherry.testing.dockerd import ROOT, Dockerd
+from wherry.testing.local import MAIN, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+UID = 31234
+NAME = "lap"
+FETCH = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {} {} | tail -n 1"
+PROMPT = "while read -r line; do echo got $line; done"
+
+
+class Laptop:
+    """One user of one daemon."""
+
+    def __init__(self, dockerd: Dockerd, home: Path) -> None:
+        self.dockerd = dockerd
+        self.home = home
+        self.environment = {
+            "HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "DOCKER_HOST": dockerd.url,
+        }  # fmt: skip
+
+    def run(self, *words: str, stdin: str | None = None, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            asuser.command(UID, *MAIN, *words, netns=self.dockerd.netns), input=stdin, env=self.environment, cwd="/tmp",
+            capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def wherry(self, *words: str, stdin: str | None = None) -> str:
+        done = self.run(*words, stdin=stdin)
+        if done.returncode:
+            raise AssertionError(f"wherry {' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        self.wherry("apply", "-f", "-", stdin="\n---\n".join(json.dumps(document) for document in documents))
+
+    def inside(self, pod: str, script: str) -> str:
+        return self.run("exec", pod, "--", "sh", "-c", script).stdout
+
+    def from_host(self, url: str) -> str:
+        return self.dockerd.host("curl", "-s", "-m", "5", "--noproxy", "*", url, check=False).stdout
+
+    def ready(self, *pods: str) -> bool:
+        listed = self.run("get", "pods").stdout.splitlines()
+        return all(any(line.split()[:3] == [pod, "1/1", "Running"] for line in listed) for pod in pods)
+
+
+@pytest.fixture(scope="module")
+def laptop() -> Iterator[Laptop]:
+    dockerd = Dockerd("--group", str(UID))
+    try:
+        dockerd.start()
+        dockerd.directory.chmod(0o711)
+        home = dockerd.directory / "home"
+        home.mkdir()
+        os.chown(home, UID, UID)
+        made = Laptop(dockerd, home)
+        assert "The cluster is up" in made.wherry("up", "--runtime", "docker", "--name", NAME)
+        yield made
+        made.run("down", "--name", NAME)
+    finally:
+        dockerd.stop()
+
+
+def pod(name: str, script: str, **spec: Any) -> dict[str, Any]:
+    container = {"name": "c", "image": DEMO_IMAGE, "command": ["sh", "-c", script], **spec.pop("container", {})}
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container], **spec},
+    }  # fmt: skip
+
+
+def test_a_laptops_cluster_from_up_to_down(laptop: Laptop) -> None:
+    assert "nothing was changed" in laptop.wherry("up", "--name", NAME)
+    assert "node-1: Ready" in laptop.wherry("status", "--name", NAME)
+
+    serve = "echo {0} > /www/index.html; exec httpd -f -p {1} -h /www"
+    port = {"ports": [{"containerPort": 8081, "hostPort": 7272}], "volumeMounts": [{"name": "work", "mountPath": "/w"}]}
+    volumes = [{"name": "work", "emptyDir": {}}]
+    laptop.apply(
+        pod("cli", "exec sleep 1000000"),
+        pod("prompt", PROMPT, container={"stdin": True, "stdinOnce": True}, restartPolicy="Never"),
+        # What it leaves in its volume is root's.
+        pod("web", "mkdir -m 700 /w/mine; touch /w/mine/x; " + serve.format("web", 8081), container=port, volumes=volumes),
+        pod("host", serve.format("host", 7070), hostNetwork=True, dnsPolicy="ClusterFirstWithHostNet"),
+        {
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {
+                "type": "NodePort", "selector": {"app": "web"},
+                "ports": [{"port": 80, "targetPort": 8081, "nodePort": 30080}],
+            },
+        },
+    )  # fmt: skip
+    until(lambda: laptop.ready("cli", "prompt", "web", "host"), 90)
+    node = json.loads(laptop.wherry("get", "pod", "host", "-o", "json"))["status"]["podIP"]
+
+    # From pods: by name, through themselves, by the node's port, its host port and its own servers; and the API.
+    until(lambda: laptop.inside("cli", FETCH.format("web", 80)).strip() == "web")
+    assert laptop.inside("web", FETCH.format("web.default.svc.cluster.local", 80)).strip() == "web"
+    assert laptop.inside("host", FETCH.format("web", 80)).strip() == "web"
+    script = ";".join(FETCH.format(node, number) for number in (30080, 7272, 7070))
+    assert laptop.inside("cli", script).split() == ["web", "web", "host"]
+    assert "OK" in laptop.inside("cli", "nc -w 5 kubernetes 443 </dev/null && echo OK")
+    # From the machine.
+    assert laptop.from_host(f"http://{node}:30080/").strip() == "web"
+    assert laptop.from_host("http://127.0.0.1:7272/").strip() == "web"
+
+    assert "got hello" in laptop.run("attach", "prompt", "-i", stdin="hello\n", timeout_s=60).stdout
+    laptop.wherry("delete", "pod", "web")
+
+    laptop.wherry("down", "--name", NAME)
+    docker = laptop.dockerd.docker
+    assert docker("ps", "--all", "--quiet").stdout == ""
+    assert "wherry" not in docker("network", "ls").stdout + docker("images").stdout
+    assert [path for path in laptop.home.rglob("*") if path.is_file()] == []
+    assert not (laptop.home / ".local" / "share" / "wherry").exists()
