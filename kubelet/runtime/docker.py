@@ -297,7 +297,7 @@ class DockerRuntime:
             raise RuntimeFailure(f"sandbox {sandbox_id} is not running, so nothing listens on port {port}")
         if messages.on_host_network(document):
             if self.node_container is not None:
-                return await ports.connect_to((await self.node_container.bridge()).address, port)
+                return await ports.connect_to("", (await self.node_container.bridge()).address, port)
             return await ports.connect("", port)
         if os.geteuid() == 0:
             return await ports.connect(_netns(document), port)
