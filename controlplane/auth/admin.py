@@ -15,7 +15,7 @@ from pathlib import Path
 
 from controlplane.auth.ca import Authority
 from controlplane.auth.certificates import USER_LIFETIME_S, check_s, expiry, issue_client, renew_at
-from controlplane.auth.names import MASTERS_GROUP
+from controlplane.auth.names import INGRESS_USER, MASTERS_GROUP
 from wherry.api.context import Env
 from wherry.client.config import ClientConfig, ConfigError, load_config, write_config
 
@@ -36,7 +36,7 @@ class Account:
 
 
 ADMIN = Account("admin.conf", "kubernetes-admin", "wherry-admin", (MASTERS_GROUP,))
-INGRESS = Account("ingress.conf", "wherry:ingress", "wherry-ingress")
+INGRESS = Account("ingress.conf", INGRESS_USER, "wherry-ingress")
 
 
 def ensure_config(

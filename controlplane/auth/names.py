@@ -7,6 +7,7 @@ from controlplane.registry.base import Identity
 NODE_PREFIX = "system:node:"
 NODES_GROUP = "system:nodes"
 MASTERS_GROUP = "system:masters"
+INGRESS_USER = "wherry:ingress"
 
 
 def node_of(identity: Identity) -> str:

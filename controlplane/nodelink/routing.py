@@ -1,8 +1,8 @@
-"""Whether every node routes by what the EndpointSlices said at some revision: asked by an agent whose pod has left the endpoints
-and is to get its signal, answered when all nodes have said so.
+"""Whether everyone who leads connections to endpoints (every node, every `wherry ingress`) goes by what the EndpointSlices said
+at some revision: asked by an agent whose pod has left the endpoints and is to get its signal, answered when all have said so.
 
-Called by `connection` (what agents say) through the servicer. Questions that come together are one query to each node. A node
-that does not answer holds up the others' pods for `LIMIT_S` and no longer; one that was declared silent, not at all.
+Called by `connection` (what agents say) through the servicer. Questions that come together are one query to each. A node that
+does not answer holds up the others' pods for `LIMIT_S` and no longer; one that was declared silent, not at all.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class _Query:
 
 
 class Routing:
-    """`send` puts a message down a node's stream; `routers` are the connected nodes that route Services; `absent` tells whether
-    there are live nodes that are not connected here.
+    """`send` puts a message down a node's stream; `routers` are all that is connected here and routes Services; `absent`
+    tells whether there are live nodes that are not connected here.
 
     Invariant: each request is in `_gathered` or in one query, and answered once."""
 

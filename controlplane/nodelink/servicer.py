@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Protocol
 
 from controlplane.auth.deciders import API_SERVER
-from controlplane.auth.names import MASTERS_GROUP, node_of
+from controlplane.auth.names import INGRESS_USER, MASTERS_GROUP, node_of
 from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
+from controlplane.nodelink.channel import Channel
 from controlplane.nodelink.connection import Connection
 from controlplane.nodelink.heartbeats import Heartbeats
 from controlplane.nodelink.peers import peers
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 10.0
+EDGE = "edge/"  # before the names of what is no node, which can't have a slash
+MAX_EDGES = 64
+EDGE_OUTBOX = 64
 
 
 class Welcomer(Protocol):
@@ -46,7 +50,8 @@ class Welcomer(Protocol):
 
 
 class NodeLinkServicer:
-    """Invariant: `_connections[node]` is the newest live control stream of that node."""
+    """Invariants: `_connections[node]` is the newest live control stream of that node; `_edges[name]` likewise of a process that
+    leads connections to endpoints without being a node."""
 
     def __init__(
         self, env: Env, registry: RegistryAPI, commits: Commits, heartbeats: Heartbeats, joiner: Joiner | None
@@ -56,17 +61,23 @@ class NodeLinkServicer:
         self._heartbeats = heartbeats
         self._joiner = joiner
         self._connections: dict[str, Connection] = {}
+        self._edges: dict[str, Channel] = {}
         self.sessions = Sessions(env, self.send)
         self.monitor: Welcomer | None = None
-        self._routing = Routing(self.send, self._routers, self._has_absent)
+        self._routing = Routing(self._send_router, self._routers, self._has_absent)
 
     def send(self, node: str, message: nodelink_pb2.ControlMessage) -> bool:
         """Down the node's control stream, if there is one that has room."""
         connection = self._connections.get(node)
         return connection is not None and connection.outbox.offer(message)
 
+    def _send_router(self, name: str, message: nodelink_pb2.ControlMessage) -> bool:
+        edge = self._edges.get(name)
+        return edge.offer(message) if edge is not None else self.send(name, message)
+
     def _routers(self) -> list[str]:
-        return [node for node, connection in self._connections.items() if connection.hello.routes_services]
+        nodes = [node for node, connection in self._connections.items() if connection.hello.routes_services]
+        return [*nodes, *self._edges]
 
     def _has_absent(self) -> bool:
         return self.monitor is not None and self.monitor.has_absent()
@@ -121,6 +132,38 @@ class NodeLinkServicer:
             await asyncio.wait((task,))
             self._heartbeats.disconnect(node)
             log.info("node %s disconnected", node)
+
+    async def Route(
+        self, requests: AsyncIterator[nodelink_pb2.AgentMessage], call: Call
+    ) -> AsyncIterator[nodelink_pb2.ControlMessage]:
+        if call.identity.user != INGRESS_USER and MASTERS_GROUP not in call.identity.groups:
+            raise Forbidden(f'User "{call.identity.user}" cannot say how connections are led to endpoints')
+        name = EDGE + (await _hello(requests)).node_name
+        if len(self._edges) >= MAX_EDGES and name not in self._edges:
+            raise ServiceUnavailable(f"{MAX_EDGES} processes say how connections are led already")
+        older, outbox = self._edges.get(name), Channel(EDGE_OUTBOX)
+        self._edges[name] = outbox
+        if older is not None:
+            older.close(ServiceUnavailable(f"{name} has dialled anew; this stream gives way"))
+        log.info("%s leads connections to endpoints", name)
+        task = asyncio.get_running_loop().create_task(self._hear_edge(name, requests, outbox), name=name)
+        try:
+            async for message in outbox:
+                yield message
+        finally:
+            if self._edges.get(name) is outbox:
+                del self._edges[name]  # what it was asked is waited for, since it may have broken off only for a moment
+            task.cancel()
+            await asyncio.wait((task,))
+            log.info("%s has gone", name)
+
+    async def _hear_edge(self, name: str, requests: AsyncIterator[nodelink_pb2.AgentMessage], outbox: Channel) -> None:
+        try:
+            async for message in requests:
+                if message.WhichOneof("message") == "routes_level":
+                    self._routing.level(name, message.routes_level.query)
+        finally:
+            outbox.close()
 
     async def Session(
         self, requests: AsyncIterator[pods_pb2.StreamFrame], call: Call

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from kubelet.ingress import certificates, haproxy, routes
+from kubelet.ingress.acknowledge import RouteStream
 from kubelet.ingress.haproxy import Options, Slots
+from kubelet.ingress.presence import Presence
 from kubelet.ingress.process import Haproxy, HaproxyError
 from kubelet.ingress.routes import Problem, Routes, Services
+from kubelet.network.level import Level
 from kubelet.network.services.controller import SERVICE_INDEX, by_service
 from kubelet.runtime.base import RuntimeFailure
 from wherry.api import meta
 from wherry.api.context import Env
 from wherry.api.errors import AlreadyExists, APIError
 from wherry.api.tasks import TaskGroup
-from wherry.client.base import ClientAPI, Selection
+from wherry.client.base import ClientAPI, Selection, Transport
 from wherry.client.events import WARNING, EventRecorder
 from wherry.client.informer import SharedInformers
 from wherry.pb import core_v1_pb2, discovery_v1_pb2, networking_v1_pb2
@@ -35,19 +38,32 @@ CLASS_NAME = "wherry"
 GATHER_S = 0.02
 RETRY_S = 2.0
 CHECK_S = 10.0
+KNOWN_LIMIT_S = 10.0  # for the other ingresses' addresses, before ours alone would be published
 
 
 class IngressController:
-    """Invariant: `_slots` and `_structure` are what the running haproxy has, or None when that is not known."""
+    """`name` is this one's among all of them. Invariants: `_slots` and `_structure` are what the running haproxy has, or None
+    when that is not known; `_dirty` names the Services whose endpoints changed since `_routes` were compiled, None when more did.
+    """
 
     def __init__(
-        self, client: ClientAPI, env: Env, folder: Path, options: Options, *, publish: Sequence[str] = ()
+        self,
+        client: ClientAPI,
+        transport: Transport,
+        env: Env,
+        name: str,
+        folder: Path,
+        options: Options,
+        *,
+        publish: Sequence[str] = (),
     ) -> None:
         self._client = client
         self._env = env
         self._folder = folder
         self._options = options
-        self._publish = publish or options.addresses
+        self.presence = Presence(client, env, name, publish or options.addresses, self._on_presence)
+        self._stream = RouteStream(transport, env, name, self.routes_by)
+        self._level = Level()
         self._haproxy = Haproxy(folder, options.socket)
         self._informers = SharedInformers(client, env)
         self._events = EventRecorder(client, env, "wherry-ingress")
@@ -61,9 +77,13 @@ class IngressController:
         self._wake = asyncio.Event()
         self._slots = Slots()
         self._structure: object = None
+        self._shown: dict[str, Path] = {}  # Secret -> file
         self._told: set[Problem] = set()
+        self._routes: Routes | None = None
+        self._dirty: dict[str, None] | None = None
         self._pems: dict[str, tuple[str, bytes]] = {}  # Secret -> its version, and what that came to
-        for informer in (self._ingresses, self._classes, self._services, self._slices, self._secrets):
+        self._slices.add_handler(self._on_slice)
+        for informer in (self._ingresses, self._classes, self._services, self._secrets):
             informer.add_handler(self._on_change)
 
     async def run(self) -> None:
@@ -72,14 +92,33 @@ class IngressController:
             group.keep(self._informers.run, name="informers")
             group.keep(self._events.run, name="events")
             await self._ensure_class()
-            group.keep(self._level, name="ingress")
+            group.keep(self.presence.run, name="presence")
+            group.keep(self._follow, name="ingress")
+            group.keep(self._stream.run, name="route-stream")
             await asyncio.get_running_loop().create_future()
 
+    async def routes_by(self, revision: int) -> None:
+        """Returns when haproxy leads by the slices of this revision, or later ones."""
+        await self._level.reached(revision)
+
     def _on_change(self, old: Any, new: Any) -> None:
+        self._dirty = None
         self._wake.set()
 
-    async def _level(self) -> None:
+    def _on_presence(self) -> None:
+        self._on_change(None, None)
+
+    def _on_slice(self, old: Any, new: Any) -> None:
+        for found in (old, new):
+            if found is not None:
+                self._level.seen(found)
+                if self._dirty is not None:
+                    self._dirty.update(dict.fromkeys(by_service(found)))
+        self._wake.set()
+
+    async def _follow(self) -> None:
         await self._informers.wait_synced()
+        await self.presence.wait_known(KNOWN_LIMIT_S)
         self._structure = None
         self._wake.set()
         while True:
@@ -94,24 +133,33 @@ class IngressController:
                     continue
             await asyncio.sleep(GATHER_S)
             self._wake.clear()
+            mark = self._level.mark()
             try:
                 await self._once()
+                self._level.done(mark)
             except (HaproxyError, RuntimeFailure, OSError) as error:
                 log.error("%s; again in %g s", error, RETRY_S)
-                self._structure = None
+                self._structure = self._dirty = None
                 await asyncio.sleep(RETRY_S)
                 self._wake.set()
 
     async def _once(self) -> None:
+        found, dirty = self._routes, self._dirty
+        self._dirty = {}  # what changes from here on is the next time's
+        services = Services(self._services.by_key, lambda key: self._slices.by_index(SERVICE_INDEX, key))
+        if found is not None and dirty is not None and self._structure is not None:
+            routes.refresh(found, dirty, services)
+            await self._write(found, self._shown)
+            return
+        self._routes = None
         classes = {item.metadata.name: item for item in self._classes.list()}
         mine = [item for item in self._ingresses.list() if routes.ours(item, classes) and not meta.is_deleting(item)]
-        found = routes.compile(
-            mine, Services(self._services.by_key, lambda key: self._slices.by_index(SERVICE_INDEX, key))
-        )
+        found = routes.compile(mine, services)
         if not mine and self._structure is None and self._haproxy.running() is None:
             return  # nobody asks for anything: the program is not started
-        shown = certificates.write(self._folder / "certificates", self._certificates(found, mine))
-        await self._write(found, shown)
+        self._shown = certificates.write(self._folder / "certificates", self._certificates(found, mine))
+        await self._write(found, self._shown)
+        self._routes = found
         self._tell(found.problems, {meta.key(item): item for item in mine})
         await self._write_status(mine)
 
@@ -165,7 +213,7 @@ class IngressController:
         self._told = set(problems)
 
     async def _write_status(self, mine: list[networking_v1_pb2.Ingress]) -> None:
-        wanted = routes.status(self._publish)
+        wanted = routes.status(self.presence.addresses())
         for ingress in mine:
             if meta.equal(wanted, ingress.status.load_balancer):
                 continue

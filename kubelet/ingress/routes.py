@@ -7,7 +7,7 @@ prefix. What two Ingresses both claim belongs to the older one, and the other is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubelet.network.endpoints import endpoints_of, usable
@@ -28,11 +28,14 @@ Target = tuple[str, int]  # address (or DNS name) and port
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A Service's port. `targets` is sorted; none of them means that nobody serves."""
+    """A Service's port. `targets` is sorted; none of them means that nobody serves. `service` (namespace/name) and `port`: of
+    what it was made."""
 
     name: str
     targets: tuple[Target, ...] = ()
     protocol: str = ""  # "", h2c, https
+    service: str = field(default="", compare=False)
+    port: networking_v1_pb2.ServiceBackendPort | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +166,11 @@ class _Reader:
             return name
         key = meta.key_of(self._namespace, wanted.service.name)
         service = self._services.service(key)
-        backend = Backend(name)
         if service is None:
             self._tell("ServiceNotFound", f'Service "{wanted.service.name}" does not exist')
-        else:
-            found = next((item for item in service.spec.ports if _is_port(item, port)), None)
-            if found is None and service.spec.type != "ExternalName":
-                self._tell("PortNotFound", f'Service "{wanted.service.name}" has no port {port.name or port.number}')
-            else:
-                backend = _backend(name, service, found, port.number, self._services.slices(key))
-        self._routes.backends[name] = backend
+        elif service.spec.type != "ExternalName" and not any(_is_port(item, port) for item in service.spec.ports):
+            self._tell("PortNotFound", f'Service "{wanted.service.name}" has no port {port.name or port.number}')
+        self._routes.backends[name] = _backend(name, key, port, self._services)
         return name
 
     def _tls(self, ruled: list[str]) -> None:
@@ -195,20 +193,27 @@ def _is_port(port: core_v1_pb2.ServicePort, wanted: networking_v1_pb2.ServiceBac
     return port.name == wanted.name if wanted.name else port.port == wanted.number
 
 
-def _backend(
-    name: str,
-    service: core_v1_pb2.Service,
-    port: core_v1_pb2.ServicePort | None,
-    number: int,
-    slices: Iterable[discovery_v1_pb2.EndpointSlice],
-) -> Backend:
-    protocol = _PROTOCOLS.get(port.app_protocol, "") if port is not None else ""
-    if service.spec.type == "ExternalName":
-        target = (service.spec.external_name.rstrip("."), port.port if port is not None else number or 80)
-        return Backend(name, (target,), protocol)
-    assert port is not None
-    chosen = usable(endpoints_of(slices, port.name, "TCP"))
-    return Backend(name, tuple(item.target for item in chosen), protocol)
+def _backend(name: str, key: str, wanted: networking_v1_pb2.ServiceBackendPort, services: Services) -> Backend:
+    service = services.service(key)
+    targets: tuple[Target, ...] = ()
+    protocol = ""
+    if service is not None:
+        port = next((item for item in service.spec.ports if _is_port(item, wanted)), None)
+        protocol = _PROTOCOLS.get(port.app_protocol, "") if port is not None else ""
+        if service.spec.type == "ExternalName":
+            targets = (
+                (service.spec.external_name.rstrip("."), port.port if port is not None else wanted.number or 80),
+            )
+        elif port is not None:
+            targets = tuple(item.target for item in usable(endpoints_of(services.slices(key), port.name, "TCP")))
+    return Backend(name, targets, protocol, key, wanted)
+
+
+def refresh(routes: Routes, keys: Collection[str], services: Services) -> None:
+    """The endpoints of these Services (namespace/name) have changed, and nothing else."""
+    for name, backend in routes.backends.items():
+        if backend.service in keys and backend.port is not None:
+            routes.backends[name] = _backend(name, backend.service, backend.port, services)
 
 
 def status(addresses: Sequence[str]) -> networking_v1_pb2.IngressLoadBalancerStatus:

@@ -4,6 +4,7 @@ a controller and a haproxy that are killed.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime
 import http.client
@@ -23,14 +24,18 @@ from cryptography.x509.oid import NameOID
 
 from kubelet.ingress import process
 from wherry.cli.cluster import launch
+from wherry.client.base import Selection
+from wherry.pb import core_v1_pb2, discovery_v1_pb2
 from wherry.testing.local import LocalCluster, deployment, is_ready, trace, until
 from wherry.testing.require import require_binary, require_containerd, require_root
 
 pytestmark = pytest.mark.timeout(300)
 
+# From its signal on it has no pages: whoever is still led to it sees that.
 SERVE = (
-    "mkdir -p /tmp/w/a/b; cd /tmp/w; hostname > index.html; echo at-a > a/index.html; echo at-b > a/b/index.html; "
-    "exec httpd -f -p 8080 -h /tmp/w"
+    "mkdir -p /tmp/gone /tmp/w/a/b; cd /tmp/w; hostname > index.html; echo at-a > a/index.html; echo at-b > a/b/index.html; "
+    "trap 'kill $server; wait $server; httpd -f -p 8080 -h /tmp/gone & sleep 1; exit 0' TERM; "
+    "httpd -f -p 8080 -h /tmp/w & server=$!; wait"
 )
 READY = "readinessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1}"
 SERVICE = (
@@ -213,6 +218,57 @@ class Visitors:
                 self.pages.add(body)
             else:
                 self.failures.append((status, body))
+
+
+def test_a_rolling_update_loses_no_request(cluster: LocalCluster) -> None:
+    """A pod that ends gets its signal when haproxy has taken it out, as the nodes have."""
+    cluster.apply(ingress("web", {"rules": [rule("www.test", ("/", "Prefix"))]}))
+    until(lambda: get(cluster, "www.test")[0] == 200)
+    before = {pod["metadata"]["name"] for pod in cluster.pods("app=web")}
+
+    def replaced() -> bool:
+        pods = cluster.json("pods", "-l", "app=web")["items"]
+        return len(pods) == 2 and all(is_ready(pod) and pod["metadata"]["name"] not in before for pod in pods)
+
+    with Visitors(cluster, "www.test") as visitors:
+        cluster.ok("rollout", "restart", "deployment/web")
+        until(replaced)
+    assert not visitors.failures
+    assert visitors.pages > before
+
+
+HELD_S = 0.5  # long for a pod that waits for nobody, and well within what it waits
+
+
+@pytest.mark.full
+def test_a_pod_waits_for_an_ingress_that_is_slow(cluster: LocalCluster) -> None:
+    controller = launch.running_ingress(cluster.description)
+    assert controller is not None
+    victim = cluster.pods("app=web")[0]["metadata"]["name"]
+
+    async def delete() -> None:
+        """Returns a while after the pod has left its endpoints."""
+        client = cluster.client()
+        try:
+            await client.delete(core_v1_pb2.Pod, victim, "default")
+            while True:
+                found = (await client.list(discovery_v1_pb2.EndpointSlice, Selection("default"))).items
+                endpoints = [endpoint for item in found for endpoint in item.endpoints]
+                if not any(item.target_ref.name == victim and item.conditions.ready for item in endpoints):
+                    break
+            await asyncio.sleep(HELD_S)
+        finally:
+            await client.close()
+
+    with Visitors(cluster, "www.test") as visitors:
+        controller.signal(signal.SIGSTOP)
+        try:
+            asyncio.run(delete())
+        finally:
+            controller.signal(signal.SIGCONT)
+        until(lambda: victim not in {pod["metadata"]["name"] for pod in cluster.json("pods")["items"]})
+    assert not visitors.failures
+    until(lambda: len([pod for pod in cluster.pods("app=web") if is_ready(pod)]) == 2)
 
 
 def test_nothing_is_lost_while_endpoints_and_rules_change(cluster: LocalCluster) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wherry.api.context import Env
     from wherry.client.config import ClientConfig
 
 log = logging.getLogger("wherry.ingress")
@@ -89,6 +90,8 @@ async def _run(arguments: argparse.Namespace) -> None:
         from wherry.cli.agent import own_address
 
         publish = [own_address(_settings(arguments).server)]
+    env = Env()
+    name = _name(data / "name", env)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -97,7 +100,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         settings = _settings(arguments)
         client = connect(settings)
         log.info("control plane %s, listening on %s", settings.server, ", ".join(addresses))
-        controller = IngressController(client, Env(), data, options, publish=publish)
+        controller = IngressController(client, client.transport, env, name, data, options, publish=publish)
         working = asyncio.create_task(controller.run())
         renewed = asyncio.create_task(_changed(arguments.config))
         try:
@@ -108,6 +111,8 @@ async def _run(arguments: argparse.Namespace) -> None:
             for task in (working, renewed):
                 task.cancel()
             await asyncio.gather(working, renewed, return_exceptions=True)
+            if stop.is_set() and arguments.stop_haproxy:
+                await controller.presence.leave()
             await client.close()
     if arguments.stop_haproxy:
         await process.Haproxy(data, options.socket).stop()
@@ -118,6 +123,20 @@ def _settings(arguments: argparse.Namespace) -> ClientConfig:
 
     settings = load_config(arguments.config)
     return settings.with_server(arguments.server) if arguments.server else settings
+
+
+def _name(path: Path, env: Env) -> str:
+    """Of this ingress among all of them, the same after each start."""
+    try:
+        found = path.read_text().strip()
+    except OSError:
+        found = ""
+    if not found:
+        found = env.uuid()[:8]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(f"{found}\n")
+        temporary.replace(path)
+    return found
 
 
 async def _changed(path: Path) -> None:

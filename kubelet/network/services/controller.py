@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from kubelet.network import NetworkError
+from kubelet.network.level import Level
 from kubelet.network.services import plan as planning
 from kubelet.network.services.health import Health, HealthPorts
 from kubelet.network.services.plan import Part, Place
@@ -57,9 +58,7 @@ class ServiceController:
         self._ports = HealthPorts()
         self._health: dict[str, tuple[int, Health]] = {}  # by Service: port and state
         self._dirty: dict[str, None] = {}
-        self._seen = 0  # newest revision of a slice that a handler was called for
-        self._written = 0  # ... and of which the kernel knows
-        self._level: asyncio.Future[None] | None = None  # when it knows more
+        self._level = Level()
         self._wake = asyncio.Event()
         self._active = True
         self._ruleset = Ruleset(TABLE, skeleton(TABLE))
@@ -76,15 +75,7 @@ class ServiceController:
 
     async def routes_by(self, revision: int) -> None:
         """Returns when the kernel has the slices of this revision, or later ones. Waits for a change that is still to come."""
-        while self._written < revision:
-            self._level = self._level or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._level)
-
-    def _is_level(self, revision: int) -> None:
-        self._written = max(self._written, revision)
-        if self._level is not None:
-            self._level.set_result(None)
-            self._level = None
+        await self._level.reached(revision)
 
     async def _run(self) -> None:
         await self._services.wait_synced()
@@ -92,11 +83,11 @@ class ServiceController:
         visible = await asyncio.to_thread(self._kernel.prepare)
         self._ruleset = Ruleset(TABLE, skeleton(TABLE, bridged_pods="" if visible else self._place.pod_cidr))
         self._dirty = dict.fromkeys(self._services.keys())
-        seen = self._seen
+        mark = self._level.mark()
         self._ruleset.change(await self._plan())
         await self._write_whole()
         await self._ports.sync(dict(self._health.values()))
-        self._is_level(seen)
+        self._level.done(mark)
         while True:
             try:
                 async with asyncio.timeout(CHECK_S):
@@ -105,10 +96,10 @@ class ServiceController:
                 await self._write_whole()  # if somebody has flushed it
                 continue
             await asyncio.sleep(GATHER_S)
-            seen = self._seen
+            mark = self._level.mark()
             await self._write_changes()
             await self._ports.sync(dict(self._health.values()))
-            self._is_level(seen)
+            self._level.done(mark)
 
     def _on_service(self, old: Any, new: Any) -> None:
         self._touch(meta.key(new if new is not None else old))
@@ -116,7 +107,7 @@ class ServiceController:
     def _on_slice(self, old: Any, new: Any) -> None:
         for found in (old, new):
             if found is not None:
-                self._seen = max(self._seen, int(found.metadata.resource_version or 0))
+                self._level.seen(found)
                 for key in by_service(found):
                     self._touch(key)
 

@@ -186,3 +186,16 @@ def test_which_are_ours(named: str, legacy: str, others_default: bool, expected:
         "other": _class("other", "example.com/other", default=others_default),
     }
     assert routes.ours(found, classes) is expected
+
+
+def test_a_change_of_endpoints_alone_compiles_nothing_else() -> None:
+    ingresses = [ingress("a", {"rules": [rule("a", path("/"), path("/far", service="far"))]}),
+                 ingress("b", {"rules": [rule("b", path("/", service="api"), path("/n", port="http"))]})]  # fmt: skip
+    found = compile(*ingresses)
+    later = {**ENDPOINTS, "ns/web": [slices({"addresses": ["10.0.0.7"]})], "ns/api": []}
+    services = Services(WORLD.get, lambda key: later.get(key, []))
+    routes.refresh(found, {"ns/web", "ns/nobody-asks"}, services)
+    assert found.backends["ns_web_80"].targets == found.backends["ns_web_http"].targets == (("10.0.0.7", 8080),)
+    assert found.backends["ns_api_80"].targets == (("10.0.1.1", 8080),)  # was not named
+    routes.refresh(found, {"ns/api", "ns/far"}, services)
+    assert found == routes.compile(ingresses, services)
