@@ -22,6 +22,7 @@ from kubelet.files import PodFiles
 from kubelet.housekeeping import Housekeeping
 from kubelet.inventory import Inventory, release_addresses
 from kubelet.link import ControlLink
+from kubelet.network.cni import BANDWIDTH
 from kubelet.node import Machine, NodeReport, agent_version, host_dns, machine_facts
 from kubelet.objects import ObjectCache
 from kubelet.options import AgentOptions
@@ -440,6 +441,9 @@ class Agent:
             self._start_worker(pod, left, adopted=left is not None)
             if left is None:
                 self._admit(pod)
+                if not self.options.shapes and any(name in pod.metadata.annotations for name in BANDWIDTH):
+                    said = "Pod requests bandwidth shaping, but the shaper is undefined: Docker's bridge has none"
+                    self.emit(pod, "Warning", "UndeterminedShaper", said)
         elif not worker.memory.removed:
             if worker.pod.metadata.generation != pod.metadata.generation or pod.metadata.HasField("deletion_timestamp"):
                 self.checkpoints.mark(uid)

@@ -46,5 +46,7 @@ class AgentOptions:
     traffic: bool = False
     # Where Services and names are served when that is not here.
     ground: Ground | None = None
+    # Whether the pods' network keeps to bandwidth annotations.
+    shapes: bool = True
     # Empties a directory in which files may be of users that we are not.
     sweep: Callable[[Path], Awaitable[None]] | None = None

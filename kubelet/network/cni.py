@@ -7,9 +7,11 @@ from __future__ import annotations
 import ipaddress
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from kubelet.network import links
+from wherry.api import quantity
 
 CONFIG_NAME = "10-wherry.conflist"
 # Below the directory of the ordinary configuration: that of the pods with host ports or a bounded bandwidth. The portmap plugin
@@ -25,6 +27,32 @@ _EXTRAS = (
 )
 # What the runtime takes the bounds from.
 BANDWIDTH = ("kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth")
+# In bits: a packet has to fit, and the plugin counts in 32.
+MIN_BURST, MAX_BURST = 1 << 20, 2**32 - 1
+
+
+# What Kubernetes takes for a mistake.
+MIN_RATE, MAX_RATE = 1000, 10**15
+
+
+def bandwidth(annotations: Mapping[str, str]) -> dict[str, int]:
+    """The bounds that a pod's annotations ask for, as the bandwidth plugin takes them: bits a second, and after a pause a
+    second's worth at once; {} without any. Raises ValueError that names the annotation."""
+    bounds: dict[str, int] = {}
+    for annotation, direction in zip(BANDWIDTH, ("ingress", "egress"), strict=True):
+        text = annotations.get(annotation)
+        if text is None:
+            continue
+        try:
+            rate = quantity.value(text)
+        except ValueError as error:
+            raise ValueError(f'annotation {annotation}: "{text}": {error}') from error
+        if rate < MIN_RATE:
+            raise ValueError(f'annotation {annotation}: "{text}": resource is unreasonably small (< 1kbit)')
+        if rate > MAX_RATE:
+            raise ValueError(f'annotation {annotation}: "{text}": resource is unreasonably large (> 1Pbit)')
+        bounds |= {f"{direction}Rate": rate, f"{direction}Burst": min(max(rate, MIN_BURST), MAX_BURST)}
+    return bounds
 
 
 def config(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kubelet.network import NetworkError
+from kubelet.network.cni import bandwidth
 from kubelet.network.cni_exec import Plugins
 from kubelet.runtime import archives, docker_streams, ports
 from kubelet.runtime import docker_messages as messages
@@ -79,7 +80,6 @@ class DockerRuntime:
         self._resolvers = Resolvers(files) if bridge and files is not None else None
         self._logs = LogCopies(self.socket)
         self._pause_known = False
-        self._layers_bytes = 0
         self._image_ids: dict[str, str] = {}
         # A pull -> its layers -> (fetched, expected) bytes. Written by the threads that pull, each its own entry.
         self._pulls: dict[object, dict[str, tuple[int, int]]] = {}
@@ -364,13 +364,9 @@ class DockerRuntime:
             await self._engine.call("remove_image", reference, force=True)
 
     async def image_fs_bytes(self) -> tuple[str, int]:
-        info = await self._engine.call("info")
-        try:
-            self._layers_bytes = int((await self._engine.call("df")).get("LayersSize") or 0)
-        except RuntimeFailure as error:
-            if "already running" not in error.message:  # it counts for one at a time; another agent has asked
-                raise
-        return str(info["DockerRootDir"]), self._layers_bytes
+        # Layers that images share count for each: `df` tells better, but measures every container of the daemon, for minutes.
+        info, images = await asyncio.gather(self._engine.call("info"), self._engine.call("images"))
+        return str(info["DockerRootDir"]), sum(int(item.get("Size") or 0) for item in images)
 
     async def load_image(self, archive: bytes) -> None:
         """From a docker-archive."""
@@ -454,7 +450,12 @@ class DockerRuntime:
             }
             for port in config.port_mappings
         ]  # fmt: skip
-        capabilities = {"portMappings": mappings} if mappings else {}
+        try:
+            bounds = bandwidth(config.annotations)
+        except ValueError as error:
+            raise NetworkError(str(error)) from error
+        wanted = {"portMappings": mappings, "bandwidth": bounds}
+        capabilities = {name: value for name, value in wanted.items() if value}
         await asyncio.to_thread(cni.add, document["Id"], _netns(document), arguments, capabilities)
         if config.dns is not None and document.get("ResolvConfPath"):
             # Docker writes this file once, when the container starts; the pod's containers share it.

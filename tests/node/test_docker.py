@@ -111,7 +111,7 @@ def pod(mode: str) -> str:
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": f"web-{mode}"},
+            "metadata": {"name": f"web-{mode}", "annotations": {"kubernetes.io/egress-bandwidth": "16M"}},
             "spec": {
                 "nodeName": mode,
                 "terminationGracePeriodSeconds": 1,
@@ -123,7 +123,8 @@ def pod(mode: str) -> str:
                         "volumeMounts": [{"name": "work", "mountPath": "/scratch"}],
                     },
                     {
-                        "name": "beside", "image": DEMO_IMAGE, "command": ["/bin/sh", "-c", "exec sleep 1000000"],
+                        "name": "beside", "image": DEMO_IMAGE, "stdin": True,
+                        "command": ["/bin/sh", "-c", "while read -r line; do echo got $line; done"],
                         "volumeMounts": [{"name": "work", "mountPath": "/scratch"}],
                     },
                 ],
@@ -149,6 +150,38 @@ def test_a_pod_lives_on_docker(cluster: DockerCluster, mode: str) -> None:
     address = cluster.pod(name)["status"]["podIP"]
     page = cluster.dockerd.host("curl", "-sf", "-m", "5", f"http://{address}:8080/").stdout
     assert page.strip() == name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_typed_is_heard_by_whoever_is_attached(cluster: DockerCluster, mode: str) -> None:
+    name = f"web-{mode}"
+    typed = subprocess.Popen(
+        ["nsenter", f"--net={cluster.dockerd.netns}", "--", *MAIN, "attach", "-i", name, "-c", "beside"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=cluster.dockerd.environment | cluster.environment,
+    )  # fmt: skip
+    assert typed.stdin is not None
+    assert typed.stdout is not None
+    try:
+        typed.stdin.write("a line\n")
+        typed.stdin.close()
+        # The end of what one of them types is not the end of what the container says.
+        assert typed.stdout.readline() == "got a line\n"
+        assert typed.poll() is None
+    finally:
+        typed.kill()
+        typed.wait()
+        typed.stdout.close()
+    until(lambda: "got a line" in cluster.wherry("logs", name, "-c", "beside"))
+
+
+def test_a_pods_bandwidth_is_bounded_or_it_is_told(cluster: DockerCluster) -> None:
+    assert "rate 16Mbit" in cluster.dockerd.host("tc", "qdisc", "show").stdout
+
+    def said(mode: str) -> str:
+        return cluster.wherry("get", "events", "--field-selector", f"involvedObject.name=web-{mode}")
+
+    until(lambda: "UndeterminedShaper" in said("bridge"))
+    assert "UndeterminedShaper" not in said("cni")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -296,6 +296,7 @@ def _options(arguments: argparse.Namespace, name: str) -> AgentOptions:
             _seconds(arguments.minimum_image_ttl_duration, "--minimum-image-ttl-duration"),
         ),
         network=network,
+        shapes=arguments.runtime != "docker" or own_network,
         traffic=own_network or _docker_bridge(arguments) != "",
         pod_cgroups=arguments.runtime != "docker" or os.geteuid() == 0,
     )
