@@ -87,3 +87,27 @@ def test_another_distribution_is_told_the_packages(monkeypatch: pytest.MonkeyPat
     assert {"containerd", "runc", "iproute2", "nftables"} <= set(packages.missing())
     with pytest.raises(ClusterError, match=r"missing on this machine: runc nftables.*no apt-get"):
         packages.install(["runc", "nftables"])
+
+
+def test_services_of_what_was_installed_are_disabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small image has no systemctl, and yet its packages make the links of their services, by deb-systemd-helper."""
+    calls = tmp_path / "calls"
+
+    def put(program: str, condition: str) -> None:
+        script = tmp_path / program
+        script.write_text(f'#!/bin/sh\n{condition} && echo {program} "$@" >> {calls}\n')
+        script.chmod(0o755)
+
+    monkeypatch.setattr(packages, "SBIN", (str(tmp_path),))
+    monkeypatch.setattr(packages, "_POLICY", tmp_path / "policy-rc.d")
+    put("apt-get", "true")
+    put("deb-systemd-helper", 'test -n "$DPKG_MAINTSCRIPT_PACKAGE"')
+    packages.install(["containerd", "haproxy", "runc"])
+    put("systemctl", "true")
+    packages.install(["haproxy"])
+
+    assert [line for line in calls.read_text().splitlines() if "apt-get" not in line] == [
+        "deb-systemd-helper disable containerd.service",
+        "deb-systemd-helper disable haproxy.service",
+        "systemctl disable haproxy.service",
+    ]

@@ -1,6 +1,6 @@
 """Programs of the distribution that a node needs, and their installation. Called first by `wherry up`.
 
-The distribution's own containerd service is neither used nor left enabled when we are the ones who install it.
+The distribution's own services (containerd's, haproxy's) are neither used nor left enabled when we are the ones who install them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ NEEDED: Mapping[str, str] = {
     "nsenter": "util-linux",
 }
 INGRESS: Mapping[str, str] = {"haproxy": "haproxy"}
+# Packages whose service would start at the next boot: what we run of them, we start ourselves.
+SERVICES: Mapping[str, str] = {"containerd": "containerd.service", "haproxy": "haproxy.service"}
 _CNI_PLUGINS = ("/usr/lib/cni/bridge", "/opt/cni/bin/bridge", "/usr/libexec/cni/bridge")
 _BUSYBOX = ("/bin/busybox", "/usr/bin/busybox")
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -59,8 +61,9 @@ def install(packages: list[str]) -> None:
         patience = ["-o", "DPkg::Lock::Timeout=300"]
         for arguments in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *patience, *packages]):
             _apt([apt, *arguments], listed)
-    if "containerd" in packages:
-        _disable_service("containerd.service")
+    for package in packages:
+        if unit := SERVICES.get(package):
+            _disable_service(unit)
 
 
 def _apt(argv: list[str], listed: str) -> None:
@@ -96,10 +99,13 @@ def _services_stay_off() -> Iterator[None]:
 
 
 def _disable_service(unit: str) -> None:
-    """Also without a running systemd: `disable` only takes links away."""
-    systemctl = shutil.which("systemctl", path=os.pathsep.join(SBIN))
-    if systemctl is not None:
-        subprocess.run([systemctl, "disable", unit], capture_output=True, timeout=60, check=False)
+    """Takes the links of a service away; no systemd need run. A small image has no systemctl, and yet the package has made the
+    links, by the second program."""
+    for program in ("systemctl", "deb-systemd-helper"):
+        if found := shutil.which(program, path=os.pathsep.join(SBIN)):
+            env = {**os.environ, "DPKG_MAINTSCRIPT_PACKAGE": unit.removesuffix(".service")}  # deb-systemd-helper asks for it
+            subprocess.run([found, "disable", unit], capture_output=True, timeout=60, check=False, env=env)
+            return
 
 
 def _is_static(path: str) -> bool:
