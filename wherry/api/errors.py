@@ -110,6 +110,10 @@ class ServiceUnavailable(APIError):
     code, reason = 503, "ServiceUnavailable"
 
 
+class Unreachable(ServiceUnavailable):
+    """Nobody answered: known by the caller's side alone, never sent."""
+
+
 class Timeout(APIError):
     code, reason = 504, "Timeout"
 

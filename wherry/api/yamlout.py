@@ -10,6 +10,15 @@ from typing import Any
 
 from wherry.api.yamltext import resolve
 
+_TEXT = "tag:yaml.org,2002:str"
+
+
+@cache
+def _scalar() -> Any:
+    import yaml
+
+    return yaml.ScalarNode
+
 
 @cache
 def _dumper() -> Any:
@@ -27,9 +36,9 @@ def _text(dumper: Any, value: str) -> Any:
     style = None
     if "\n" in value and not any(line.endswith((" ", "\t")) for line in value.split("\n")):
         style = "|"
-    elif resolve(value) != value or value in ("=", "<<"):
+    elif dumper.resolve(_scalar(), value, (True, False)) != _TEXT or resolve(value) != value:
         style = '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+    return dumper.represent_scalar(_TEXT, value, style=style)
 
 
 def dump(value: Any) -> str:

@@ -54,9 +54,9 @@ def read_manifests(
                 message: Any = document.message
                 metadata = message.metadata
                 if not metadata.name and not metadata.generate_name:
+                    place_in = f"document {document.index}: " if document.index > 1 else ""
                     problems.append(
-                        f"{source}: document {document.index}, line {document.line}: metadata.name: missing: "
-                        "every object needs a name (or metadata.generateName with create)"
+                        f"{source}:{document.line}: {place_in}metadata.name: missing: every object needs a name"
                     )
                     continue
                 items.append(

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from wherry.api.context import Env
-from wherry.api.errors import APIError, NotFound, ServiceUnavailable
+from wherry.api.errors import APIError, NotFound, Unreachable
 from wherry.api.jsonpath import JSONPathError
 from wherry.cli.resources import Catalogue, UsageError
 from wherry.client.base import ClientAPI
@@ -64,7 +64,7 @@ def warn(message: str) -> None:
 
 def describe_error(error: APIError, server: str) -> str:
     """As kubectl prints it."""
-    if isinstance(error, ServiceUnavailable):
+    if isinstance(error, Unreachable):
         return (
             f"The connection to the server {server} failed: {error.message}\n"
             "Is the cluster running? `wherry status` tells; `wherry up` starts one on this machine."
@@ -119,9 +119,26 @@ async def _with_session(work: Callable[[Session], Awaitable[int | None]]) -> int
         return await work(Session(client, settings)) or 0
     except APIError as error:
         print(describe_error(error, settings.server), file=sys.stderr)
+        if isinstance(error, Unreachable) and (ended := expiry_note(settings)):
+            print(ended, file=sys.stderr)
         return 1
     finally:
         await client.close()
+
+
+def expiry_note(settings: ClientConfig) -> str:
+    """A server closes the connection of a client whose certificate has expired, and cannot tell why."""
+    from wherry.api.times import format_seconds
+    from wherry.client.validity import validity
+
+    try:
+        _, end = validity(settings.certificate) if settings.certificate else (0.0, float("inf"))
+    except ValueError:
+        return ""
+    if Env().now() < end:
+        return ""
+    when = format_seconds(int(end))
+    return f"The client certificate of the configuration expired at {when}: copy the cluster's admin.conf again."
 
 
 def run(work: Callable[[Session], Awaitable[int | None]]) -> None:

@@ -63,6 +63,15 @@ class WatchBatch(Generic[M]):
 
 
 @dataclass(frozen=True, slots=True)
+class TableBatch:
+    """Rows of what changed, and for each the type of its event: ADDED, MODIFIED, DELETED. It may have none."""
+
+    table: resources_pb2.Table
+    types: Sequence[str]
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     namespace: str = ""
     label_selector: str = ""
@@ -145,7 +154,7 @@ class ClientAPI(Protocol):
     ) -> resources_pb2.Table: ...
     def watch_table(
         self, group: str, version: str, resource: str, *, selection: Selection = Selection(), resource_version: str = ""
-    ) -> AsyncIterator[tuple[resources_pb2.Table, Sequence[str]]]:
+    ) -> AsyncIterator[TableBatch]:
         """Tables of what changes, each with the event type of every row."""
         ...
 

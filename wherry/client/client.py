@@ -12,7 +12,17 @@ from google.protobuf.message import Message
 from wherry.api import kinds
 from wherry.api.codec import to_json
 from wherry.api.errors import APIError, NotFound, ServiceUnavailable
-from wherry.client.base import BidiStream, DeleteOptions, Page, Selection, Transport, Warnings, WatchBatch, WatchEvent
+from wherry.client.base import (
+    BidiStream,
+    DeleteOptions,
+    Page,
+    Selection,
+    TableBatch,
+    Transport,
+    Warnings,
+    WatchBatch,
+    WatchEvent,
+)
 from wherry.client.status import from_status, to_status
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
 
@@ -308,13 +318,12 @@ class Client:
 
     async def watch_table(
         self, group: str, version: str, resource: str, *, selection: Selection = EVERYTHING, resource_version: str = ""
-    ) -> AsyncIterator[tuple[resources_pb2.Table, Sequence[str]]]:
-        """Tables of what changes, each with the event type of every row (ADDED, MODIFIED, DELETED). With an empty
-        `resource_version` it begins with what is there."""
+    ) -> AsyncIterator[TableBatch]:
+        """Tables of what changes. With an empty `resource_version` it begins with what is there."""
         request = resources_pb2.WatchRequest(
             resource=resources_pb2.ResourceRef(group=group, version=version, resource=resource),
             namespace=selection.namespace, label_selector=selection.label_selector,
-            field_selector=selection.field_selector, resource_version=resource_version, table=True,
+            field_selector=selection.field_selector, resource_version=resource_version, bookmarks=True, table=True,
         )  # fmt: skip
         names = resources_pb2.WatchEvent.Type.Name
         stream = self._transport.server_stream(_RESOURCES + "Watch", request)
@@ -323,8 +332,7 @@ class Client:
                 types = [
                     names(event.type) for event in response.events if event.type != resources_pb2.WatchEvent.BOOKMARK
                 ]
-                if response.table.rows:
-                    yield response.table, types
+                yield TableBatch(response.table, types, response.resource_version)
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
 

@@ -37,6 +37,7 @@ _CODES: dict[type[APIError], grpc.StatusCode] = {
     errors.TooManyRequests: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.InternalError: grpc.StatusCode.INTERNAL,
     errors.ServiceUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Unreachable: grpc.StatusCode.UNAVAILABLE,
     errors.Timeout: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
@@ -113,4 +114,8 @@ def from_parts(code: grpc.StatusCode, details: str, metadata: Iterable[Any]) -> 
             known = from_rpc_status(status_pb2.Status.FromString(value))
             if known is not None:
                 return known
+    if code is grpc.StatusCode.UNAVAILABLE:
+        # gRPC tells the whole story of its attempts; the last word of it is the reason.
+        _, _, reason = details.rpartition(": ")
+        return errors.Unreachable((reason if details.startswith("failed to connect") else details) or code.name)
     return _REASONS.get(code, errors.InternalError)(details or code.name)

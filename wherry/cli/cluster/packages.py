@@ -103,7 +103,10 @@ def _disable_service(unit: str) -> None:
     links, by the second program."""
     for program in ("systemctl", "deb-systemd-helper"):
         if found := shutil.which(program, path=os.pathsep.join(SBIN)):
-            env = {**os.environ, "DPKG_MAINTSCRIPT_PACKAGE": unit.removesuffix(".service")}  # deb-systemd-helper asks for it
+            env = {
+                **os.environ,
+                "DPKG_MAINTSCRIPT_PACKAGE": unit.removesuffix(".service"),
+            }  # deb-systemd-helper asks for it
             subprocess.run([found, "disable", unit], capture_output=True, timeout=60, check=False, env=env)
             return
 

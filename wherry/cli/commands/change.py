@@ -30,6 +30,7 @@ from wherry.cli.options import (
 )
 from wherry.cli.resources import Target, UsageError, full_name, message_class
 from wherry.cli.session import Session, describe_error, run
+from wherry.cli.watching import watching
 from wherry.client.base import DeleteOptions, Selection
 
 # (target with its name, namespace, uid or "")
@@ -249,9 +250,9 @@ async def until_gone(session: Session, target: Target, namespace: str, uid: str)
             return
         if uid and current.metadata.uid != uid:
             return
-        stream: Any = session.client.watch(cls, selection, resource_version=current.metadata.resource_version)
-        async with contextlib.aclosing(stream):
-            async for batch in stream:
+        since = current.metadata.resource_version
+        async with contextlib.aclosing(watching(session, cls, selection, since)) as batches:
+            async for batch in batches:
                 if any(event.type == "DELETED" for event in batch.events):
                     return
 
@@ -357,9 +358,8 @@ async def _until(
     if not may_be_absent:
         await session.client.get(cls, target.name, namespace)  # NotFound is the answer, not a reason to wait
     selection = Selection(namespace, field_selector=f"metadata.name={target.name}")
-    stream: Any = session.client.watch(cls, selection)
-    async with contextlib.aclosing(stream):
-        async for batch in stream:
+    async with contextlib.aclosing(watching(session, cls, selection)) as batches:
+        async for batch in batches:
             for event in batch.events:
                 if event.type == "DELETED" and not may_be_absent:
                     raise UsageError(f"{full_name(target.resource)}/{target.name} was deleted while it was waited for")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +19,8 @@ from wherry.cli.options import AllNamespaces, FieldSelector, Filename, Namespace
 from wherry.cli.output import TablePrinter, check_format, is_table, layout
 from wherry.cli.resources import Target, UsageError, full_name, message_class
 from wherry.cli.session import Session, describe_error, guarded, run
-from wherry.client.base import ClientAPI, Selection
+from wherry.cli.watching import resuming, watching
+from wherry.client.base import ClientAPI, Selection, TableBatch
 from wherry.pb import core_v1_pb2, resources_pb2
 
 PAGE = 500  # objects a request, as kubectl's --chunk-size
@@ -227,12 +228,16 @@ async def _watch_table(
     version = ""
     if only:
         _, version = await list_all(session.client, message_class(resource), selection)
-    stream: Any = session.client.watch_table(
-        resource.group, resource.version, resource.plural, selection=selection, resource_version=version
-    )
-    async with contextlib.aclosing(stream):
-        async for table, types in stream:
-            printer.print(table, types if name_events else ())
+
+    def start(version: str) -> AsyncIterator[TableBatch]:
+        return session.client.watch_table(
+            resource.group, resource.version, resource.plural, selection=selection, resource_version=version
+        )
+
+    async with contextlib.aclosing(resuming(start, version)) as batches:
+        async for batch in batches:
+            if batch.table.rows:
+                printer.print(batch.table, batch.types if name_events else ())
     return 0
 
 
@@ -243,9 +248,8 @@ async def _watch_objects(
     version = ""
     if only:
         _, version = await list_all(session.client, cls, selection)
-    stream: Any = session.client.watch(cls, selection, resource_version=version)
-    async with contextlib.aclosing(stream):
-        async for batch in stream:
+    async with contextlib.aclosing(watching(session, cls, selection, version)) as batches:
+        async for batch in batches:
             for event in batch.events:
                 if event.type == "BOOKMARK":
                     continue
@@ -281,7 +285,7 @@ def events(
         wanted = {word.strip().lower() for word in types.split(",") if word.strip()}
         items, version = await list_all(session.client, core_v1_pb2.Event, selection)
         chosen = [event for event in items if not wanted or event.type.lower() in wanted]
-        chosen.sort(key=lambda event: (event_time(event), event.metadata.name))
+        chosen.sort(key=lambda event: (event_time(event), int(event.metadata.resource_version or 0)))
         if not is_table(output):
             printing.print_values([printing.plain(event) for event in chosen], output, as_list_always=True)
             return 0
@@ -298,9 +302,8 @@ def events(
             print(line)
         if watch:
             sys.stdout.flush()
-            stream: Any = session.client.watch(core_v1_pb2.Event, selection, resource_version=version)
-            async with contextlib.aclosing(stream):
-                async for batch in stream:
+            async with contextlib.aclosing(watching(session, core_v1_pb2.Event, selection, version)) as batches:
+                async for batch in batches:
                     for change in batch.events:
                         event = change.object
                         if change.type in ("BOOKMARK", "DELETED") or (wanted and event.type.lower() not in wanted):
@@ -351,6 +354,7 @@ def api_resources(
             if (namespaced is None or resource.namespaced == namespaced)
             and (api_group is None or resource.group == api_group)
         ]
+        chosen.sort(key=lambda resource: (resource.group, resource.plural))
         if output == "name":
             for resource in chosen:
                 print(f"{resource.plural}.{resource.group}" if resource.group else resource.plural)

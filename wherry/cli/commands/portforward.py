@@ -54,6 +54,8 @@ def port_forward(
         scope = session.namespace(namespace)
         wanted = parse_ports(ports)
         pod = (await find_pods(session, [target], "", scope))[0]
+        if pod.status.phase != "Running":
+            raise UsageError(f"unable to forward port because pod is not running. Current status={pod.status.phase}")
         resolved = []
         for local, remote in wanted:
             number = await _remote_port(session, target, pod, remote, scope)
@@ -74,6 +76,7 @@ def port_forward(
                         raise UsageError(f"unable to listen on {host}:{local}: {error.strerror or error}") from error
                     servers.append(server)
                     bound = server.sockets[0].getsockname()
+                    local = local or bound[1]  # any port, but the same at every address
                     shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
                     print(f"Forwarding from {shown}:{bound[1]} -> {number}", flush=True)
             await forward.run()

@@ -20,6 +20,7 @@ from wherry.cli.manifests import read_manifests
 from wherry.cli.options import DryRun, Filename, Namespace, Output, Timeout, check_dry_run
 from wherry.cli.resources import Target, UsageError, full_name, message_class
 from wherry.cli.session import Session, run
+from wherry.cli.watching import watching
 from wherry.client.base import Selection
 from wherry.pb import apps_v1_pb2
 
@@ -108,11 +109,9 @@ def status(
 
         async def follow() -> int:
             selection = Selection(scope, field_selector=f"metadata.name={target.name}")
-            stream: Any = session.client.watch(
-                apps_v1_pb2.Deployment, selection, resource_version=deployment.metadata.resource_version
-            )
-            async with contextlib.aclosing(stream):
-                async for batch in stream:
+            since = deployment.metadata.resource_version
+            async with contextlib.aclosing(watching(session, apps_v1_pb2.Deployment, selection, since)) as batches:
+                async for batch in batches:
                     for event in batch.events:
                         if event.type == "DELETED":
                             raise UsageError("object has been deleted")

@@ -125,8 +125,7 @@ def logs(
             else:
                 names = [named or default_container(pod)]
                 if not named and not selector and len(pod.spec.containers) > 1:
-                    others = ", ".join(container_names(pod))
-                    print(f'Defaulted container "{names[0]}" out of: {others}', file=sys.stderr)
+                    print(_defaulted(pod, names[0]), file=sys.stderr)
             sources.extend((pod.metadata.name, name) for name in names)
         if follow and len(sources) > 5 and selector:
             raise UsageError(
@@ -224,8 +223,16 @@ def attach(
 def _start(session: Session, pod: core_v1_pb2.Pod, container: str, *, quiet: bool) -> pods_pb2.StreamStart:
     name = container or default_container(pod)
     if not container and len(pod.spec.containers) > 1 and not quiet:
-        print(f'Defaulted container "{name}" out of: {", ".join(container_names(pod))}', file=sys.stderr)
+        print(_defaulted(pod, name), file=sys.stderr)
     return pods_pb2.StreamStart(namespace=pod.metadata.namespace, name=pod.metadata.name, container=name)
+
+
+def _defaulted(pod: core_v1_pb2.Pod, name: str) -> str:
+    spec = pod.spec
+    names = [container.name for container in spec.containers]
+    names += [f"{container.ephemeral_container_common.name} (ephem)" for container in spec.ephemeral_containers]
+    names += [f"{container.name} (init)" for container in spec.init_containers]
+    return f'Defaulted container "{name}" out of: {", ".join(names)}'
 
 
 def _with_streams(start: pods_pb2.StreamStart, stdin: bool, tty: bool) -> pods_pb2.StreamStart:
