@@ -103,6 +103,10 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Raises RequestEntityTooLarge, before more than that has been read."""
+        if self._body is None and self.request.content.is_eof():
+            self._body = self.request.content.read_nowait()  # all of it is here, in a small buffer
+            if len(self._body) > MAX_BODY_BYTES:
+                raise _too_large()
         if self._body is None:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import platform
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -119,7 +118,7 @@ class Handler:
             if self._closed:
                 raise ServiceUnavailable("the server is shutting down", retry_after_s=1)
             identity = await self._peers.identity(request)
-            exchange.call = replace(exchange.call, identity=identity)
+            exchange.call = Call(identity=identity, cause=exchange.call.cause, peer=exchange.call.peer)
             if self._auditor is not None:
                 from controlplane.fronts.http import audit
 

@@ -6,7 +6,9 @@ and so not shown in discovery.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from google.protobuf.message import Message
 
@@ -50,9 +52,14 @@ _OF_KINDS = {
 }
 
 
-def served(kind: Kind) -> dict[str, Subresource]:
+def served(kind: Kind) -> Mapping[str, Subresource]:
     """Of a kind, by name, in alphabetical order."""
-    return {name: _OF_KINDS.get((kind.plural, name), _ALL[name]) for name in sorted(kind.subresources) if name in _ALL}
+    return _served(kind.plural, kind.subresources)
+
+
+@lru_cache(maxsize=512)
+def _served(plural: str, names: tuple[str, ...]) -> Mapping[str, Subresource]:
+    return {name: _OF_KINDS.get((plural, name), _ALL[name]) for name in sorted(names) if name in _ALL}
 
 
 def body_class(kind: Kind, name: str) -> type[Message]:

@@ -20,6 +20,21 @@ MAX_ALIKE_BYTES = 8 << 10
 
 
 @lru_cache(maxsize=128)
+def _with_defaults(raw: bytes) -> bytes:
+    obj = core_v1_pb2.Pod()
+    obj.spec.MergeFromString(raw)
+    defaults.pod(obj)
+    return obj.spec.SerializeToString(deterministic=True)
+
+
+@lru_cache(maxsize=128)
+def _qos_class(raw: bytes) -> str:
+    obj = core_v1_pb2.Pod()
+    obj.spec.MergeFromString(raw)
+    return resources.qos_class(obj)
+
+
+@lru_cache(maxsize=128)
 def _is_fine(raw: bytes) -> bool:
     return not validation.spec(core_v1_pb2.PodSpec.FromString(raw), "spec")
 
@@ -34,13 +49,18 @@ class Pods(Strategy):
     has_status: bool = True
 
     def defaults(self, obj: Any) -> None:
-        defaults.pod(obj)
+        raw = obj.spec.SerializeToString(deterministic=True)
+        if len(raw) > MAX_ALIKE_BYTES:
+            defaults.pod(obj)
+        elif (filled := _with_defaults(raw)) != raw:
+            obj.ClearField("spec")
+            obj.spec.MergeFromString(filled)
 
     def prepare_create(self, obj: Any) -> None:
         obj.ClearField("status")
         obj.metadata.generation = 1
         obj.status.phase = "Pending"
-        obj.status.qos_class = resources.qos_class(obj)
+        obj.status.qos_class = _qos_class(obj.spec.SerializeToString(deterministic=True))
         if obj.spec.scheduling_gates:
             condition = obj.status.conditions.add(
                 type="PodScheduled",
