@@ -36,17 +36,43 @@ def type_name(value: Any) -> str:
     return "null" if value is None else _NAMES[type(value)]
 
 
+# Steps that one value may take: a value and a schema of which it is asked. Half a million values take a second, so that even
+# a schema that asks each of them many things holds nobody up for long.
+MAX_STEPS = 1_000_000
+
+
+class _TooComplex(Exception):
+    """More steps than that."""
+
+
+class _Found(list[Cause]):
+    """What is wrong, and the steps that are left, which all parts of a value share."""
+
+    def __init__(self, steps: list[int]) -> None:
+        super().__init__()
+        self.steps = steps
+
+
 def validate(value: Any, schema: Schema, path: str = "", old: Any = ABSENT) -> list[Cause]:
     """What the schema finds wrong."""
     if old is not ABSENT and same(value, old):
         return []
-    causes: list[Cause] = []
-    _value(value, schema, path, old, causes)
+    causes = _Found([MAX_STEPS])
+    try:
+        _value(value, schema, path, old, causes)
+    except _TooComplex:
+        text = (
+            f"the object and the alternatives of its schema are too many: validation takes more than {MAX_STEPS} steps"
+        )
+        return [Cause("FieldValueInvalid", f'Invalid value: "": {text}', path or "<nil>")]
     return causes
 
 
-def is_valid(value: Any, schema: Schema) -> bool:
-    return not validate(value, schema)
+def _asked(value: Any, schema: Schema, path: str, steps: list[int]) -> _Found:
+    """Of one alternative."""
+    causes = _Found(steps)
+    _value(value, schema, path, ABSENT, causes)
+    return causes
 
 
 def _wrong(path: str, value: Any, text: str) -> Cause:
@@ -60,7 +86,10 @@ def _wrong_type(path: str, shown: Any, wanted: str) -> Cause:
     )
 
 
-def _value(value: Any, schema: Schema, path: str, old: Any, causes: list[Cause]) -> None:
+def _value(value: Any, schema: Schema, path: str, old: Any, causes: _Found) -> None:
+    causes.steps[0] -= 1
+    if causes.steps[0] < 0:
+        raise _TooComplex
     if value is None and schema.get("nullable"):
         return
     if not _type(value, schema, path, causes):
@@ -80,7 +109,7 @@ def _value(value: Any, schema: Schema, path: str, old: Any, causes: list[Cause])
     _combinations(value, schema, path, causes)
 
 
-def _type(value: Any, schema: Schema, path: str, causes: list[Cause]) -> bool:
+def _type(value: Any, schema: Schema, path: str, causes: _Found) -> bool:
     if schema.get("x-kubernetes-int-or-string"):
         name = type_name(value)
         if name not in ("integer", "string"):
@@ -102,7 +131,7 @@ def _type(value: Any, schema: Schema, path: str, causes: list[Cause]) -> bool:
     return False
 
 
-def _text(value: str, schema: Schema, path: str, causes: list[Cause]) -> None:
+def _text(value: str, schema: Schema, path: str, causes: _Found) -> None:
     longest, shortest = schema.get("maxLength"), schema.get("minLength")
     pattern = schema.get("pattern")
     if longest is not None and len(value) > longest:
@@ -123,7 +152,7 @@ def _found(pattern: str, value: str) -> bool:
         return False  # a definition with such a pattern is refused; this one is from before
 
 
-def _number(value: float, schema: Schema, path: str, causes: list[Cause]) -> None:
+def _number(value: float, schema: Schema, path: str, causes: _Found) -> None:
     low, high = schema.get("minimum"), schema.get("maximum")
     if high is not None:
         strictly = schema.get("exclusiveMaximum")
@@ -156,7 +185,7 @@ def _is_multiple(value: float, factor: float) -> bool:
         return False
 
 
-def _list(value: list[Any], schema: Schema, path: str, old: Any, causes: list[Cause]) -> None:
+def _list(value: list[Any], schema: Schema, path: str, old: Any, causes: _Found) -> None:
     most, fewest = schema.get("maxItems"), schema.get("minItems")
     if most is not None and len(value) > most:
         causes.append(violations.too_many(path, len(value), most))
@@ -169,7 +198,7 @@ def _list(value: list[Any], schema: Schema, path: str, old: Any, causes: list[Ca
                 _value(item, items, f"{path}[{index}]", before, causes)
 
 
-def _object(value: dict[str, Any], schema: Schema, path: str, old: Any, causes: list[Cause]) -> None:
+def _object(value: dict[str, Any], schema: Schema, path: str, old: Any, causes: _Found) -> None:
     most, fewest = schema.get("maxProperties"), schema.get("minProperties")
     if most is not None and len(value) > most:
         causes.append(violations.too_many(path, len(value), most))
@@ -190,34 +219,39 @@ def _object(value: dict[str, Any], schema: Schema, path: str, old: Any, causes: 
                 _value(item, inner, f"{path}.{key}" if path else key, before, causes)
 
 
-def _combinations(value: Any, schema: Schema, path: str, causes: list[Cause]) -> None:
+def _combinations(value: Any, schema: Schema, path: str, causes: _Found) -> None:
     def complain(text: str) -> None:
         causes.append(Cause("FieldValueInvalid", f'Invalid value: "": "{path}" {text}', "<nil>"))
 
+    steps = causes.steps
     for inner in schema.get("allOf") or ():
-        found = validate(value, inner, path)
+        found = _asked(value, inner, path, steps)
         if found:
             causes.extend(found)
             complain("must validate all the schemas (allOf)")
+    # Each alternative is asked once, for the answer and for its complaints: twice would double with every level of nesting.
     alternatives = schema.get("anyOf")
-    if alternatives and not any(is_valid(value, inner) for inner in alternatives):
-        complain("must validate at least one schema (anyOf)")
-        causes.extend(_nearest(value, alternatives, path))
+    if alternatives:
+        nearest: _Found | None = None
+        for inner in alternatives:
+            found = _asked(value, inner, path, steps)
+            nearest = found if nearest is None or len(found) < len(nearest) else nearest
+            if not found:
+                break
+        if nearest:
+            complain("must validate at least one schema (anyOf)")
+            causes.extend(nearest)
     alternatives = schema.get("oneOf")
     if alternatives:
-        count = sum(is_valid(value, inner) for inner in alternatives)
+        answers = [_asked(value, inner, path, steps) for inner in alternatives]
+        count = sum(not found for found in answers)
         if count != 1:
             detail = f"Found {count} valid alternatives" if count else "Found none valid"
             complain(f"must validate one and only one schema (oneOf). {detail}")
             if not count:
-                causes.extend(_nearest(value, alternatives, path))
-    if "not" in schema and is_valid(value, schema["not"]):
+                causes.extend(min(answers, key=lambda found: len(found)))
+    if "not" in schema and not _asked(value, schema["not"], path, steps):
         complain("must not validate the schema (not)")
-
-
-def _nearest(value: Any, alternatives: list[Schema], path: str) -> list[Cause]:
-    """What the alternative that fits best lacks."""
-    return min((validate(value, inner, path) for inner in alternatives), key=len)
 
 
 # lists

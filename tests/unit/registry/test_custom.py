@@ -523,3 +523,39 @@ async def test_another_replica_serves_what_this_one_defines(env: Env) -> None:
         for registry in registries:
             await registry.close()
         await store.close()
+
+
+def nested(depth: int, leaf: dict[str, Any]) -> dict[str, Any]:
+    """Alternatives within alternatives, none of which fits."""
+    found = leaf
+    for _ in range(depth):
+        found = {"anyOf": [found, {"oneOf": [found, {"minimum": 9}]}]}
+    return found
+
+
+def steps(value: Any, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many a validation takes at least: the smallest bound that it keeps."""
+    low, high = 1, 1 << 16
+    while low < high:
+        middle = (low + high) // 2
+        monkeypatch.setattr(validating, "MAX_STEPS", middle)
+        told = [cause.message for cause in validating.validate(value, schema)]
+        low, high = (middle + 1, high) if any("steps" in text for text in told) else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize("word", ["anyOf", "oneOf"])
+def test_nested_alternatives_take_as_many_steps_as_there_are_schemas(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema: dict[str, Any] = {"type": "integer", "minimum": 5}
+    for _ in range(200):
+        schema = {word: [schema, {"minimum": 9}]}
+    assert steps(1, schema, monkeypatch) <= 402
+
+
+def test_what_takes_too_many_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validating, "MAX_STEPS", 1000)
+    (cause,) = validating.validate([1] * 100, {"type": "array", "items": nested(8, {"minimum": 5})}, "spec.list")
+    assert (cause.field, cause.reason) == ("spec.list", "FieldValueInvalid")
+    assert "validation takes more than 1000 steps" in cause.message
