@@ -69,6 +69,8 @@ def test_the_command_line_and_a_restart(server: Server) -> None:
     refused = server.run("apply", "-f", "-", stdin=BOAT.replace("crew: 3", "crew: 0"))
     assert refused.returncode != 0
     assert "nobody rows" in refused.stderr
+    assert "crew\t<integer>" in said(server, "explain", "boats.spec")
+    assert 'field "cruw" does not exist in boats.spec' in server.run("explain", "boat.spec.cruw").stderr
     assert "labeled" in said(server, "label", "boat", "ann", "a=b")
     server.kill()
     server.start()

@@ -249,7 +249,8 @@ def _combinations(value: Any, schema: Schema, path: str, causes: _Found) -> None
             detail = f"Found {count} valid alternatives" if count else "Found none valid"
             complain(f"must validate one and only one schema (oneOf). {detail}")
             if not count:
-                causes.extend(min(answers, key=lambda found: len(found)))
+                best = min(answers, key=len)
+                causes.extend(best)
     if "not" in schema and not _asked(value, schema["not"], path, steps):
         complain("must not validate the schema (not)")
 

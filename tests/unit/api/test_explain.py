@@ -48,3 +48,47 @@ def test_no_such_field(path: str, message: str) -> None:
     with pytest.raises(KeyError) as error:
         explain.explain(POD, path)
     assert error.value.args[0] == message
+
+
+SCHEMA = {
+    "type": "object",
+    "description": "A boat of the harbour.",
+    "properties": {
+        "spec": {
+            "type": "object",
+            "required": ["crew"],
+            "properties": {
+                "crew": {"type": "integer", "description": "How many row."},
+                "colour": {"type": "string", "enum": ["red", "blue"]},
+                "oars": {
+                    "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["side"],
+                    "items": {
+                        "type": "object",
+                        "properties": {"side": {"type": "string"}, "size": {"x-kubernetes-int-or-string": True}},
+                    },
+                },
+                "flags": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}},
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def boat(path: str = "", *, recursive: bool = False) -> str:
+    return explain.explain_custom("example.com", "v1", "Boat", "boats", SCHEMA, path, recursive=recursive)
+
+
+def test_a_custom_resource() -> None:
+    assert boat().splitlines()[:9] == [
+        "GROUP:      example.com", "KIND:       Boat", "VERSION:    v1", "", "DESCRIPTION:", "    A boat of the harbour.", "",
+        "FIELDS:", "  apiVersion\t<string>",
+    ]  # fmt: skip
+    assert boat("spec").splitlines()[7:] == [
+        "  colour\t<string> (one of red, blue)", "  crew\t<integer> -required-", "    How many row.",
+        "  flags\t<map[string][]string>", "  oars\t<[]Object> (merged by side)",
+    ]  # fmt: skip
+    assert boat("spec.oars.size").endswith("FIELD: size\t<IntOrString>\n")
+    assert boat("metadata.labels").endswith("FIELD: labels\t<map[string]string>\n")
+    assert "      side\t<string>\n" in boat(recursive=True)
+    with pytest.raises(KeyError, match="cruw"):
+        boat("spec.cruw")

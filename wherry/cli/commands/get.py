@@ -18,7 +18,7 @@ from wherry.cli.manifests import read_manifests
 from wherry.cli.options import AllNamespaces, FieldSelector, Filename, Namespace, Output, Recursive, Selector
 from wherry.cli.output import TablePrinter, check_format, is_table, layout
 from wherry.cli.resources import Target, UsageError, full_name, message_class
-from wherry.cli.session import Session, describe_error, guarded, run
+from wherry.cli.session import Session, describe_error, guarded, run, try_get
 from wherry.cli.watching import resuming, watching
 from wherry.client.base import ClientAPI, Selection, TableBatch
 from wherry.pb import core_v1_pb2, resources_pb2
@@ -388,20 +388,49 @@ def explain(
 ) -> None:
     """Show what fields a kind has."""
 
-    def work() -> int:
-        from wherry.api import explain as explaining
-        from wherry.api import kinds
+    from wherry.api import explain as explaining
+    from wherry.api import kinds
 
-        head, _, rest = path.partition(".")
-        for kind in kinds.all_kinds():
-            if api_version and kind.api_version != api_version:
-                continue
-            if head.lower() in (kind.plural, kind.singular, kind.kind.lower(), *kind.short_names):
-                try:
-                    print(explaining.explain(kind, rest, recursive=recursive), end="")
-                except KeyError as error:
-                    raise UsageError(str(error.args[0])) from error
-                return 0
-        raise UsageError(f'the server doesn\'t have a resource type "{head}"')
+    head, _, rest = path.partition(".")
+    for kind in kinds.all_kinds():
+        names = (kind.plural, kind.singular, kind.kind.lower(), *kind.short_names)
+        if head.lower() in names and api_version in ("", kind.api_version):
+            break
+    else:
+        run(lambda session: _explain_custom(session, head, rest, api_version, recursive))
+        return
+
+    def work() -> int:
+        try:
+            print(explaining.explain(kind, rest, recursive=recursive), end="")
+        except KeyError as error:
+            raise UsageError(str(error.args[0])) from error
+        return 0
 
     guarded(work)
+
+
+async def _explain_custom(session: Session, head: str, rest: str, api_version: str, recursive: bool) -> int:
+    """From the schema of its definition, in the version that discovery names first, or the one that was asked for."""
+    from wherry.api import explain as explaining
+    from wherry.pb import apiextensions_v1_pb2
+
+    resource = (await session.catalogue()).find(head)
+    name = f"{resource.plural}.{resource.group}"
+    defined = await try_get(session.client, apiextensions_v1_pb2.CustomResourceDefinition, name, "")
+    spec = codec.to_dict(defined)["spec"] if defined is not None else {}
+    wanted = api_version or f"{resource.group}/{resource.version}"
+    for version in spec.get("versions", ()):
+        if wanted == f"{spec['group']}/{version['name']}" and version["served"]:
+            schema = version.get("schema", {}).get("openAPIV3Schema", {})
+            break
+    else:
+        raise UsageError(f'couldn\'t find resource for "{wanted}, Resource={resource.plural}"')
+    try:
+        text = explaining.explain_custom(
+            resource.group, version["name"], resource.kind, resource.plural, schema, rest, recursive=recursive
+        )
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from error
+    print(text, end="")
+    return 0
