@@ -28,6 +28,7 @@ from kubelet.objects import ObjectCache
 from kubelet.options import AgentOptions
 from kubelet.podnetwork import PodNetwork
 from kubelet.pods import model as m
+from kubelet.pods import resizing
 from kubelet.pods.plan import FORCED_GRACE_S
 from kubelet.pods.reach import HollowReach, Network
 from kubelet.pods.services import NoCgroups, NodeSettings, NoFiles, NoVolumes, PodServices, StartSlots
@@ -195,7 +196,8 @@ class Agent:
         for pod in self.checkpoints.load():
             uid = pod.metadata.uid
             observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
-            self._start_worker(pod, observed, adopted=True)
+            # A checkpoint has the pod with what it was allocated, written before that was applied.
+            self._start_worker(pod, observed, adopted=True, allocated=resizing.of_spec(pod))
         if self._workers:
             log.info("adopted %d pods", len(self._workers))
         # Without a checkpoint (lost, or a hollow node) it is up to the control plane to say what they are.
@@ -208,10 +210,16 @@ class Agent:
     # -- workers
 
     def _start_worker(
-        self, pod: core_v1_pb2.Pod, observed: m.Observed | None = None, *, adopted: bool = False, removed: bool = False
+        self,
+        pod: core_v1_pb2.Pod,
+        observed: m.Observed | None = None,
+        *,
+        adopted: bool = False,
+        removed: bool = False,
+        allocated: resizing.Allocation | None = None,
     ) -> None:
         assert self._group is not None
-        worker = PodWorker(self.services, pod, observed, adopted=adopted)
+        worker = PodWorker(self.services, pod, observed, adopted=adopted, allocated=allocated)
         worker.memory.removed = removed
         self._workers[pod.metadata.uid] = worker
         self._group.create_task(self._run_worker(pod.metadata.uid, worker), name=f"pod-{pod.metadata.uid}")
@@ -232,11 +240,13 @@ class Agent:
             self.statuses.forget(uid)
         else:
             self._done[uid] = None
+        self._decide_resizes()  # there is room now
 
     async def _fresh(self, uid: str, old: PodWorker) -> PodWorker:
         sandboxes, containers = await self.inventory.wait_for()
         observed = m.Observed(tuple(sandboxes.get(uid, ())), tuple(containers.get(uid, ())))
-        worker = PodWorker(self.services, old.pod, observed, adopted=True)
+        worker = PodWorker(self.services, old.desired, observed, adopted=True, allocated=old.memory.allocated)
+        worker.memory.applied = old.memory.applied
         worker.memory.removed = old.memory.removed
         worker.memory.ended, worker.memory.kill_by = old.memory.ended, old.memory.kill_by
         if old.memory.status is not None:
@@ -322,6 +332,7 @@ class Agent:
                 continue
             for uid, worker in list(self._workers.items()):
                 worker.relist(sandboxes.get(uid, ()), containers.get(uid, ()))
+            self._decide_resizes()
             if self._synced:
                 self._remove_orphans(sandboxes, containers)
 
@@ -448,13 +459,12 @@ class Agent:
             if worker.pod.metadata.generation != pod.metadata.generation or pod.metadata.HasField("deletion_timestamp"):
                 self.checkpoints.mark(uid)
             worker.update(pod)
+            if worker.wants_resize():
+                self._decide_resizes()
 
-    def _admit(self, pod: core_v1_pb2.Pod) -> None:
-        """A pod that does not fit fails at once. One that has been running is not asked again."""
-        uid = pod.metadata.uid
-        if pod.status.container_statuses or pod.status.phase in TERMINAL or pod.metadata.HasField("deletion_timestamp"):
-            return
-        others = [
+    def _others(self, uid: str) -> list[core_v1_pb2.Pod]:
+        """The pods that hold resources here besides this one, with what they are allocated."""
+        return [
             worker.pod
             for worker in self.workers()
             if worker.pod.metadata.uid != uid
@@ -463,7 +473,22 @@ class Agent:
             and worker.pod.status.phase not in TERMINAL
             and (worker.memory.ended is None or worker.observed.alive())
         ]
-        refused = admission.refusal(pod, others, self.settings.allocatable)
+
+    def _decide_resizes(self) -> None:
+        """The most important pod first; what does not fit now is asked again when something has changed."""
+        waiting = [worker for worker in self.workers() if worker.wants_resize()]
+        for worker in sorted(waiting, key=lambda worker: (-worker.desired.spec.priority, worker.desired.metadata.uid)):
+            others = self._others(worker.desired.metadata.uid)
+            worker.decide_resize(resizing.verdict(worker.desired, others, self.settings.allocatable))
+            if worker.memory.resize_pending is None:
+                self.checkpoints.save(self._checkpoint(worker.desired.metadata.uid) or worker.pod)
+
+    def _admit(self, pod: core_v1_pb2.Pod) -> None:
+        """A pod that does not fit fails at once. One that has been running is not asked again."""
+        uid = pod.metadata.uid
+        if pod.status.container_statuses or pod.status.phase in TERMINAL or pod.metadata.HasField("deletion_timestamp"):
+            return
+        refused = admission.refusal(pod, self._others(uid), self.settings.allocatable)
         refused = refused or eviction.refusal(pod, self.report.pressure.conditions())
         if refused is not None:
             self.emit(pod, "Warning", *refused)

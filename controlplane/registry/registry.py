@@ -45,7 +45,7 @@ from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resourc
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 EVENT_TTL_S = 3600
 # Subresources served by an update of the object itself; the others have an implementation of their own.
-_UPDATED = {"status", "finalize", "approval", "ephemeralcontainers"}
+_UPDATED = {"status", "finalize", "approval", "ephemeralcontainers", "resize"}
 
 # The verbs of a kind that is a question.
 _ASKED = ("create",)

@@ -334,7 +334,7 @@ class Writer:
         if await self._chain.mutate(request):
             self._check_identity(kind, name, obj, old)
         metadata.keep_system_fields(obj.metadata, old.metadata)
-        if subresource == "status":
+        if subresource in ("status", "resize"):
             metadata.only_status(obj.metadata, old.metadata)
         strategy.prepare(obj, old, subresource)
         managers.track(ctx, strategy, obj, old, self._state.env, subresource=subresource, applied=applied)

@@ -16,7 +16,7 @@ import numpy as np
 
 from controlplane.scheduler.needs import Needs, NeedsCache
 from controlplane.scheduler.nodes import NO_PODS, PODS, NodeFacts, NodeTable
-from wherry.api import meta
+from wherry.api import meta, resources
 from wherry.pb import core_v1_pb2
 
 # What changed, in the terms of filters.Filter.wakes_on.
@@ -38,7 +38,13 @@ class PodInfo:
 
     @classmethod
     def of(cls, pod: core_v1_pb2.Pod, cache: NeedsCache) -> PodInfo:
-        return cls(meta.key(pod), pod, cache.of(pod), pod.spec.priority, pod.spec.preemption_policy != "Never")
+        return cls(
+            meta.key(pod),
+            pod,
+            cache.of(resources.as_held(pod)),
+            pod.spec.priority,
+            pod.spec.preemption_policy != "Never",
+        )
 
     @property
     def uid(self) -> str:

@@ -15,8 +15,10 @@ def add_details(
     container: core_v1_pb2.Container,
     role: Role,
     newest: ContainerStatus | None,
+    applied: core_v1_pb2.ResourceRequirements | None = None,
 ) -> None:
-    """`newest`: the runtime's container, if there is one already. Mounts are told before that, the rest is not."""
+    """`newest`: the runtime's container, if there is one already. Mounts are told before that, the rest is not. `applied`: what
+    it runs with, where that is known; the container itself has what it is allocated."""
     for mount in container.volume_mounts:
         told = entry.volume_mounts.add(name=mount.name, mount_path=mount.mount_path, read_only=mount.read_only)
         if mount.read_only:
@@ -25,7 +27,7 @@ def add_details(
     if newest is None:
         return
     if role is not Role.EPHEMERAL:
-        entry.resources.CopyFrom(container.resources)
+        entry.resources.CopyFrom(container.resources if applied is None else applied)
         for name, amount in container.resources.requests.items():
             entry.allocated_resources[name].CopyFrom(amount)
     if newest.user is not None:

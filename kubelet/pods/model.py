@@ -100,6 +100,11 @@ class PodMemory:
     hooks_pending: set[str] = field(default_factory=set)  # ids whose postStart hook is running
     hooks_failed: set[str] = field(default_factory=set)  # ids to be killed for it
     termination_messages: dict[str, str] = field(default_factory=dict)  # by container id
+    allocated: dict[str, core_v1_pb2.ResourceRequirements] = field(default_factory=dict)  # by container name
+    applied: dict[str, core_v1_pb2.ResourceRequirements] = field(default_factory=dict)  # by container id
+    resize_pending: tuple[str, str] | None = None  # reason and message: what is wanted is not allocated
+    resize_failure: Failure | None = None
+    resize_kills: set[str] = field(default_factory=set)  # ids that end only to begin anew with other resources
     ended: tuple[str, str] | None = None  # reason and message: evicted, deadline
     grace_s: float | None = None  # overrides the pod's when it was evicted or deleted by force
     kill_by: float | None = None  # when the grace period of a pod that is being stopped is over
@@ -184,6 +189,14 @@ class KillContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizeContainers:
+    """Give these running containers, and the pod, what is allocated."""
+
+    container_ids: tuple[str, ...]
+    key: str = "resize"
+
+
+@dataclass(frozen=True, slots=True)
 class StopSandbox:
     sandbox_id: str
 
@@ -229,6 +242,7 @@ Action = (
     | StartCreated
     | Drain
     | KillContainer
+    | ResizeContainers
     | StopSandbox
     | RemoveSandbox
     | RemoveContainer

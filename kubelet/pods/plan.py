@@ -18,6 +18,7 @@ from kubelet.pods.policy import (
     valid_reference,
 )
 from kubelet.pods.report import Reporter, started
+from kubelet.pods.resizing import needs_restart
 from kubelet.pods.states import Phase, Role, Stage
 from kubelet.runtime.base import ContainerState, ContainerStatus, Image
 from wherry.pb import core_v1_pb2
@@ -162,6 +163,7 @@ class _Planner:
         for container, role in self.containers:
             if role is Role.EPHEMERAL:
                 self._run_container(container, role, current.id)
+        self._resize()
 
     # -- sandbox
 
@@ -278,10 +280,27 @@ class _Planner:
         elif running.id in self.memory.hooks_failed:
             self._kill(running, self.now + self._spec_grace(), "FailedPostStartHook", hook=False)
 
+    def _resize(self) -> None:
+        """Running containers that have something else than what they are allocated."""
+        waiting = self.reporter.to_resize()
+        restarting = [
+            container for container, status in waiting if needs_restart(container, self.memory.applied[status.id])
+        ]
+        for container, status in waiting:
+            if container in restarting:
+                self.memory.resize_kills.add(status.id)
+                message = f"Container {container.name} resize requires restart"
+                self._kill(status, self.now + self._spec_grace(), message)
+        if len(waiting) > len(restarting) and self._due(self.memory.resize_failure):
+            ids = tuple(status.id for container, status in waiting if container not in restarting)
+            self.actions.append(m.ResizeContainers(ids))
+
     def _restart(self, container: core_v1_pb2.Container, role: Role, sandbox_id: str, dead: ContainerStatus) -> None:
         delay_s = restart_backoff(dead)
         # A changed image is a new try, not the same crash again.
         if dead.annotations.get(m.SPEC_HASH, spec_hash(container)) != spec_hash(container):
+            delay_s = 0.0
+        if dead.id in self.memory.resize_kills:
             delay_s = 0.0
         ready_at = dead.finished_at + delay_s
         if self.now < ready_at:

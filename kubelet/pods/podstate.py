@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from kubelet.pods import model as m
+from kubelet.pods import resizing
 from kubelet.pods.config import sandbox_config
 from kubelet.pods.services import PodServices
 from kubelet.pods.states import container_may_move
@@ -34,12 +35,23 @@ class PodState:
     """Invariant: a container id moves only along `states.CONTAINER_MOVES`. `dirty`: ids to be looked at again. `wake` is set
     whenever there is a reason for another round."""
 
-    def __init__(self, services: PodServices, pod: core_v1_pb2.Pod, observed: m.Observed) -> None:
+    def __init__(
+        self,
+        services: PodServices,
+        pod: core_v1_pb2.Pod,
+        observed: m.Observed,
+        allocated: resizing.Allocation | None = None,
+    ) -> None:
         self.services = services
-        self.pod = pod
+        self.desired = pod  # as the control plane wants it
         before = core_v1_pb2.PodStatus()
         before.CopyFrom(pod.status)
         self.memory = m.PodMemory(seen_at=services.env.now(), status=before, drained=services.drain is None)
+        self.memory.allocated = allocated = dict(allocated or resizing.allocated_before(pod))
+        self.memory.applied = {
+            container.id: allocated[container.name] for container in observed.containers if container.name in allocated
+        } | resizing.applied_ids(pod.status)
+        self.pod = resizing.with_resources(pod, self.memory.allocated)  # with what it is allocated
         self.sandboxes: dict[str, SandboxStatus] = {s.id: s for s in observed.sandboxes}
         self.containers: dict[str, ContainerStatus] = {c.id: c for c in observed.containers}
         self.dirty: dict[str, None] = dict.fromkeys([*self.sandboxes, *self.containers])
@@ -48,6 +60,17 @@ class PodState:
     @property
     def observed(self) -> m.Observed:
         return m.Observed(tuple(self.sandboxes.values()), tuple(self.containers.values()))
+
+    def want(self, pod: core_v1_pb2.Pod) -> None:
+        self.desired = pod
+        self.pod = resizing.with_resources(pod, self.memory.allocated)
+        self.wake.set()
+
+    def allocate(self) -> None:
+        """What is wanted."""
+        self.memory.allocated = resizing.of_spec(self.desired)
+        self.pod = self.desired
+        self.wake.set()
 
     def container(self, name: str, *, previous: bool = False) -> ContainerStatus | None:
         """The newest of that name, or the one before it."""

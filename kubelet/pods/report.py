@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from kubelet.pods import model as m
 from kubelet.pods.details import add_details
 from kubelet.pods.policy import should_restart
+from kubelet.pods.resizing import IN_PROGRESS, PENDING, same
 from kubelet.pods.states import Phase, Role, phase_after
 from kubelet.runtime.base import ContainerState, ContainerStatus
 from wherry.pb import core_v1_pb2, meta_v1_pb2
 
-OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+OWN_CONDITIONS = (
+    "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", PENDING, IN_PROGRESS
+)  # fmt: skip
 LOST_MESSAGE = "The container could not be located when the pod was terminated"
 
 
@@ -166,7 +169,8 @@ class Reporter:
             entry.image = newest.image or container.image
             entry.image_id = newest.image_id
             entry.container_id = self._container_id(newest)
-        add_details(entry, container, role, newest)
+        applied = self.memory.applied.get(newest.id) if newest is not None else None
+        add_details(entry, container, role, newest, applied)
         previous = history[1:]
         waiting = self.waiting.get(container.name)
         if newest is None or newest.state is ContainerState.CREATED:
@@ -288,6 +292,8 @@ class Reporter:
             else:
                 self._readiness(status)
         self._condition(status, "PodScheduled", True)
+        if phase is Phase.RUNNING or phase is Phase.PENDING:
+            self._resize_conditions(status)
         for condition in self.pod.status.conditions:
             if condition.type not in OWN_CONDITIONS and condition.type != "DisruptionTarget":
                 status.conditions.append(condition)
@@ -295,6 +301,26 @@ class Reporter:
             self._condition(status, "DisruptionTarget", True, "TerminationByKubelet", ended[1])
         else:
             status.conditions.extend(c for c in self.pod.status.conditions if c.type == "DisruptionTarget")
+
+    def to_resize(self) -> list[tuple[core_v1_pb2.Container, ContainerStatus]]:
+        """Running containers that have something else than what they are allocated."""
+        found = []
+        for container, role in self.containers:
+            newest = self.latest.get(container.name)
+            if role not in (Role.APP, Role.SIDECAR) or newest is None or newest.state is not ContainerState.RUNNING:
+                continue
+            applied = self.memory.applied.get(newest.id)
+            if applied is not None and not same(applied, container.resources):
+                found.append((container, newest))
+        return found
+
+    def _resize_conditions(self, status: core_v1_pb2.PodStatus) -> None:
+        if self.memory.resize_pending is not None:
+            self._condition(status, PENDING, True, *self.memory.resize_pending)
+        if self.to_resize():
+            failure = self.memory.resize_failure
+            reason, message = ("Error", failure.message) if failure is not None else ("", "")
+            self._condition(status, IN_PROGRESS, True, reason, message)
 
     def _incomplete_init(self, status: core_v1_pb2.PodStatus) -> list[str]:
         sidecars = {container.name for container, role in self.containers if role is Role.SIDECAR}

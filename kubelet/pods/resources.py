@@ -102,6 +102,20 @@ def pod_resources(pod: core_v1_pb2.Pod) -> Resources:
     )
 
 
+def larger(one: Resources, other: Resources) -> Resources:
+    """The more generous of both, limit by limit; 0 is no limit."""
+
+    def limit(left: int, right: int) -> int:
+        return max(left, right) if left and right else 0
+
+    return Resources(
+        cpu_shares=max(one.cpu_shares, other.cpu_shares),
+        cpu_quota=limit(one.cpu_quota, other.cpu_quota),
+        cpu_period=one.cpu_period,
+        memory_limit_bytes=limit(one.memory_limit_bytes, other.memory_limit_bytes),
+    )
+
+
 def _limited(container: core_v1_pb2.Container, resource: str) -> bool:
     return resource in container.resources.limits
 

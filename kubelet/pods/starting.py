@@ -14,9 +14,11 @@ from kubelet.pods.config import container_config, find_container, hostname_of, t
 from kubelet.pods.env import Found, environment, references
 from kubelet.pods.hooks import POST_START_LIMIT_S, run_hook
 from kubelet.pods.podstate import PodState
+from kubelet.pods.resizing import told, with_resources
+from kubelet.pods.resources import container_resources, larger, memory_bytes, pod_resources
 from kubelet.pods.services import ConfigError
 from kubelet.pods.states import Role
-from kubelet.runtime.base import ContainerState, ContainerStatus, RuntimeFailure
+from kubelet.runtime.base import ContainerState, ContainerStatus, Resources, RuntimeFailure
 from wherry.api.errors import APIError, NotFound
 from wherry.api.tasks import TaskGroup
 from wherry.pb import core_v1_pb2
@@ -69,6 +71,7 @@ class ContainerActions:
                 labels=config.labels, annotations=config.annotations,
             )  # fmt: skip
             memory.create_failures.pop(container.name, None)
+            memory.applied[created] = container.resources
             memory.images.pop(container.image, None)
             self._state.emit("Normal", "Created", f"Container created: {container.name}", _path(role, container))
             await self.start(container, role, created)
@@ -144,6 +147,46 @@ class ContainerActions:
             await services.runtime.stop_container(action.container_id, left_s, chosen)
         finally:
             self._state.dirty[action.container_id] = None
+
+    async def resize(self, action: m.ResizeContainers) -> None:
+        """The pod's own cgroup gives room first and takes it last. Each container that has got what it is allocated is noted:
+        after a failure, or killed in between, the next try goes on from there."""
+        state = self._state
+        services, pod, memory = state.services, state.pod, state.memory
+        wanted = pod_resources(pod)
+        applied = {
+            status.name: memory.applied[status.id]
+            for status in state.containers.values()
+            if status.id in action.container_ids and status.id in memory.applied
+        }
+        services.cgroups.create(pod, larger(wanted, pod_resources(with_resources(pod, applied))))
+        for container_id in action.container_ids:
+            status = state.containers.get(container_id)
+            found = find_container(pod, status.name) if status is not None else None
+            if status is None or found is None or status.state is not ContainerState.RUNNING:
+                continue
+            container, _ = found
+            given = container_resources(pod, container, services.node.memory_bytes)
+            await self._check_usage(container_id, given, memory.applied.get(container_id))
+            await services.runtime.update_resources(container_id, given)
+            memory.applied[container_id] = container.resources
+        services.cgroups.create(pod, wanted)
+        memory.resize_failure = None
+        state.emit("Normal", "ResizeCompleted", f"Pod resize completed: {told(pod)}")
+
+    async def _check_usage(
+        self, container_id: str, given: Resources, applied: core_v1_pb2.ResourceRequirements | None
+    ) -> None:
+        """A limit below what is used would be the death of the container. Raises RuntimeFailure."""
+        limit = given.memory_limit_bytes
+        if not limit or applied is None or limit >= memory_bytes(applied.limits) > 0:
+            return
+        for found in await self._state.services.runtime.stats():
+            if found.container_id == container_id and found.memory_working_set_bytes >= limit:
+                raise RuntimeFailure(
+                    f"attempting to set container memory limit ({limit}) below current usage "
+                    f"({found.memory_working_set_bytes})"
+                )
 
     def _pre_stop(self, action: m.KillContainer) -> tuple[core_v1_pb2.Container, core_v1_pb2.LifecycleHandler | None]:
         """From the spec; of an orphan, whose spec is gone, from the container's annotations."""

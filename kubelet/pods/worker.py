@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubelet.pods import model as m
+from kubelet.pods import resizing
 from kubelet.pods.config import find_container
 from kubelet.pods.images import ensure_image
 from kubelet.pods.plan import plan
@@ -42,13 +43,20 @@ class PodWorker:
     """Invariants: at most one task per action key; a container id moves only along `states.CONTAINER_MOVES`."""
 
     def __init__(
-        self, services: PodServices, pod: core_v1_pb2.Pod, observed: m.Observed | None = None, *, adopted: bool = False
+        self,
+        services: PodServices,
+        pod: core_v1_pb2.Pod,
+        observed: m.Observed | None = None,
+        *,
+        adopted: bool = False,
+        allocated: resizing.Allocation | None = None,
     ) -> None:
-        """`observed`: what the runtime already has of it. `adopted`: found running by a restarted agent."""
+        """`observed`: what the runtime already has of it. `adopted`: found running by a restarted agent. `allocated`: where
+        more is known of it than the status tells."""
         self._services = services
         self.adopted = adopted
         observed = observed or m.Observed()
-        self._state = PodState(services, pod, observed)
+        self._state = PodState(services, pod, observed, allocated)
         self.memory = self._state.memory
         self._acts = ContainerActions(self._state)
         self._found_running = {c.id for c in observed.containers if c.state is ContainerState.RUNNING}
@@ -65,8 +73,32 @@ class PodWorker:
     # -- from the agent; none of these wait
 
     def update(self, pod: core_v1_pb2.Pod) -> None:
-        if pod.metadata.resource_version != self.pod.metadata.resource_version or pod.spec != self.pod.spec:
-            self._state.pod = pod
+        before = self._state.desired
+        if pod.metadata.resource_version != before.metadata.resource_version or pod.spec != before.spec:
+            self._state.want(pod)
+
+    def wants_resize(self) -> bool:
+        """Whether the agent is to decide on one. A wish that is taken back leaves nothing to decide."""
+        if self._stage is not Stage.SYNCING or self.memory.removed or self.memory.ended is not None:
+            return False
+        wants = self._state.pod is not self._state.desired
+        if not wants and self.memory.resize_pending is not None:
+            self.memory.resize_pending = None
+            self._wake.set()
+        return wants
+
+    def decide_resize(self, refused: tuple[str, str] | None) -> None:
+        """The agent's answer: reason and message of one that has to wait."""
+        if refused is None:
+            self._state.allocate()
+            self.memory.resize_pending = self.memory.resize_failure = None
+            self._state.emit("Normal", "ResizeStarted", f"Pod resize started: {resizing.told(self.desired)}")
+        elif refused != self.memory.resize_pending:
+            reason, message = refused
+            if self.memory.resize_pending is None or self.memory.resize_pending[0] != reason:
+                told = resizing.told(self.desired, message)
+                self._state.emit("Warning", f"Resize{reason}", f"Pod resize {reason}: {told}")
+            self.memory.resize_pending = refused
             self._wake.set()
 
     def remove(self, grace_s: float | None = None) -> None:
@@ -114,6 +146,11 @@ class PodWorker:
     @property
     def pod(self) -> core_v1_pb2.Pod:
         return self._state.pod
+
+    @property
+    def desired(self) -> core_v1_pb2.Pod:
+        """As the control plane wants it; `pod` is with the resources that it is allocated."""
+        return self._state.desired
 
     @property
     def observed(self) -> m.Observed:
@@ -294,6 +331,8 @@ class PodWorker:
                 self.memory.drained = True
             case m.KillContainer():
                 await self._acts.kill(action)
+            case m.ResizeContainers():
+                await self._acts.resize(action)
             case m.StopSandbox():
                 await self._stop_sandbox(action.sandbox_id)
             case m.RemoveSandbox():
@@ -339,6 +378,11 @@ class PodWorker:
                 self._state.emit(
                     "Warning", "Failed", f"Error: {message}", f"spec.{action.role.field}{{{action.container}}}"
                 )
+            case m.ResizeContainers():
+                before = memory.resize_failure
+                memory.resize_failure = after(before, "Error")
+                if before is None or before.message != message:
+                    self._state.emit("Warning", "ResizeError", f"Pod resize error: {resizing.told(self.pod, message)}")
             case _:
                 log.warning("%s: %s: %s", self.pod.metadata.name, action.key, message)
                 self._not_before[action.key] = now + RETRY_S

@@ -9,6 +9,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,3 +241,55 @@ def test_web_pages_of_pods_and_services(kubectl: Kubectl) -> None:
         assert found
         with urllib.request.urlopen(f"http://{found[0]}{below}/services/web:80/proxy/", timeout=60) as page:
             assert page.read().decode() == f'<a href="{below}/services/web:80/proxy/sub/x">\n'
+
+
+SIZED = f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: sized}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: {IMAGE}
+    command: [sleep, "999999"]
+    resources: {{requests: {{cpu: 50m, memory: 16Mi}}, limits: {{cpu: 100m, memory: 32Mi}}}}
+    resizePolicy: [{{resourceName: memory, restartPolicy: RestartContainer}}]
+"""
+# Of cgroup v1 and of v2.
+QUOTA = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
+
+
+@versions(NEWEST)
+def test_a_pod_gets_more_while_it_runs(kubectl: Kubectl) -> None:
+    if "--subresource" not in kubectl.run("patch", "--help").stdout:
+        pytest.skip("this kubectl is too old for subresources")
+    kubectl("apply", "-f", "-", stdin=SIZED)
+    kubectl("wait", "--for=condition=Ready", "pod/sized", "--timeout=60s")
+
+    def resize(**resources: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        change = {"spec": {"containers": [{"name": "c", "resources": resources}]}}
+        return kubectl.run("patch", "pod", "sized", "--subresource=resize", "-p", json.dumps(change))
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(kubectl("get", "pod", "sized", "-o", "json"))["status"]
+        return found
+
+    def applied(name: str) -> str:
+        return str(status()["containerStatuses"][0].get("resources", {}).get("limits", {}).get(name))
+
+    assert kubectl("exec", "sized", "--", "sh", "-c", QUOTA) == "10000\n"
+    assert "patched" in resize(requests={"cpu": "60m"}, limits={"cpu": "200m"}).stdout
+    until(lambda: applied("cpu") == "200m")
+    assert kubectl("exec", "sized", "--", "sh", "-c", QUOTA) == "20000\n"
+    assert status()["containerStatuses"][0]["restartCount"] == 0
+    # Its policy wants a new container for memory.
+    assert "patched" in resize(limits={"memory": "64Mi"}).stdout
+    until(lambda: applied("memory") == "64Mi" and status()["containerStatuses"][0]["restartCount"] == 1)
+    assert "resource limits cannot be removed" in resize(limits={"cpu": None}).stderr  # type: ignore[dict-item]
+    assert "patched" in resize(requests={"cpu": "900"}, limits={"cpu": "900"}).stdout
+
+    def pending() -> str:
+        return "".join(item.get("message", "") for item in status()["conditions"] if item["type"] == "PodResizePending")
+
+    until(lambda: re.match(r"Node didn't have enough capacity: cpu, requested: 900000, capacity: \d+$", pending()))

@@ -58,6 +58,40 @@ def is_sidecar(container: core_v1_pb2.Container) -> bool:
     return container.restart_policy == "Always"
 
 
+def as_held(pod: core_v1_pb2.Pod) -> core_v1_pb2.Pod:
+    """The pod with what counts for its node while it is resized in place: for each container the most of what it wants (unless
+    its node can never give that), is allocated and runs with. Itself when these are the same."""
+    status = pod.status
+    more: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in (*status.container_statuses, *status.init_container_statuses):
+        if entry.allocated_resources or entry.resources.requests:
+            more[entry.name] = [entry.allocated_resources, entry.resources.requests]
+    spec = pod.spec
+    containers = [item for item in (*spec.containers, *spec.init_containers) if item.name in more]
+    if all(_same(container.resources.requests, held) for container in containers for held in more[container.name]):
+        return pod
+    infeasible = any(item.type == "PodResizePending" and item.reason == "Infeasible" for item in status.conditions)
+    made = core_v1_pb2.Pod()
+    made.CopyFrom(pod)
+    for container in (*made.spec.containers, *made.spec.init_containers):
+        amounts: dict[str, Any] = {} if infeasible and container.name in more else dict(container.resources.requests)
+        for held in more.get(container.name, ()):
+            for name in held:
+                if name not in amounts or quantity.compare(held[name], amounts[name]) > 0:
+                    amounts[name] = held[name]
+        strings = {name: amount.string for name, amount in amounts.items()}
+        container.resources.requests.clear()
+        for name, string in strings.items():
+            container.resources.requests[name].string = string
+    return made
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return len(one) == len(other) and all(
+        name in other and quantity.compare(one[name], other[name]) == 0 for name in one
+    )
+
+
 def pod_requests(pod: core_v1_pb2.Pod) -> dict[str, int]:
     return to_units(exact_requests(pod.spec))
 

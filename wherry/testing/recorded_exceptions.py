@@ -56,7 +56,6 @@ REGISTRY: dict[str, dict[int, str]] = {
     "flows": {
         44: CLIENT_ERROR,
         **dict.fromkeys((51, 52, 53, 54, 60), "of the HTTP front: sessions with a node"),
-        **dict.fromkeys((57, 58), "pods are not resized in place yet"),
         63: "the status of a quota is made by its first charge, or by the controller, which does not run here",
         **dict.fromkeys((77, 78, 80, 81, 82), POLICIES),
     },
@@ -90,8 +89,7 @@ OPENAPI = {
     r"PodSpec\.properties: with evictionResponders$": "of a later version than the recorded server",
     r"apps\.v1\.Deployment\.required: \['spec'\] instead of None$": "marked as required after the recorded version",
     r"parameters: without (ignoreStoreRead\w+|shardSelector)(,shardSelector)?$": "of features that are alpha or unsafe",
-    r"pods/\{name\}/proxy": "pods are not proxied to",
-    r"pods/\{name\}/resize": "pods are not resized in place yet",
+    r"(pods|services)/\{name\}/proxy": "what is below a proxy is the pod's to describe",
     r"^index (\.well-known|openid|version|apis?:|apis/[\w.]+:)": "paths that are no resources have no documents",
     r"^root /((health|live|ready)z/(poststarthook/|autoregister|etcd|loopback|informer|shutdown)|metrics/slis)": (
         "checks of components that are not here"
@@ -125,8 +123,6 @@ HISTORY = "of the history, or the future, of that cluster, part of which its wat
 UNCOMPARED: dict[tuple[str, int], str] = {
     **{("watch", number): HISTORY for number in (21, 23, 24, 25, 26, 27)},
     **{("expired", number): HISTORY for number in (1, 2, 4)},
-    ("flows", 57): "pods are not resized in place yet",
-    ("flows", 58): "pods are not resized in place yet",
     ("flows", 60): "there it is the server's error; see the tests of sessions with nodes",
     ("flows", 63): "the status of a quota is made by its first charge, or by the controller, which does not run there",
     ("scheduler", 4): "an empty cluster: see tests/unit/scheduler/test_cycle.py",

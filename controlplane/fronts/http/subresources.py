@@ -41,6 +41,7 @@ _ALL = {
     "log": Subresource(("get",), session=True),
     "portforward": Subresource(CONNECT, ("", "v1", "PodPortForwardOptions"), session=True),
     "proxy": Subresource(_ANY, ("", "v1", "NodeProxyOptions"), session=True, deep=True),
+    "resize": Subresource(READ_WRITE),
     "scale": Subresource(READ_WRITE, ("autoscaling", "v1", "Scale")),
     "status": Subresource(READ_WRITE),
     "token": Subresource(("create",), ("authentication.k8s.io", "v1", "TokenRequest")),

@@ -8,7 +8,7 @@ from typing import Any
 
 from controlplane.registry.defaults import pods as defaults
 from controlplane.registry.strategy import Strategy
-from controlplane.registry.validation import pod_updates, pod_warnings
+from controlplane.registry.validation import pod_resize, pod_updates, pod_warnings
 from controlplane.registry.validation import pods as validation
 from wherry.api import resources
 from wherry.api.errors import Cause
@@ -88,6 +88,8 @@ class Pods(Strategy):
             obj.spec.CopyFrom(old.spec)
             del obj.spec.ephemeral_containers[:]
             obj.spec.ephemeral_containers.extend(wanted)
+        elif subresource == "resize":
+            pod_resize.keep_the_rest(obj, old)
         self._count(obj, old)
 
     def _count(self, obj: Any, old: Any) -> None:
@@ -97,12 +99,14 @@ class Pods(Strategy):
 
     def validate(self, obj: Any) -> list[Cause]:
         raw = obj.spec.SerializeToString(deterministic=True)
-        return validation.pod(obj, spec_is_fine=len(raw) <= MAX_ALIKE_BYTES and _is_fine(raw))
+        return validation.new_pod(obj, spec_is_fine=len(raw) <= MAX_ALIKE_BYTES and _is_fine(raw))
 
     def check_update(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
         if not subresource and obj.spec == old.spec:
             return []  # labels, annotations, finalizers: no need to validate containers again
-        return Strategy.check_update(self, obj, old, subresource)
+        if subresource:
+            return Strategy.check_update(self, obj, old, subresource)
+        return [*validation.pod(obj), *self.validate_update(obj, old)]
 
     def validate_update(self, obj: Any, old: Any) -> list[Cause]:
         return pod_updates.update(obj, old)
@@ -113,6 +117,8 @@ class Pods(Strategy):
     def validate_subresource(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
         if subresource == "ephemeralcontainers":
             return pod_updates.ephemeral_containers(obj, old)
+        if subresource == "resize":
+            return pod_resize.resize(obj, old) or validation.pod(obj)
         return []
 
     def warnings(self, obj: Any, old: Any | None) -> list[str]:

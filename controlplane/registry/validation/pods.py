@@ -21,12 +21,17 @@ _MAX_DNS_SEARCHES = 32
 _MAX_DNS_SEARCH_CHARS = 2048
 
 
-def pod(obj: Any, *, spec_is_fine: bool = False) -> Causes:
+def new_pod(obj: Any, *, spec_is_fine: bool = False) -> Causes:
     """`spec_is_fine`: `spec` has found nothing wrong with it."""
-    causes: Causes = [] if spec_is_fine else spec(obj.spec, "spec")
-    causes += _annotations(obj.metadata, "metadata.annotations")
+    causes = pod(obj, spec_is_fine=spec_is_fine)
     if obj.spec.ephemeral_containers:
         causes.append(violations.forbidden("spec.ephemeralContainers", "cannot be set on create"))
+    return causes
+
+
+def pod(obj: Any, *, spec_is_fine: bool = False) -> Causes:
+    causes: Causes = [] if spec_is_fine else spec(obj.spec, "spec")
+    causes += _annotations(obj.metadata, "metadata.annotations")
     if obj.spec.scheduling_gates and obj.spec.node_name:
         detail = "cannot be set until all schedulingGates have been cleared"
         causes.append(violations.forbidden("spec.nodeName", detail))

@@ -123,6 +123,31 @@ def test_requests(spec: dict[str, Any], expected: dict[str, int]) -> None:
     assert resources.pod_requests(pod(**spec)) == expected
 
 
+@pytest.mark.parametrize(
+    ("spec", "allocated", "applied", "reason", "expected"),
+    [
+        ("1", "1", "1", "", 1000),
+        ("2", "1", "1", "", 2000),
+        ("1", "2", "2", "", 2000),
+        ("1", "1", "2", "", 2000),
+        ("2", "1", "1", "Deferred", 2000),
+        ("2", "1", "1", "Infeasible", 1000),
+    ],
+    ids=["as it is", "wants more", "wants less", "does not have less yet", "waits for room", "can never have it"],
+)
+def test_a_pod_that_is_resized_holds_the_most(
+    spec: str, allocated: str, applied: str, reason: str, expected: int
+) -> None:
+    given = pod(containers=[container({"cpu": spec})])
+    entry = {"name": "c", "allocatedResources": {"cpu": allocated}, "resources": {"requests": {"cpu": applied}}}
+    condition = {"type": "PodResizePending", "status": "True", "reason": reason}
+    status = {"containerStatuses": [entry], "conditions": [condition] if reason else []}
+    given.status.CopyFrom(codec.from_dict({"status": status}, core_v1_pb2.Pod).status)
+    held = resources.as_held(given)
+    assert resources.pod_requests(held) == {"cpu": expected}
+    assert (held is given) == (spec == allocated == applied)
+
+
 def test_limits_take_overhead_only_where_there_is_a_limit() -> None:
     given = pod(containers=[container({}, {"cpu": "1"})], overhead={"cpu": "1", "memory": "1Mi"})
     assert resources.pod_limits(given) == {"cpu": 2000}

@@ -559,3 +559,44 @@ async def test_addresses_are_given_back_only_when_the_runtime_has_lost_its_sandb
     world.start()
     await asyncio.sleep(5)
     assert world.network.asked == [set()]
+
+
+def _applied(world: World, name: str) -> str:
+    entries = world.control.statuses[name].container_statuses
+    return entries[0].resources.requests["cpu"].string if entries else ""
+
+
+def _resizing(world: World, name: str) -> dict[str, str]:
+    found = world.control.statuses[name].conditions
+    return {item.type: item.reason for item in found if item.type.startswith("PodResize")}
+
+
+async def test_a_pod_is_resized_in_place_when_there_is_room(world: World) -> None:
+    world.control.put(pod("a").cpu("1"))
+    world.control.put(pod("b").cpu("500m"))
+    await world.until(lambda: world.control.phase("a") == world.control.phase("b") == "Running")
+    before = await world.ids()
+    world.control.put(pod("a").version(2).cpu("1200m"))
+    await world.until(lambda: _applied(world, "a") == "1200m")
+    shares = {found.config.resources.cpu_shares for found in world.runtime._containers.values()}
+    assert shares == {1200 * 1024 // 1000, 512}
+    assert await world.ids() == before, "nothing was restarted"
+    # Two cores are all there is: one waits for the other, one will never have three.
+    world.control.put(pod("a").version(3).cpu("1800m"))
+    world.control.put(pod("b").version(3).cpu("3"))
+    await world.until(lambda: _resizing(world, "a") == {"PodResizePending": "Deferred"})
+    await world.until(lambda: _resizing(world, "b") == {"PodResizePending": "Infeasible"})
+    assert (_applied(world, "a"), _applied(world, "b")) == ("1200m", "500m")
+    # An agent that dies meanwhile knows from the status what is allocated.
+    for name in ("a", "b"):
+        made = world.control.pods[f"uid-default-{name}"]
+        made.status.CopyFrom(world.control.statuses[name])
+    await world.kill()
+    world.start()
+    await world.until(lambda: world.control.beats > 0)
+    await asyncio.sleep(30)
+    assert (_applied(world, "a"), _applied(world, "b")) == ("1200m", "500m")
+    assert await world.ids() == before
+    world.control.put(pod("b").version(4).cpu("500m").deleting(grace_s=1))
+    await world.until(lambda: _applied(world, "a") == "1800m")
+    assert _resizing(world, "a") == {}
