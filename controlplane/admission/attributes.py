@@ -36,6 +36,8 @@ def view(request: Request, uid: str, in_version: str = "") -> View:
         group, version, name = "policy", "v1", "Eviction"
         meta = {"name": request.name, "namespace": request.namespace}
         obj, old = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}, None
+    elif request.subresource == "binding":
+        group, version, name = "", "v1", "Binding"
     elif request.session is not None:
         group, version, name = "", "v1", str(request.session["kind"])
         obj, old = request.session, None

@@ -35,8 +35,15 @@ if TYPE_CHECKING:
     from controlplane.admission.webhooks.base import Transport
     from controlplane.admission.webhooks.dispatch import Dispatcher
     from wherry.api.context import Env
+    from wherry.api.kinds import Kind
 
 _REGISTRATION = "admissionregistration.k8s.io"
+_REGISTRATIONS = {
+    "mutatingadmissionpolicies": "MutatingAdmissionPolicy",
+    "mutatingwebhookconfigurations": "MutatingWebhookConfiguration",
+    "validatingadmissionpolicies": "ValidatingAdmissionPolicy",
+    "validatingwebhookconfigurations": "ValidatingWebhookConfiguration",
+}
 # Kinds of the core group whose use is more than their number.
 _MEASURED = ("pods", "services", "persistentvolumeclaims")
 # Never counted: they come and go by themselves.
@@ -125,6 +132,9 @@ class Chain:
     async def validate(self, request: Request) -> None:
         for plugin in self._plugins:
             await plugin.validate(request, self._lookup)
+        await self._validate_outside(request)
+
+    async def _validate_outside(self, request: Request) -> None:
         policies = await self._enforcer()
         if policies is not None:
             await policies.validate(request)
@@ -138,6 +148,29 @@ class Chain:
         if hooks is not None:
             await hooks.mutate(request, {})
         await self.validate(request)
+
+    async def concerns(self, kind: Kind, subresource: str, operation: str) -> bool:
+        """Whether a rule of a webhook or a policy names this at all: for what comes in batches, and costs nothing otherwise."""
+        if self._outside is None or not await self._lookup.present(_REGISTRATION):
+            return False
+        from controlplane.admission import matching
+
+        for plural, name in _REGISTRATIONS.items():
+            if not await self._lookup.present(_REGISTRATION, plural):
+                continue
+            for found in await self._lookup.all(f"{_REGISTRATION}/v1", name):
+                if matching.names(found, kind, subresource, operation):
+                    return True
+        return False
+
+    async def ask_outside(self, request: Request) -> bool:
+        """Webhooks and policies alone, of a request in which the plugins have no say; whether they have changed its object."""
+        policies = await self._mutating()
+        changed = policies is not None and await policies.mutate(request)
+        hooks = await self._dispatcher("mutatingwebhookconfigurations")
+        hooked = hooks is not None and await hooks.mutate(request, {})
+        await self._validate_outside(request)
+        return changed or hooked
 
     async def _dispatcher(self, plural: str) -> Dispatcher | None:
         """None when nobody has such a configuration."""

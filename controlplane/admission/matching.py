@@ -7,6 +7,7 @@ from typing import Any
 
 from controlplane.admission.base import Request
 from wherry.api import labels
+from wherry.api.kinds import Kind
 
 GROUP = "admissionregistration.k8s.io"
 
@@ -38,6 +39,20 @@ def matched_named(rules: Iterable[Any], request: Request, among: Iterable[str]) 
     """The same for NamedRuleWithOperations."""
     mine = [rule for rule in rules if not rule.resource_names or request.name in rule.resource_names]
     return matched([rule.rule_with_operations for rule in mine], request, among)
+
+
+def names(registration: Any, kind: Kind, subresource: str, asked: str) -> bool:
+    """Whether a rule of a webhook configuration or a policy names such requests, whatever its selectors say."""
+    if registration.DESCRIPTOR.name.endswith("WebhookConfiguration"):
+        rules = [rule for hook in registration.webhooks for rule in hook.rules]
+    else:
+        rules = [item.rule_with_operations for item in registration.spec.match_constraints.resource_rules]
+    return any(
+        _has(rule.operations, asked)
+        and _has(rule.rule.api_groups, kind.group)
+        and any(_resource(pattern, kind.plural, subresource) for pattern in rule.rule.resources)
+        for rule in rules
+    )
 
 
 def _matches(rule: Any, request: Request, version: str) -> bool:

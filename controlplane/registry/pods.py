@@ -7,7 +7,7 @@ compare-and-puts: a pod that has changed meanwhile is tried once more on its new
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from controlplane.registry.base import BindResult, RequestContext
 from controlplane.registry.state import Entry, Served, State
 from controlplane.registry.writes import MODIFIED, Extra, Writer, conflict, not_found
 from controlplane.store.base import BatchItem, Compare, Delete, Operation, Put
-from wherry.api import meta
+from wherry.api import apply, meta
 from wherry.api.errors import APIError, BadRequest, Conflict, ServiceUnavailable
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2
 
@@ -56,6 +56,10 @@ class PodOperations:
         def record(index: int, revision: int, error: Exception | None) -> None:
             results[index] = BindResult(revision, error)
 
+        if await self._chain.concerns(self._pods.kind, "binding", "CREATE"):
+            bindings, errors = await self._reviewed(ctx, bindings)
+        else:
+            errors = {}
         items = [
             _Item(
                 index,
@@ -63,10 +67,44 @@ class PodOperations:
                 lambda entry, request=request: self._bound(request, entry, now),  # type: ignore[misc]
             )
             for index, request in enumerate(bindings)
+            if index not in errors
         ]
+        for index, error in errors.items():
+            record(index, 0, error)
         names = [request.name for request in bindings]
         await self._run(items, names, record, lambda name: conflict(self._pods.kind, name), dry_run=ctx.dry_run)
         return results
+
+    async def _reviewed(
+        self, ctx: RequestContext, bindings: Sequence[pods_pb2.BindRequest]
+    ) -> tuple[list[pods_pb2.BindRequest], dict[int, Exception]]:
+        """What webhooks and policies make of the bindings, and those that they refuse."""
+        found = list(bindings)
+
+        async def ask(index: int) -> None:
+            given = bindings[index]
+            binding = core_v1_pb2.Binding()
+            binding.metadata.name, binding.metadata.namespace = given.name, given.namespace
+            binding.metadata.uid = given.uid
+            binding.target.kind, binding.target.name = "Node", given.node
+            request = self._request(ctx, "CREATE", "binding", given.namespace, given.name, binding, None)
+            if await self._chain.ask_outside(request):
+                found[index] = pods_pb2.BindRequest()
+                found[index].CopyFrom(given)
+                found[index].node = binding.target.name
+
+        return found, await _each(range(len(bindings)), ask)
+
+    def _request(
+        self, ctx: RequestContext, operation: admission.Operation, subresource: str, namespace: str, name: str, obj: Any,
+        old: Any,
+    ) -> admission.Request:  # fmt: skip
+        request = admission.Request(
+            operation, self._pods.kind, subresource, namespace, name, obj, old, ctx.identity, ctx.dry_run, ctx.warnings,
+            ctx.annotations,
+        )  # fmt: skip
+        request.merge_type = lambda: apply.type_of(type(obj))
+        return request
 
     def _bound(self, request: pods_pb2.BindRequest, entry: Entry, now: float) -> tuple[tuple[Compare, ...], Operation]:
         kind, name = self._pods.kind, request.name
@@ -107,8 +145,15 @@ class PodOperations:
         def record(index: int, revision: int, error: Exception | None) -> None:
             results[index] = error
 
+        if await self._chain.concerns(self._pods.kind, "status", "UPDATE"):
+            updates, errors = await self._reviewed_statuses(ctx, updates)
+        else:
+            errors = {}
         items = []
         for index, (namespace, name, uid, status, terminated) in enumerate(updates):
+            if index in errors:
+                results[index] = errors[index]
+                continue
             key = keys.key(self._pods.kind, namespace, name)
             request = admission.Request("UPDATE", self._pods.kind, "status", namespace, name, None, None, ctx.identity)
             items.append(_Item(index, key, self._status_step(request, key, uid, status, terminated)))
@@ -116,6 +161,31 @@ class PodOperations:
         busy = ServiceUnavailable("the pod changes faster than its status can be written; try again", retry_after_s=1)
         await self._run(items, [name for _, name, *_ in updates], record, lambda name: busy, dry_run=ctx.dry_run)
         return results
+
+    async def _reviewed_statuses(
+        self, ctx: RequestContext, updates: Sequence[tuple[str, str, str, Any, bool]]
+    ) -> tuple[list[tuple[str, str, str, Any, bool]], dict[int, Exception]]:
+        """What webhooks and policies make of the statuses, and those that they refuse. One that is written after the pod has
+        changed once more is not put before them again: what they have seen is what the node has said."""
+        found = list(updates)
+        cache = await self._state.fresh(self._pods)
+
+        async def ask(index: int) -> None:
+            namespace, name, uid, status, terminated = updates[index]
+            entry = cache.get(keys.key(self._pods.kind, namespace, name))
+            if entry is None:
+                return  # there is nothing to write to
+            old = core_v1_pb2.Pod.FromString(entry.value)
+            pod = core_v1_pb2.Pod()
+            pod.CopyFrom(old)
+            pod.status.CopyFrom(status)
+            self._pods.strategy.prepare_status(pod, old)
+            request = self._request(ctx, "UPDATE", "status", namespace, name, pod, old)
+            self._chain.check_node(request)
+            if await self._chain.ask_outside(request):
+                found[index] = namespace, name, uid, pod.status, terminated
+
+        return found, await _each(range(len(updates)), ask)
 
     def _status_step(
         self, request: admission.Request, key: str, uid: str, status: Any, terminated: bool
@@ -257,6 +327,19 @@ class _BudgetGuard:
 
     def exhausted(self) -> Exception:
         return evictions.refusal("The disruption budget changes faster than it can be asked; try again")
+
+
+async def _each(indices: Sequence[int], ask: Callable[[int], Awaitable[None]]) -> dict[int, Exception]:
+    """Asks for all, so many at a time; the refusals. Anything else that goes wrong is raised."""
+    errors: dict[int, Exception] = {}
+    for start in range(0, len(indices), _SLICE):
+        part = indices[start : start + _SLICE]
+        for index, error in zip(part, await asyncio.gather(*map(ask, part), return_exceptions=True), strict=True):
+            if isinstance(error, APIError):
+                errors[index] = error
+            elif error is not None:
+                raise error
+    return errors
 
 
 def binding_request(namespace: str, name: str, obj: Any) -> pods_pb2.BindRequest:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from controlplane.registry.base import Identity, RequestContext
 from controlplane.server import Options
 from wherry.api.context import Env
 from wherry.cli.server import _own_address
+from wherry.pb.core_v1_pb2 import PodStatus
+from wherry.pb.pods_pb2 import BindRequest
 from wherry.testing.eventually import eventually
 from wherry.testing.https import Caller, Https, https
 from wherry.testing.webhook import HookServer, hook_server, patch
@@ -399,3 +402,56 @@ async def test_the_quota_controller_counts_custom_resources() -> None:
         await eventually(counted, 60.0)
         refused = await admin.ask("POST", boats, {**boat, "metadata": {"name": "c"}})
         assert refused.status == 403
+
+
+async def test_bindings_and_statuses_are_put_before_hooks_that_name_them(
+    admin: Caller, front: Https, server: HookServer
+) -> None:
+    """Both come in batches, from the scheduler and from nodes. Nobody is asked who has not asked for them."""
+    registry = front.plane.registry
+    scheduler = RequestContext(Identity("system:kube-scheduler", ("system:authenticated",)))
+    node = RequestContext(Identity("system:node:n2", ("system:nodes", "system:authenticated")))
+    for name in ("a", "b", "c"):
+        pod = {"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+        assert (await admin.ask("POST", "/api/v1/namespaces/default/pods", pod)).status == 201
+    server.decide["/moves"] = add("/target/name", "n2")
+    server.decide["/refuses"] = lambda asked: {"allowed": asked["name"] != "b", "status": {"message": "not b"}}
+    await configure(
+        admin, "Validating", "other", {"clientConfig": server.config("/refuses"), "rules": [rule("configmaps")]}
+    )
+    (first,) = await registry.bind(scheduler, [BindRequest(namespace="default", name="c", node="n1")])
+    assert (first.error, server.requests) == (None, [])
+    hook = {"clientConfig": server.config("/moves"), "rules": [rule("pods/binding")]}
+    await configure(admin, "Mutating", "moves", hook)
+    hook = {"clientConfig": server.config("/refuses"), "rules": [rule("pods/binding"), rule("pods/status")]}
+    await configure(admin, "Validating", "refuses", hook)
+    bound = await registry.bind(
+        scheduler, [BindRequest(namespace="default", name=name, node="n1") for name in ("a", "b")]
+    )
+    assert bound[0].error is None
+    assert 'admission webhook "refuses.hooks.example" denied the request: not b' in str(bound[1].error)
+    asked = [item for item in server.requests if item["subResource"] == "binding"]
+    assert len(asked) == 4
+    assert all(
+        (item["operation"], item["object"]["kind"], item["kind"]["kind"]) == ("CREATE", "Binding", "Binding")
+        for item in asked
+    )
+    pods = {
+        item["metadata"]["name"]: item
+        for item in (await admin.ask("GET", "/api/v1/namespaces/default/pods")).json["items"]
+    }
+    assert {name: pods[name]["spec"].get("nodeName") for name in "abc"} == {"a": "n2", "b": None, "c": "n1"}
+    server.requests.clear()
+    server.decide["/refuses"] = lambda asked: {
+        "allowed": asked["object"]["status"]["phase"] != "Failed", "status": {"message": "never"},
+    }  # fmt: skip
+    for phase, refused in (("Running", False), ("Failed", True)):
+        status = PodStatus(phase=phase)
+        (error,) = await registry.update_pod_statuses(
+            node, [("default", "a", pods["a"]["metadata"]["uid"], status, False)]
+        )
+        assert ("never" in str(error)) is refused
+    assert [item["subResource"] for item in server.requests] == ["status", "status"]
+    assert server.requests[0]["oldObject"]["status"]["phase"] == "Pending"
+    answer = await admin.ask("GET", "/api/v1/namespaces/default/pods/a")
+    assert answer.json["status"]["phase"] == "Running"
