@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from kubelet import admission, eviction
 from kubelet.cgroups import PodCgroups
 from kubelet.checkpoint import Checkpoints
+from kubelet.clock import ClockWatch
 from kubelet.files import PodFiles
 from kubelet.housekeeping import Housekeeping
 from kubelet.inventory import Inventory, release_addresses
@@ -55,7 +56,7 @@ from wherry.api.errors import AlreadyExists, Conflict, NotFound
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import Transport
 from wherry.client.client import Client
-from wherry.client.events import EventRecorder
+from wherry.client.events import NORMAL, WARNING, EventRecorder
 from wherry.pb import core_v1_pb2, nodelink_pb2
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ ENDS = ("exited", "oom", "deleted")  # kinds of runtime events that tell what no
 WORKER_RETRY_S = 5.0
 READY_POLL_S, READY_CHECK_S = 0.2, 5.0
 NODE_STATUS_S = 300.0
+WRONG_CLOCK_STATUS_S = 10.0  # its acknowledgement tells when the clock was set
 TERMINAL = (Phase.SUCCEEDED.value, Phase.FAILED.value)
 
 
@@ -119,6 +121,7 @@ class Agent:
         self.checkpoints = Checkpoints(root)
         routes = options.traffic and root is not None
         hello = nodelink_pb2.Hello(node_name=options.node_name, agent_version=agent_version(), routes_services=routes)
+        self.clock = ClockWatch()
         self.link = ControlLink(env, transport, hello, self.statuses, self)
         self.sessions = Sessions(env, transport, runtime, self._find, self._stats())
         self._workers: dict[str, PodWorker] = {}
@@ -356,13 +359,14 @@ class Agent:
     async def _watch_readiness(self) -> None:
         """The Ready condition: asked for often until it is there, then now and then."""
         loop = asyncio.get_running_loop()
-        next_report = 0.0
+        reported = -NODE_STATUS_S
         while True:
             problem = await self._readiness()
-            if problem != self.report.not_ready or self._report_now.is_set() or loop.time() >= next_report:
+            due = reported + (WRONG_CLOCK_STATUS_S if self.clock.wrong else NODE_STATUS_S)
+            if problem != self.report.not_ready or self._report_now.is_set() or loop.time() >= due:
                 self._report_now.clear()
                 self.report.not_ready = problem
-                next_report = loop.time() + NODE_STATUS_S
+                reported = loop.time()
                 self.link.put_node_status(self.report.status(self.env.now()))
             try:
                 async with asyncio.timeout(READY_POLL_S if problem else READY_CHECK_S):
@@ -531,6 +535,12 @@ class Agent:
     def on_routes_settled(self, request: int, missing: list[str]) -> None:
         if self.drain is not None:
             self.drain.on_settled(request, missing)
+
+    def on_server_time(self, sent: float, received: float, theirs: float) -> None:
+        said = self.clock.observe(sent, received, theirs)
+        if said:
+            log.warning("%s", said)
+            self._emit_of_node(WARNING if self.clock.wrong else NORMAL, "ClockSkew", said)
 
     # -- for tests and simulation
 

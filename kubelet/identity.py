@@ -22,6 +22,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from kubelet.clock import certificate_problem
 from kubelet.link import SESSION
 from wherry.api.context import Env
 from wherry.api.errors import APIError, ServiceUnavailable, Unauthorized
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 JOIN = "/wherry.v1.NodeLink/Join"
 JOIN_TIMEOUT_S = 15.0
 RENEW_RETRY_S = 60.0  # or a twentieth of the lifetime
+LOOK_S = 60.0
 CLOSE_AFTER_S = 1.0
 
 
@@ -295,14 +297,21 @@ async def keep_renewing(
     env: Env, transport: RenewingTransport, store: IdentityStore, node_name: str, redial: Callable[[], None]
 ) -> None:
     """The identity that `transport` shows, until cancelled. `redial` makes the control stream show the new one. A failure is
-    tried again every minute; the certificate lives on for weeks at that point."""
+    tried again every minute; the certificate lives on for weeks at that point. So is a new one that is due as soon as it is
+    there: then our clock is wrong."""
     jitter = env.rng.random()
+    told = ""
     while True:
         identity = transport.identity
-        wait_s = identity.renew_at(jitter) - env.now()
+        now = env.now()
+        problem = certificate_problem(identity.not_before, identity.not_after, now)
+        if problem and not told:
+            log.error("%s", problem)
+        told = problem
+        wait_s = identity.renew_at(jitter) - now
         # The wall clock may jump: look again now and then.
         if wait_s > 0:
-            await asyncio.sleep(min(wait_s, 3600.0))
+            await asyncio.sleep(min(wait_s, LOOK_S))
             continue
         try:
             renewed = await join(transport, node_name, "", identity.ca)
@@ -311,6 +320,9 @@ async def keep_renewing(
             redial()
             log.info("the node's certificate was renewed")
             jitter = env.rng.random()
+            if renewed.renew_at(jitter) <= env.now():
+                log.warning("the new certificate is to be renewed at once by this node's clock, which is ahead")
+                await asyncio.sleep(min(RENEW_RETRY_S, renewed.lifetime_s / 20))
         except (APIError, IdentityError, OSError) as error:
             log.warning("the node's certificate could not be renewed yet: %s", error)
             await asyncio.sleep(min(RENEW_RETRY_S, identity.lifetime_s / 20))

@@ -42,6 +42,7 @@ class Handler(Protocol):
     def on_close_session(self, session_id: str) -> None: ...
     def on_routes_query(self, query: int, revision: int) -> None: ...
     def on_routes_settled(self, request: int, missing: list[str]) -> None: ...
+    def on_server_time(self, sent: float, received: float, theirs: float) -> None: ...
 
 
 class ControlLink:
@@ -63,6 +64,7 @@ class ControlLink:
         self._node_status_sent = True
         self._work = asyncio.Event()
         self._sequence = 0
+        self._sent_at = 0.0  # our clock when the batch with `_sequence` went
         self._acknowledged = asyncio.Event()
         self.connected = False
         self._outgoing: list[nodelink_pb2.AgentMessage] = []
@@ -163,6 +165,7 @@ class ControlLink:
         elif which == "ack":
             if message.ack.sequence >= self._sequence:
                 self._acknowledged.set()
+                self._handler.on_server_time(self._sent_at, self._env.now(), message.ack.server_time)
             self._handler.on_unknown(list(message.ack.unknown))
         elif which == "open_session":
             self._handler.on_open_session(message.open_session)
@@ -217,6 +220,7 @@ class ControlLink:
                 continue
             self._sequence += 1
             batch.sequence = self._sequence
+            self._sent_at = self._env.now()
             self._acknowledged.clear()
             await self._send(stream, lock, nodelink_pb2.AgentMessage(status=batch))
 

@@ -20,6 +20,7 @@ from controlplane.nodelink.nodestatus import write_node_status
 from controlplane.nodelink.routing import Routing
 from controlplane.registry.base import ListOptions, RegistryAPI, WatchBatch, WatchOptions
 from wherry.api import kinds
+from wherry.api.context import Env
 from wherry.api.errors import APIError, BadRequest, Conflict, Expired, NotFound, ServiceUnavailable
 from wherry.api.tasks import TaskGroup
 from wherry.pb import core_v1_pb2, nodelink_pb2
@@ -44,6 +45,7 @@ class Connection:
         commits: Commits,
         heartbeats: Heartbeats,
         routing: Routing,
+        env: Env,
     ) -> None:
         self.node = node
         self.hello = hello
@@ -54,6 +56,7 @@ class Connection:
         self._commits = commits
         self._heartbeats = heartbeats
         self._routing = routing
+        self._env = env
         self._kind = kinds.by_name("v1", "Pod")
         self._pods: dict[tuple[str, str], str] = {}
         self._listed = asyncio.Event()
@@ -132,6 +135,7 @@ class Connection:
             ack = nodelink_pb2.StatusAck(
                 sequence=sequence,
                 unknown=[nodelink_pb2.PodKey(namespace=key[0], name=key[1], uid=key[2]) for key in unknown],
+                server_time=self._env.now(),
             )
             await self.outbox.put(nodelink_pb2.ControlMessage(ack=ack))
 

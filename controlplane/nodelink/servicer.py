@@ -56,6 +56,7 @@ class NodeLinkServicer:
     def __init__(
         self, env: Env, registry: RegistryAPI, commits: Commits, heartbeats: Heartbeats, joiner: Joiner | None
     ) -> None:
+        self._env = env
         self._registry = registry
         self._commits = commits
         self._heartbeats = heartbeats
@@ -110,7 +111,9 @@ class NodeLinkServicer:
         node = _authenticated(call, hello.node_name)
         if self.monitor is None:
             raise ServiceUnavailable("the node link has not started yet")
-        connection = Connection(node, hello, call, self._registry, self._commits, self._heartbeats, self._routing)
+        connection = Connection(
+            node, hello, call, self._registry, self._commits, self._heartbeats, self._routing, self._env
+        )
         settings = await self.monitor.welcome(node)
         older = self._connections.get(node)
         self._connections[node] = connection

@@ -480,13 +480,17 @@ def _connector(arguments: argparse.Namespace) -> Callable[[Identity], Transport]
 
 async def _identity(arguments: argparse.Namespace, env: Env, store: IdentityStore, name: str) -> Identity:
     """The stored one while it is valid; else joins."""
+    from kubelet.clock import certificate_problem
     from kubelet.identity import IdentityError, fetch_ca, join_with_patience
     from wherry.client.grpc import TLS, GrpcTransport
 
     known = store.load()
     if known is not None and env.now() < known.not_after:
         return known
-    why = "this node has not joined a cluster yet" if known is None else "the node's certificate has expired"
+    why = "this node has not joined a cluster yet"
+    if known is not None:
+        why = certificate_problem(known.not_before, known.not_after, env.now())
+        log.warning("%s", why)
     token = _read_token(arguments.token)
     if not token:
         raise IdentityError(f"{why}: --token is needed (`wherry token create` makes one)")

@@ -7,6 +7,7 @@ import random
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,3 +110,32 @@ def test_of_a_short_certificate_little_is_in_the_past_and_a_ca_near_its_end_is_t
     ca_end = authority.certificate.not_valid_after_utc.timestamp()
     assert "the cluster's CA ends in 10 days" in authority.warning(ca_end - 10 * DAY_S)
     assert "the cluster's CA has ended" in authority.warning(ca_end + 1)
+
+
+async def test_a_clock_that_is_far_ahead_does_not_make_it_renew_without_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What it gets is due at once again."""
+    joins = 0
+    waits: list[float] = []
+    old = Identity(b"k", b"c", b"ca", "c", 0, 1000)
+
+    async def join(*_: object) -> Identity:
+        nonlocal joins
+        joins += 1
+        return old
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(identity_module, "join", join)
+    monkeypatch.setattr(identity_module.asyncio, "sleep", sleep)
+    transport: Any = SimpleNamespace(identity=old, replace=lambda _: None)
+    with pytest.raises(asyncio.CancelledError):
+        await identity_module.keep_renewing(
+            Env(now=lambda: 900.0), transport, IdentityStore(tmp_path), "n1", lambda: None
+        )
+    assert joins == 3
+    assert waits == [50, 50, 50]
