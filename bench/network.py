@@ -6,7 +6,8 @@ A real cluster of two nodes (network namespaces of this machine) with a pod on e
 through a Service's address; the floor is a TCP stream between two namespaces on a bare bridge with bare veths, by the same
 programs, measured in turn. One endpoint more with 10, 1,000 and 10,000 Services (the floor: an nft process that changes one
 element of an empty table). DNS answers per second (the floor: a Python process that echoes datagrams). From the creation of a
-Service to its first answer. Medians.
+Service to its first answer. From `make compose-up`, with its image built, to all three nodes Ready (the floor: `docker-compose
+up` of as many containers that do nothing; --no-compose leaves it out). Medians.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,11 +28,18 @@ from pathlib import Path
 from bench._measure import closing
 from wherry.api import codec
 from wherry.pb import core_v1_pb2
+from wherry.testing.compose import ComposeCluster
+from wherry.testing.dockerd import Dockerd
 from wherry.testing.local import IMAGE, LocalCluster, is_ready, until
 
 HERE = Path(__file__).parents[1]
 PORT = "9100"
 SERVICES = (10, 1_000, 10_000)
+# The same four containers, networks and volumes, with nothing in them.
+IDLE = "services:\n" + "".join(
+    f"  {name}: {{entrypoint: [sh, -c, exec sleep infinity], stop_signal: SIGKILL}}\n"
+    for name in ("control-plane", "node-1", "node-2", "node-3")
+)
 BARE = f"wb{os.getpid() % 100000}"
 
 
@@ -206,22 +215,54 @@ async def first_answers(cluster: LocalCluster, runs: int) -> None:
     closing("network first answer", statistics.median(times), "s", floor, f"the creation alone, {floor:.3g} s")
 
 
+def compose_ready(runs: int) -> None:
+    """On a Docker daemon of its own, whose containers, volumes and networks are made anew every time."""
+    dockerd = Dockerd("--bridge", "none")
+    times, floors = [], []
+    try:
+        dockerd.start()
+        dockerd.build_images()
+        for _ in range(runs):
+            with tempfile.TemporaryDirectory() as folder:
+                for found, extra in ((floors, IDLE), (times, "")):
+                    cluster = ComposeCluster(dockerd, Path(folder) / "cluster", extra=extra)
+                    try:
+                        found.append(seconds(cluster.containers_up if extra else cluster.up))
+                    finally:
+                        cluster.down()
+    finally:
+        dockerd.stop()
+    floor = statistics.median(floors)
+    closing(
+        "network compose", statistics.median(times), "s to all nodes Ready", floor, f"containers alone, {floor:.3g} s"
+    )
+
+
 def run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench network", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of throughput")
     parser.add_argument("--runs", type=int, default=3, help="of each measurement; the median counts")
+    parser.add_argument("--no-compose", action="store_true", help="without the compose cluster")
+    parser.add_argument("--only-compose", action="store_true", help="nothing but the compose cluster")
     arguments = parser.parse_args(argv)
     load, _, _ = os.getloadavg()
+    if not arguments.only_compose:
+        pod_network(arguments.seconds, arguments.runs)
+    if not arguments.no_compose:
+        compose_ready(arguments.runs)
+    print(f"load average before: {load:.1f}")
+
+
+def pod_network(duration_s: float, runs: int) -> None:
     cluster = LocalCluster(2, "b")
     try:
         cluster.up()
         for name, node in (("client", "node-1"), ("near", "node-1"), ("far", "node-2")):
             cluster.apply(pod_manifest(name, node))
         until(lambda: all(is_ready(cluster.json("pod", name)) for name in ("client", "near", "far")))
-        ways(cluster, arguments.seconds, arguments.runs)
-        names(cluster, arguments.seconds, arguments.runs)
-        asyncio.run(first_answers(cluster, max(arguments.runs, 5)))
+        ways(cluster, duration_s, runs)
+        names(cluster, duration_s, runs)
+        asyncio.run(first_answers(cluster, max(runs, 5)))
     finally:
         cluster.down()
-    endpoints(arguments.runs)
-    print(f"load average before: {load:.1f}")
+    endpoints(runs)

@@ -21,9 +21,16 @@ class ComposeCluster:
     """`up` does what `make compose-up` does; `down` what `make compose-down` does. Commands run on the daemon's "host"."""
 
     def __init__(
-        self, dockerd: Dockerd, directory: Path, *, replicas: int = 1, image: str = "wherry:dev", extra: str = ""
+        self,
+        dockerd: Dockerd,
+        directory: Path,
+        *,
+        replicas: int = 1,
+        image: str = "wherry:dev",
+        extra: str = "",
+        compose: str = "",
     ) -> None:
-        """`extra`: a compose file that changes what the first says."""
+        """`extra`: a compose file that changes what the first says. `compose`: the command; that which is installed."""
         self.dockerd = dockerd
         self.project = f"wherry{replicas}"
         self.directory = directory
@@ -31,9 +38,22 @@ class ComposeCluster:
         self._environment = {
             "COMPOSE_PROJECT_NAME": self.project, "WHERRY_COMPOSE_DIR": str(directory), "WHERRY_IMAGE": image,
             "REPLICAS": str(replicas), "PYTHONPATH": str(ROOT), "WHERRY": str(directory / "wherry"),
+            "COMPOSE": compose,
         }  # fmt: skip
 
     def up(self) -> str:
+        """Returns when all nodes are Ready."""
+        self._prepare()
+        return self._script("up")
+
+    def containers_up(self) -> None:
+        """No more than that its containers run."""
+        self._prepare()
+        files = [str(ROOT / "deploy" / "compose.yaml"), self._environment["WHERRY_COMPOSE_EXTRA"]]
+        words = [word for file in files for word in ("-f", file)]
+        self.dockerd.host("docker-compose", *words, "-p", self.project, "up", "-d", env=self._environment)
+
+    def _prepare(self) -> None:
         require_binary("docker-compose", "docker-compose")
         self.directory.mkdir(parents=True, exist_ok=True)
         if self._extra:
@@ -43,10 +63,22 @@ class ComposeCluster:
         command = self.directory / "wherry"  # this checkout's, wherever the virtual environment is
         command.write_text(f'#!/bin/sh\nexec {" ".join(MAIN)} "$@"\n')
         command.chmod(0o755)
-        return self._script("up")
 
     def down(self) -> None:
         self._script("down")
+
+    def left(self) -> dict[str, list[str]]:
+        """What there still is of it after `down`, on Docker's side and on the host's."""
+        of_project = ("--filter", f"label=com.docker.compose.project={self.project}", "--quiet")
+        found = {
+            "containers": self.dockerd.docker("ps", "--all", *of_project).stdout.split(),
+            "volumes": self.dockerd.docker("volume", "ls", *of_project).stdout.split(),
+            "networks": self.dockerd.docker("network", "ls", *of_project).stdout.split(),
+            "links": [name for name in self.dockerd.links() if name.startswith(("br-", "veth"))],
+            "mounts": [place for place in self.dockerd.mounts() if "/overlay2/" in place or "/volumes/" in place],
+            "processes": self.dockerd.container_processes(),
+        }
+        return {what: names for what, names in found.items() if names}
 
     def _script(self, word: str) -> str:
         path = str(ROOT / "deploy" / "compose-up")

@@ -102,6 +102,28 @@ class Dockerd:
         if done.returncode:
             raise AssertionError(f"deploy/images: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 
+    # -- what it has of containers
+
+    def links(self) -> list[str]:
+        """Of "the host"."""
+        return [line.split(":")[1].split("@")[0].strip() for line in self.host("ip", "-o", "link").stdout.splitlines()]
+
+    def mounts(self) -> list[str]:
+        """In its mount namespace."""
+        assert self._process is not None
+        lines = Path(f"/proc/{self._process.pid}/mounts").read_text().splitlines()
+        return [place for place in (line.split()[1] for line in lines) if place.startswith(str(self.directory))]
+
+    def container_processes(self) -> list[str]:
+        """Their pids."""
+        found = [
+            pid
+            for directory in _cgroup_directories(self.cgroup)
+            for procs in directory.rglob("cgroup.procs")
+            for pid in procs.read_text().split()
+        ]
+        return sorted(set(found))
+
     def stop(self) -> None:
         """Ends every container, the daemon and what belongs to it."""
         if self._process is not None and self._process.poll() is None:
