@@ -41,6 +41,7 @@ def cluster(dockerd: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield made
     finally:
         made.down()
+    assert made.left() == {}
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,7 @@ def cluster(dockerd: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield made
     finally:
         made.down()
+    assert made.left() == {}
 
 
 @pytest.mark.parametrize("victim", [*ETCD, *CONTROL_PLANES])
