@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -21,6 +22,7 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 _APPLY_TRIES = 5
+_LARGE = ("spec", "status")  # the parts of an object that have most of it
 
 
 def parse(patch_type: str, body: bytes, kind: Kind) -> Any:
@@ -43,7 +45,38 @@ def parse(patch_type: str, body: bytes, kind: Kind) -> Any:
 
 def patched(kind: Kind, cls: type[Message], obj: Any, patch_type: str, change: Any, ctx: RequestContext) -> Any:
     """The object after the patch. `obj` is not changed."""
+    aside = _aside(cls, obj, patch_type, change)
+    if aside:
+        rest = cls()
+        rest.CopyFrom(obj)
+        for name in aside:
+            rest.ClearField(name)
+        out = _patched(kind, cls, rest, patch_type, change, ctx, aside)
+        for name in aside:
+            getattr(out, name).CopyFrom(getattr(obj, name))
+        return out
+    return _patched(kind, cls, obj, patch_type, change, ctx, ())
+
+
+def _aside(cls: type[Message], obj: Any, patch_type: str, change: Any) -> list[str]:
+    """The large parts of which the patch does not speak: it need not see them. Directives may speak of the whole."""
+    if patch_type == JSON_PATCH or any(key.startswith("$") for key in change):
+        return []
+    fields = cls.DESCRIPTOR.fields_by_name
+    return [
+        name
+        for name in _LARGE
+        if name in fields and fields[name].message_type is not None and name not in change and obj.HasField(name)
+    ]
+
+
+def _patched(
+    kind: Kind, cls: type[Message], obj: Any, patch_type: str, change: Any, ctx: RequestContext, without: Sequence[str]
+) -> Any:
+    """`without`: what has been taken out of `obj`, and is not as if it were empty."""
     value = codec.to_dict(obj)
+    for name in without:
+        value.pop(name, None)
     value.setdefault("apiVersion", kind.api_version)
     value.setdefault("kind", cls.DESCRIPTOR.name if cls is not kind.message else kind.kind)
     if patch_type == JSON_PATCH:
@@ -69,7 +102,7 @@ def _decode_changed(out: Any, before: dict[str, Any], obj: Any, cls: type[Messag
         fields = cls.DESCRIPTOR.fields_by_name
         same = [
             name
-            for name in ("spec", "status")
+            for name in _LARGE
             if name in fields and fields[name].message_type is not None and obj.HasField(name) and name in out
             if patch.identical(out[name], before.get(name))
         ]
