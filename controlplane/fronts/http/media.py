@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from wherry.api.errors import APIError, UnsupportedMediaType
 
@@ -19,6 +20,7 @@ TEXTS = (JSON, YAML)  # what custom resources have: no protobuf
 TABLE = "Table"
 METADATA = "PartialObjectMetadata"
 METADATA_LIST = "PartialObjectMetadataList"
+MAX_REMEMBERED = 512
 _META_VERSIONS = ("v1", "v1beta1")
 
 _STREAMS = (f"{JSON};stream=watch", f"{PROTOBUF};stream=watch")
@@ -82,6 +84,12 @@ def negotiate(accept: str, *, forms: Collection[str] = (), offered: Collection[s
     """The first clause that can be served; raises NotAcceptable. `forms` are the values of `as=` that this endpoint knows."""
     if not accept:
         return DEFAULT
+    if len(accept) > MAX_REMEMBERED:
+        return _chosen(accept, tuple(forms), tuple(offered))
+    return _remembered(accept, tuple(forms), tuple(offered))
+
+
+def _chosen(accept: str, forms: tuple[str, ...], offered: tuple[str, ...]) -> Form:
     understood = False
     for clause in _clauses(accept):
         encoding = _encoding_of(clause, offered)
@@ -100,6 +108,9 @@ def negotiate(accept: str, *, forms: Collection[str] = (), offered: Collection[s
         raise NotAcceptable(f"only the following media types are accepted: {', '.join(offered)}")
     representations = [*offered, *(stream for stream in _STREAMS if forms and stream.partition(";")[0] in offered)]
     raise NotAcceptable(f"406: Not Acceptable\n\nAvailable representations: {', '.join(representations)}")
+
+
+_remembered = lru_cache(maxsize=256)(_chosen)  # a program asks in one way for all that it asks
 
 
 def discovery_version(accept: str) -> str | None:

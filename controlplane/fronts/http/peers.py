@@ -9,6 +9,7 @@ import ssl
 from collections import OrderedDict
 from typing import Any
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from controlplane.auth.authorizer import Attributes, Authorizer
 from controlplane.fronts.grpc.peers import TokenReview, bearer_token, identity_of
@@ -26,6 +27,8 @@ class Peers:
         self._authorizer = authorizer
         self._tokens = tokens
         self._cache: OrderedDict[bytes, Identity] = OrderedDict()
+        # A connection shows its certificate once, when it begins.
+        self._connections: WeakKeyDictionary[Any, Identity] = WeakKeyDictionary()
 
     async def identity(self, request: Any) -> Identity:
         """Of an aiohttp request. Raises Unauthorized for a token that is nobody's, Forbidden for a refused impersonation."""
@@ -43,9 +46,14 @@ class Peers:
     async def _authenticate(self, request: Any) -> Identity:
         transport = request.transport
         tls = transport.get_extra_info("ssl_object") if transport is not None else None
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        if certificate:
-            return self._of_certificate(certificate)
+        if tls is not None:
+            known = self._connections.get(tls)
+            if known is None:
+                certificate = tls.getpeercert(binary_form=True)
+                if certificate:
+                    known = self._connections[tls] = self._of_certificate(certificate)
+            if known is not None:
+                return known
         if token := bearer_token(request.headers.get("Authorization", "")):
             found = await self._tokens(token) if self._tokens is not None else None
             if found is None:
