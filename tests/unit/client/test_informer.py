@@ -137,6 +137,24 @@ async def test_a_part_of_a_batch_is_no_place_to_resume_from(env: Env) -> None:
     assert script.lists == 1
 
 
+async def test_objects_have_no_managed_fields(env: Env) -> None:
+    script = Script()
+    listed, watched = make_pod("a", 1), make_pod("b", 2)
+    for pod in (listed, watched):
+        pod.metadata.managed_fields.add(manager="m", operation="Update").fields_v1.raw = b"{}"
+    script.pods = [listed]
+    script.watches = [[batch("2", ("ADDED", watched)), asyncio.Event()]]
+    informer = Informer(script, Pod, env)  # type: ignore[arg-type]
+    seen: list[Pod] = []
+    informer.add_handler(lambda old, new: seen.append(new))
+    await settle(informer)
+    assert [pod.metadata.name for pod in seen] == ["a", "b"]
+    assert not any(pod.metadata.managed_fields for pod in [*seen, *informer.list()])
+    listed.metadata.ClearField("managed_fields")
+    assert informer.get("a", "default") == listed
+    assert watched.metadata.managed_fields, "what the client gave is not changed"
+
+
 async def test_failing_lists_back_off(env: Env) -> None:
     script = Script()
     script.list_errors = [ServiceUnavailable("down") for _ in range(100)]
