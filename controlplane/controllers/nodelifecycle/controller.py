@@ -80,9 +80,8 @@ class NodeLifecycleController:
         del copy.spec.taints[:]
         copy.spec.taints.extend(taints)
         written = await self._client.update(copy)
-        if planning.lost_events(node, taints):
-            name = node.metadata.name
-            self._recorder.event(node, NORMAL, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
+        if reason := planning.readiness_event(node, taints):
+            self._recorder.event(node, NORMAL, reason, f"Node {node.metadata.name} status is now: {reason}")
         return written
 
     async def _mark(self, pod: core_v1_pb2.Pod) -> None:

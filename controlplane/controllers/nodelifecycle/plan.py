@@ -78,13 +78,23 @@ def _wanted(node: core_v1_pb2.Node) -> list[tuple[str, str]]:
     return places
 
 
-def lost_events(node: core_v1_pb2.Node, taints: Sequence[core_v1_pb2.Taint]) -> bool:
-    """Whether these taints are the first to say that the node is not ready any more."""
+def readiness_event(node: core_v1_pb2.Node, taints: Sequence[core_v1_pb2.Taint]) -> str:
+    """The reason of the event that goes with these taints: they are the first to say that the node is ready, or is so no more.
+    A node that registers is not ready for a moment and has lost nothing."""
+    before, after = _effects(node.spec.taints), _effects(taints)
+    if before and not after:
+        return "NodeReady"
+    if NO_EXECUTE not in after or NO_EXECUTE in before:
+        return ""
+    ready = meta.get_condition(node.status.conditions, "Ready")
+    since_birth = ready is not None and (
+        times.from_time(ready.last_transition_time) <= times.from_time(node.metadata.creation_timestamp) + 1.0
+    )
+    return "" if since_birth else "NodeNotReady"
 
-    def lost(found: Iterable[core_v1_pb2.Taint]) -> bool:
-        return any(taint.effect == NO_EXECUTE and taint.key in (NOT_READY, UNREACHABLE) for taint in found)
 
-    return lost(taints) and not lost(node.spec.taints)
+def _effects(taints: Iterable[core_v1_pb2.Taint]) -> set[str]:
+    return {taint.effect for taint in taints if taint.key in (NOT_READY, UNREACHABLE)}
 
 
 @dataclass(frozen=True, slots=True)

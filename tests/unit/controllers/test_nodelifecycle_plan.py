@@ -95,13 +95,27 @@ def test_taints(before: core_v1_pb2.Node, may_evict: bool, expected: list[str] |
     assert plan_taints(before, may_evict=may_evict, now=NOW + 5) is None
 
 
-def test_the_loss_of_a_node_is_told_once() -> None:
-    lost = node({"Ready": "Unknown"})
-    taints = plan_taints(lost, may_evict=True, now=NOW)
-    assert taints is not None
-    assert planning.lost_events(lost, taints)
-    lost.spec.taints.extend(taints)
-    assert not planning.lost_events(lost, taints)
+# The Ready condition, how long after the node's creation it came, the taints that the node had: the event's reason.
+EVENTS = [
+    pytest.param("Unknown", 500, (), "NodeNotReady", id="lost"),
+    pytest.param("False", 500, (), "NodeNotReady", id="says so itself"),
+    pytest.param("False", 500, (f"{NOT_READY}:NoExecute",), "", id="told already"),
+    pytest.param("Unknown", 500, (f"{NOT_READY}:NoExecute",), "", id="told already, another reason"),
+    pytest.param("False", 0, (), "", id="registers"),
+    pytest.param("False", 0, (f"{NOT_READY}:NoSchedule",), "", id="registers, said nothing before"),
+    pytest.param("True", 500, (f"{NOT_READY}:NoSchedule", f"{NOT_READY}:NoExecute"), "NodeReady", id="ready"),
+    pytest.param("True", 500, (f"{UNREACHABLE}:NoExecute",), "NodeReady", id="back"),
+    pytest.param("True", 500, ("node.kubernetes.io/unschedulable:NoSchedule",), "", id="uncordoned"),
+]
+
+
+@pytest.mark.parametrize(("status", "after_s", "before", "reason"), EVENTS)
+def test_readiness_events(status: str, after_s: int, before: tuple[str, ...], reason: str) -> None:
+    found = node({"Ready": status}, before)
+    found.metadata.creation_timestamp.seconds = CREATED_S
+    found.status.conditions[0].last_transition_time.seconds = CREATED_S + after_s
+    taints = plan_taints(found, may_evict=True, now=NOW)
+    assert (planning.readiness_event(found, taints) if taints is not None else "") == reason
 
 
 # Tolerations of a pod on a node that became unreachable at CREATED_S + 990, when it is evicted (from NOW, NEVER: None).
