@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wherry.testing.local import deployment, until
-from wherry.testing.server import MAIN, Server
+from wherry.testing.server import MAIN, Server, free_port
 
 
 @pytest.fixture
@@ -67,3 +67,27 @@ def test_a_server_that_refuses_is_not_called_unreachable(server: Server) -> None
     assert done.returncode == 1
     assert "connection to the server" not in done.stderr
     assert done.stderr.startswith("Error from server")
+
+
+def test_an_agent_that_finds_no_control_plane_ends_quietly(tmp_path: Path) -> None:
+    token = f"abcdef.0123456789abcdef.sha256:{64 * '0'}"
+    flags = [
+        "--server",
+        f"127.0.0.1:{free_port()}",
+        "--token",
+        token,
+        "--data-dir",
+        str(tmp_path),
+        "--runtime",
+        "hollow",
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        agent = subprocess.Popen([*MAIN, "agent", *flags], stdout=log, stderr=log)
+    try:
+        until(lambda: "cannot reach" in (tmp_path / "log").read_text())
+        agent.terminate()
+        assert agent.wait(60) == 0
+    finally:
+        agent.kill()
+        agent.wait()
+    assert "Traceback" not in (tmp_path / "log").read_text()

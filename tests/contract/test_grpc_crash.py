@@ -142,4 +142,5 @@ def test_a_taken_port_is_said_and_ends_it(server: Process, tmp_path: Path) -> No
     argv = [sys.executable, "-m", "wherry.cli.main", "server", "--data-dir", str(tmp_path / "other")]
     done = subprocess.run([*argv, "--listen", server.address], capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 1
-    assert f"can't listen on {server.address}" in done.stderr
+    assert f"can't listen on {server.address}: Address already in use" in done.stderr
+    assert "add_port" not in done.stderr, "gRPC's own lines say it too"

@@ -42,6 +42,9 @@ class Agent:
             self.process.terminate()
         self.process.wait(30)
 
+    def remove(self) -> None:
+        subprocess.run([*self._command, "--remove"], check=True, capture_output=True, timeout=120)
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
@@ -85,9 +88,14 @@ async def test_a_node_on_somebody_elses_containerd(
         assert until(ids) == first, "the next agent has started them again"
         server.run("delete", "deployment", "web")
         until(lambda: not read("pods")["items"])
+        assert [s for s in await runtime.list_sandboxes() if s.name.startswith("web-")] == []
+        server.run("apply", "-f", "-", stdin=deployment("left", 2))
+        until(pods)
     finally:
         agent.stop()
-    assert [s for s in await runtime.list_sandboxes() if s.name.startswith("web-")] == []
+    agent.remove()
+    assert [s for s in await runtime.list_sandboxes() if s.name.startswith("left-")] == []
+    assert not (tmp_path / "agent").exists()
     now = find_running(real_node.layout)
     assert before is not None
     assert now is not None

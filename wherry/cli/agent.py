@@ -220,7 +220,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         await asyncio.wait((started, ending), return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
             started.cancel()
-            await asyncio.wait((starting, joining))
+            await asyncio.gather(starting, joining, started, return_exceptions=True)
             return
         (runtime, tasks), identity = await started
         transport = RenewingTransport(_connector(arguments), identity)
@@ -335,6 +335,7 @@ async def _remove(arguments: argparse.Namespace) -> None:
     import shutil
 
     from kubelet.cgroups import PodCgroups
+    from kubelet.runtime.cleanup import remove_all_sandboxes
     from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
     from wherry.cli.cluster import cgroups
 
@@ -345,6 +346,9 @@ async def _remove(arguments: argparse.Namespace) -> None:
     pod_cidr = network.pod_cidr()
     if arguments.runtime == "docker":
         await _remove_docker(arguments)
+    elif arguments.runtime_endpoint:
+        # Somebody else's containerd stays; what is in its namespace for CRI is the node's, as it is for a running agent.
+        await remove_all_sandboxes(arguments.runtime_endpoint)
     else:
         await Containerd(ContainerdOptions(layout)).destroy()
     await network.remove(pod_cidr)
@@ -558,7 +562,10 @@ def own_address(server: str) -> str:
     host, port = split_address(server.split(",")[0], "--server")
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
-        probe.connect(address)
+        try:
+            probe.connect(address)
+        except OSError as error:
+            raise OSError(f"no way to the control plane at {server}: {error.strerror or error}") from error
         return str(probe.getsockname()[0])
 
 

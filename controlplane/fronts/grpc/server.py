@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,7 @@ class GrpcServer:
 
     async def start(self, address: str) -> int:
         """Listens on HOST:PORT and returns the port (asked for as 0: a free one). Raises OSError when it is taken."""
+        _probe(address)
         try:
             if self._credentials is None:
                 port = self._server.add_insecure_port(address)
@@ -281,3 +283,19 @@ def _stopping() -> ServiceUnavailable:
 
 async def _abort(context: Any, error: APIError) -> None:
     await context.abort(code_of(error), error.message[:4096], trailing_metadata(error))
+
+
+def _probe(address: str) -> None:
+    """gRPC does not say why it can't listen, and writes lines of its own about it. Raises OSError that says it."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or int(port) == 0:
+        return
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        raise OSError(f"can't listen on {address}: {error.strerror or error}") from error
