@@ -4,6 +4,7 @@ Used by `manager`."""
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -13,6 +14,7 @@ from wherry.api import quantity
 from wherry.pb import core_v1_pb2
 
 MS_NOSUID, MS_NODEV = 2, 4
+SHARED_MEMORY = Path("/dev/shm")  # a tmpfs, in which everybody may write
 
 
 def make_empty_dir(path: Path, source: core_v1_pb2.EmptyDirVolumeSource, memory_limit_bytes: int) -> None:
@@ -26,6 +28,25 @@ def make_empty_dir(path: Path, source: core_v1_pb2.EmptyDirVolumeSource, memory_
     elif source.medium not in ("",):
         raise VolumeError(f'emptyDir.medium "{source.medium}": only "" and "Memory" are supported on this node')
     path.chmod(0o777)
+
+
+def memory_root(root: Path) -> Path | None:
+    """Where an agent without root, which can't mount anything, has its volumes in memory; None for one that can. `root`: the
+    agent's directory."""
+    if os.geteuid() == 0:
+        return None
+    return SHARED_MEMORY / f"wherry-{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}"
+
+
+def link_memory(path: Path, place: Path) -> None:
+    """Makes the volume a link to a directory below `memory_root`, which a reboot empties. Idempotent. Nothing but the look
+    at what is over its limit holds it to its size."""
+    place.parent.parent.mkdir(mode=0o700, exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o777)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_symlink():
+        path.symlink_to(place)
 
 
 def mount_tmpfs(path: Path, size_bytes: int) -> None:

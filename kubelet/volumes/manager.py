@@ -46,6 +46,7 @@ class VolumeManager:
         self._sweep = sweep
         self._tokens = tokens
         self._pods = root / "pods"
+        self._memory = directories.memory_root(root)
         self._objects = objects
         self._node = node
         self._pod_ips = pod_ips
@@ -72,7 +73,10 @@ class VolumeManager:
             await self._write_payload(pod, source, path, group)
         elif source.HasField("empty_dir") or not source.ListFields():
             fresh = not path.exists()
-            directories.make_empty_dir(path, source.empty_dir, pod_resources(pod).memory_limit_bytes)
+            if source.empty_dir.medium == "Memory" and self._memory is not None:
+                directories.link_memory(path, self._memory / pod.metadata.uid / volume.name)
+            else:
+                directories.make_empty_dir(path, source.empty_dir, pod_resources(pod).memory_limit_bytes)
             if group is not None and fresh:
                 await asyncio.to_thread(directories.give_to_group, path, group)
         else:
@@ -170,9 +174,11 @@ class VolumeManager:
     async def teardown(self, pod_uid: str) -> None:
         """Unmounts what is ours and removes it; hostPath volumes stay as they are."""
         self._tokens.forget(pod_uid)
-        path = self._pods / pod_uid / "volumes"
-        if not path.is_dir():
-            return
+        for path in (self._pods / pod_uid / "volumes", *([self._memory / pod_uid] if self._memory is not None else [])):
+            if path.is_dir():
+                await self._take_away(path)
+
+    async def _take_away(self, path: Path) -> None:
         try:
             await asyncio.to_thread(_remove, path)
         except PermissionError as error:

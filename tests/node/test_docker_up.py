@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wherry.cli.cluster.images import DEMO_IMAGE
+from wherry.cli.cluster.images import DEMO_IMAGE, Layer, docker_archive
 from wherry.testing import asuser
 from wherry.testing.dockerd import ROOT, Dockerd
 from wherry.testing.local import MAIN, until
@@ -83,6 +83,80 @@ def pod(name: str, script: str, **spec: Any) -> dict[str, Any]:
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"terminationGracePeriodSeconds": 1, "containers": [container], **spec},
     }  # fmt: skip
+
+
+def container_of(laptop: Laptop, pod: str) -> str:
+    status = json.loads(laptop.wherry("get", "pod", pod, "-o", "json"))["status"]
+    return str(status["containerStatuses"][0]["containerID"])
+
+
+@pytest.mark.full
+def test_what_is_killed_comes_back(laptop: Laptop) -> None:
+    laptop.apply(
+        pod("asks", "exec sleep 1000000"),
+        pod("near", "echo near > /www/index.html; exec httpd -f -p 7575 -h /www", hostNetwork=True),
+    )
+    until(lambda: laptop.ready("asks", "near"), 90)
+    before = container_of(laptop, "asks")
+    page = FETCH.format("hello", 80)
+    until(lambda: "Served by" in laptop.inside("asks", page))
+
+    # The node's container: another takes its place, and its network's pods and rules come back to it.
+    docker = laptop.dockerd.docker
+    docker("kill", "wherry-lap-node")
+    until(lambda: "Served by" in laptop.inside("asks", page), 90)
+    until(lambda: laptop.inside("asks", FETCH.format("10.78.1.1", 7575)).strip() == "near", 90)
+
+    # The agent: `up` starts it again, and it takes over what runs.
+    agent = laptop.wherry("status", "--name", NAME, "-o", "json")
+    os.kill(json.loads(agent)[0]["nodes"][0]["agent"]["pid"], 9)
+    assert "✓ agent, with Docker" in laptop.wherry("up", "--name", NAME)
+    until(lambda: "Served by" in laptop.inside("asks", page), 90)
+    assert container_of(laptop, "asks") == before
+    laptop.wherry("delete", "pod", "asks", "near")
+
+
+@pytest.mark.full
+def test_volumes_belong_to_the_pod_whoever_it_runs_as(laptop: Laptop) -> None:
+    laptop.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"word": "open sesame"}},
+        pod(
+            "nobody", "cat /s/word && echo && echo mine > /e/x && echo fine > /m/x && exec sleep 1000000",
+            container={
+                "volumeMounts": [
+                    {"name": "s", "mountPath": "/s"}, {"name": "e", "mountPath": "/e"}, {"name": "m", "mountPath": "/m"}
+                ]
+            },
+            securityContext={"runAsUser": 4711, "runAsGroup": 4712, "fsGroup": 4713},
+            volumes=[
+                {"name": "s", "secret": {"secretName": "s", "defaultMode": 0o400}}, {"name": "e", "emptyDir": {}},
+                {"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            ],
+        ),
+    )  # fmt: skip
+    until(lambda: laptop.ready("nobody"), 90)
+    until(lambda: "open sesame" in laptop.wherry("logs", "nobody"))
+    assert laptop.inside("nobody", "cat /e/x /m/x").split() == ["mine", "fine"]
+    assert "tmpfs" in laptop.inside("nobody", "grep ' /m ' /proc/mounts")
+    (memory,) = Path("/dev/shm").glob("wherry-*/*/m")
+    assert (memory / "x").exists()
+    laptop.wherry("delete", "pod", "nobody")
+    assert not memory.parent.exists()
+
+
+@pytest.mark.full
+def test_an_image_is_loaded_from_a_file(laptop: Laptop) -> None:
+    archive = laptop.home / "mine.tar"
+    archive.write_bytes(docker_archive("wherry.local/mine:1", Layer(files={"x": (b"x", 0o644)})))
+    archive.chmod(0o644)
+    assert "wherry.local/mine:1" in laptop.wherry("image", "load", str(archive), "--name", NAME)
+    assert "wherry.local/mine" in laptop.dockerd.docker("images").stdout
+    laptop.dockerd.docker("rmi", "wherry.local/mine:1")
+    archive.write_bytes(b"no image")
+    done = laptop.run("image", "load", str(archive), "--name", NAME)
+    assert done.returncode == 1
+    assert "error: node-1:" in done.stderr
+    archive.unlink()
 
 
 def test_a_laptops_cluster_from_up_to_down(laptop: Laptop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from kubelet.pods.model import NodeFacts
 from kubelet.pods.services import ConfigError, NodeSettings, VolumeError
-from kubelet.volumes import atomic
+from kubelet.volumes import atomic, directories
+from kubelet.volumes import manager as volume_manager
 from kubelet.volumes.manager import VolumeManager
 from wherry.api.errors import NotFound, ServiceUnavailable
 from wherry.pb import core_v1_pb2
@@ -306,4 +308,57 @@ async def test_memory_is_a_tmpfs_that_is_unmounted(manager: VolumeManager) -> No
     assert path.is_mount()
     assert os.statvfs(path).f_blocks * os.statvfs(path).f_frsize == 1 << 20
     await manager.teardown(pod.metadata.uid)
+    assert not path.exists()
+
+
+# -- without root
+
+
+def test_what_cannot_be_given_to_a_group_is_everybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directories, "may_give", lambda path, group: False)
+    files = {"a": (b"1", 0o400), "b": (b"2", 0o640)}
+    assert atomic.write(tmp_path, files, group=4711)
+    assert [os.stat(tmp_path / name).st_mode & 0o777 for name in ("a", "b")] == [0o404, 0o644]
+    assert not atomic.write(tmp_path, files, group=4711), "the same again"
+
+
+async def test_memory_without_root_is_a_place_in_shared_memory(
+    manager: VolumeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "_memory", tmp_path / "shm" / "wherry-x")
+    (tmp_path / "shm").mkdir()
+    pod = pod_with(empty_dir=core_v1_pb2.EmptyDirVolumeSource(medium="Memory"))
+    place, path = tmp_path / "shm" / "wherry-x" / pod.metadata.uid / "v", manager.path(pod.metadata.uid, "v")
+    for _ in range(2):
+        await manager.prepare(pod)
+        assert (path.readlink(), place.stat().st_mode & 0o777) == (place, 0o777)
+    place.rmdir()  # a reboot
+    await manager.prepare(pod)
+    (path / "x").write_text("x")
+    await manager.teardown(pod.metadata.uid)
+    assert (path.is_symlink(), place.exists(), place.parent.exists()) == (False, False, False)
+
+
+async def test_what_others_have_left_is_swept_away(manager: VolumeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where files belong to users that the agent is not."""
+    pod = pod_with(empty_dir=core_v1_pb2.EmptyDirVolumeSource())
+    await manager.prepare(pod)
+    path = manager.path(pod.metadata.uid, "v")
+    (path / "theirs").write_text("x")
+    swept: list[Path] = []
+
+    def remove(directory: Path) -> None:
+        if not swept:
+            raise PermissionError(13, "Permission denied", "theirs")
+        shutil.rmtree(directory)
+
+    async def sweep(directory: Path) -> None:
+        swept.append(directory)
+
+    monkeypatch.setattr(volume_manager, "_remove", remove)
+    with pytest.raises(PermissionError):
+        await manager.teardown(pod.metadata.uid)
+    monkeypatch.setattr(manager, "_sweep", sweep)
+    await manager.teardown(pod.metadata.uid)
+    assert swept == [path.parent]
     assert not path.exists()

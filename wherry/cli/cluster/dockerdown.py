@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from kubelet.runtime.docker_node import NODE_IMAGE
+from kubelet.volumes.directories import memory_root
 from wherry.cli.cluster import dockerhost, images, launch, layout
 from wherry.cli.cluster.dockerhost import Daemon
 from wherry.cli.cluster.layout import Cluster
@@ -51,7 +52,8 @@ def down(cluster: Cluster, progress: Progress, *, keep_data: bool = False) -> bo
 def _remove_files(cluster: Cluster, daemon: Daemon, keep_data: bool) -> bool:
     from wherry.cli.cluster.down import forget_context, remove_empty
 
-    doomed = [cluster.run] if keep_data else [cluster.run, cluster.data]
+    memory = memory_root(cluster.node(1).data)
+    doomed = [cluster.run, *([memory] if memory is not None else []), *([] if keep_data else [cluster.data])]
     changed = False
     for path in doomed:
         if path.is_dir():
