@@ -207,6 +207,20 @@ def test_half_made_networks_are_mended_and_removed(made: str, cluster: Cluster) 
     assert snapshot(cluster) == {}
 
 
+def test_the_network_of_the_pods_shows_as_taken_from_the_start(cluster: Cluster) -> None:
+    """Also to what does not know of wherry's descriptions, before any node has joined."""
+    hosts.make_switch(cluster)
+    assert cluster.cluster_cidr in links.routes()
+    assert not hosts.make_switch(cluster)
+    part = {cluster.nodes[0].name: cluster.cluster_cidr.replace("/16", "/24")}
+    assert hosts.route_to_pods(cluster, part)
+    assert not hosts.route_to_pods(cluster, part)
+    assert hosts.route_to_pods(cluster, {})
+    assert links.routes()[cluster.cluster_cidr] == ""
+    down(cluster.name, Progress(quiet=True))
+    assert cluster.cluster_cidr not in links.routes()
+
+
 def test_two_clusters_do_not_share_anything(cluster: Cluster) -> None:
     hosts.make_switch(cluster)
     other_subnet = hosts.choose_host_subnet(hosts.networks_in_use())

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubelet.network import links
 from kubelet.network.node import NodeNetwork, NodeNetworkOptions
 from kubelet.runtime.base import ContainerConfig, SandboxConfig
 from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
 from kubelet.runtime.cri import CriRuntime
 from wherry.cli.cluster import cgroups, hosts, images
+from wherry.cli.cluster.layout import locked
 from wherry.testing.eventually import eventually
 
 CGROUP = f"test{os.getpid()}"
@@ -27,8 +29,12 @@ _MADE = itertools.count()
 class RealNode:
     layout: Layout
     network: NodeNetwork
-    pod_cidr: str
+    block: ipaddress.IPv4Network  # claimed by a route
     registries: Path | None = None  # containerd's hosts.toml files; None: the machine's
+
+    @property
+    def pod_cidr(self) -> str:
+        return str(next(self.block.subnets(new_prefix=24)))
 
     def containerd(self) -> Containerd:
         if self.registries is not None:
@@ -46,12 +52,11 @@ def make_node(tmp: Path, run: Path, tag: str, registries: Path | None = None) ->
         bridge=f"wt{tag}"[:15],
         table=f"wherry-{tag}",
     )
-    # Two test runs at once must not meet: start looking at a place that depends on the process.
-    blocks = list(ipaddress.IPv4Network("10.128.0.0/10").subnets(new_prefix=16))
-    start = os.getpid() % len(blocks)
-    taken = [ipaddress.IPv4Network(item, strict=False) for item in hosts.networks_in_use()]
-    block = next(b for b in blocks[start:] + blocks[:start] if not any(b.overlaps(item) for item in taken))
-    return RealNode(layout, NodeNetwork(options), str(next(block.subnets(new_prefix=24))), registries)
+    with locked("choosing"):
+        block = ipaddress.IPv4Network(hosts.choose_cluster_cidr(hosts.networks_in_use()))
+        # The bridge comes with the first pod only; nobody else may choose the same network before.
+        links.ip("route", "add", "unreachable", str(block), "metric", hosts.CLAIM_METRIC)
+    return RealNode(layout, NodeNetwork(options), block, registries)
 
 
 async def raise_node(node: RealNode) -> None:
@@ -77,6 +82,7 @@ async def lower_node(node: RealNode) -> None:
     pod_cidr = node.network.pod_cidr()
     await node.containerd().destroy()
     await node.network.remove(pod_cidr)
+    links.ip("route", "del", "unreachable", str(node.block), "metric", hosts.CLAIM_METRIC)
     cgroups.remove(CGROUP)
 
 

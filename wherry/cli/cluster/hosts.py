@@ -21,6 +21,7 @@ from wherry.cli.cluster.layout import Cluster, ClusterError, Node, known, load
 # Nodes live in a /24 of the first, pods in a /16 of the second; the first free one is taken.
 HOST_NETWORKS = ipaddress.IPv4Network("10.77.0.0/16")
 POD_NETWORKS = ipaddress.IPv4Network("10.128.0.0/10")
+CLAIM_METRIC = "4096"  # any other route to the same place comes first
 FIRST_PORT, LAST_PORT = 7443, 7543
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -91,7 +92,7 @@ def forwarding() -> str:
 
 
 def make_switch(cluster: Cluster) -> bool:
-    """The bridge with the host's address, forwarding, and the way out. False when all was there."""
+    """The bridge with the host's address, the claim to the pods' network, forwarding, the way out. False when all was there."""
     changed = False
     if cluster.bridge not in links.names():
         links.ip("link", "add", cluster.bridge, "mtu", str(links.mtu_of("")), "type", "bridge")
@@ -101,6 +102,12 @@ def make_switch(cluster: Cluster) -> bool:
         links.ip("address", "replace", address, "dev", cluster.bridge)
         changed = True
     links.ip("link", "set", cluster.bridge, "up")
+    if links.routes(ours=True).get(cluster.cluster_cidr) is None:
+        # The nodes' own parts come once they have joined. Until then, and for parts of nodes that are no more, the whole shows
+        # as taken, to whoever else looks for a free network; and nothing for a pod goes out by the default route.
+        place = ("dev", cluster.bridge, "proto", links.ROUTE_PROTOCOL, "metric", CLAIM_METRIC)
+        links.ip("route", "replace", cluster.cluster_cidr, *place)
+        changed = True
     if forwarding() != "1":
         _FORWARDING.write_text("1\n")
         changed = True
