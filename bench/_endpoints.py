@@ -1,5 +1,6 @@
 """`python -m bench._endpoints SERVICES RUNS`: what one endpoint more costs a node that routes so many Services. Prints
-milliseconds: the whole change, and nft's part of it. Run by `bench.network` inside an empty network namespace."""
+milliseconds: the whole change, nft's part of it, and an nft process that changes one element of a small table; and the median
+ratio of the first to the last, each taken right after the other. Run by `bench.network` inside an empty network namespace."""
 
 from __future__ import annotations
 
@@ -37,15 +38,20 @@ def main(count: int, runs: int) -> None:
     rules, kernel = Ruleset(TABLE, skeleton(TABLE)), Nftables()
     rules.change({f"default/s{n}": plan(service(n), slices(n, 2), PLACE) for n in range(count)})
     kernel.apply(rules.whole())
-    whole, kernels = [], []
+    kernel.apply("add table ip t\nadd set ip t s { type ipv4_addr; }\nadd element ip t s { 10.0.0.1 }\n")
+    wholes, kernels, floors = [], [], []
     for run in range(runs):
         began = time.perf_counter()
-        transaction = rules.change({"default/s1": plan(service(1), slices(1, 3 + run), PLACE)})
+        kernel.apply("delete element ip t s { 10.0.0.1 }\nadd element ip t s { 10.0.0.1 }\n")
+        floors.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        transaction = rules.change({"default/s1": plan(service(1), slices(1, 3 + run % 8), PLACE)})
         middle = time.perf_counter()
         kernel.apply(transaction)
-        whole.append(time.perf_counter() - began)
+        wholes.append(time.perf_counter() - began)
         kernels.append(time.perf_counter() - middle)
-    print(statistics.median(whole) * 1e3, statistics.median(kernels) * 1e3)
+    ratio = statistics.median(whole / floor for whole, floor in zip(wholes, floors, strict=True))
+    print(*(statistics.median(figures) * 1e3 for figures in (wholes, kernels, floors)), ratio)
 
 
 if __name__ == "__main__":

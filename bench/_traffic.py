@@ -1,9 +1,11 @@
 """What `bench.network` runs inside the network namespaces of pods: `python -m bench._traffic WHAT ...`. Plain sockets:
 the figures are those of the way and not of a client's cleverness.
 
-serve PORT                     TCP: a connection that begins with b"S" is drained, one with b"E" echoed; prints "ready"
-throughput HOST PORT SECONDS   prints Gbit/s
-latency HOST PORT ROUNDS       prints the median round trip of one byte, in microseconds
+serve PORT                     TCP: a connection that begins with b"R" takes blocks and confirms each, one with b"E" is echoed;
+                               prints "ready"
+pairs throughput|latency ROUNDS NETNS HOST PORT NETNS HOST PORT
+                               of two ways, the floor first, each from its namespace: prints the median seconds of the second (for
+                               a block; for a byte there and back), and the median of the first's seconds to the second's
 connect HOST PORT SECONDS      tries until a connection stands; prints when that was (time.monotonic)
 dns HOST PORT NAME SECONDS     prints answers per second, 64 questions in flight
 echo HOST PORT                 UDP; prints "ready"
@@ -11,6 +13,7 @@ echo HOST PORT                 UDP; prints "ready"
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import statistics
 import struct
@@ -19,6 +22,10 @@ import threading
 import time
 
 CHUNK = 256 << 10
+BLOCK = 4 << 20
+PINGS = 20
+WARM_UP = 10  # rounds past the slow start
+CLONE_NEWNET = 0x40000000
 
 
 def serve(port: str) -> None:
@@ -34,35 +41,73 @@ def _serve_one(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         kind = connection.recv(1)
         buffer = bytearray(CHUNK)
+        if kind == b"R":
+            _take_blocks(connection, buffer)
         while received := connection.recv_into(buffer):
-            if kind == b"E":
-                connection.sendall(memoryview(buffer)[:received])
+            connection.sendall(memoryview(buffer)[:received])
 
 
-def throughput(host: str, port: str, seconds: str) -> None:
+def _take_blocks(connection: socket.socket, buffer: bytearray) -> None:
+    while head := connection.recv(8, socket.MSG_WAITALL):
+        (left,) = struct.unpack("!Q", head)
+        while left:
+            received = connection.recv_into(buffer, min(left, len(buffer)))
+            if not received:
+                return
+            left -= received
+        connection.sendall(b".")
+
+
+def pairs(what: str, rounds: str, *places: str) -> None:
+    """One process that takes turns every few milliseconds, so that whatever else the machine does meets both ways alike."""
+    measure = {"throughput": _send_block, "latency": _ping}[what]
+    kind = {"throughput": b"R", "latency": b"E"}[what]
+    socks = []
+    for place in (places[:3], places[3:]):
+        socks.append(_connect_from(*place))
+        socks[-1].sendall(kind)
+    with socks[0] as floor, socks[1] as subject:
+        figures = []
+        for number in range(int(rounds) + WARM_UP):
+            # By turns the one and the other comes first: a pause that the scheduler owes us does not always hit the same.
+            order = (floor, subject) if number % 2 else (subject, floor)
+            found = {sock: measure(sock) for sock in order}
+            figures.append((found[subject], found[floor] / found[subject]))
+    figures = figures[WARM_UP:]
+    print(statistics.median(figure for figure, _ in figures), statistics.median(ratio for _, ratio in figures))
+
+
+def _connect_from(netns: str, host: str, port: str) -> socket.socket:
+    """A socket stays in the namespace where it was made."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(netns, "rb") as file:
+        if libc.setns(file.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"{netns}: setns")
+    sock = socket.create_connection((host, int(port)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _send_block(sock: socket.socket) -> float:
+    """Seconds until the other end says that it has a block."""
     data = bytes(CHUNK)
-    with socket.create_connection((host, int(port))) as sock:
-        sock.sendall(b"S")
-        for _ in range(50):
-            sock.sendall(data)  # past the slow start
-        began, sent = time.perf_counter(), 0
-        while time.perf_counter() - began < float(seconds):
-            sock.sendall(data)
-            sent += CHUNK
-        print(sent * 8 / (time.perf_counter() - began) / 1e9)
+    began = time.perf_counter()
+    sock.sendall(struct.pack("!Q", BLOCK))
+    for _ in range(BLOCK // CHUNK):
+        sock.sendall(data)
+    sock.recv(1)
+    return time.perf_counter() - began
 
 
-def latency(host: str, port: str, rounds: str) -> None:
-    figures = []
-    with socket.create_connection((host, int(port))) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.sendall(b"E")
-        for _ in range(int(rounds)):
-            began = time.perf_counter()
-            sock.send(b"x")
-            sock.recv(1)
-            figures.append(time.perf_counter() - began)
-    print(statistics.median(figures) * 1e6)
+def _ping(sock: socket.socket) -> float:
+    """Seconds of the fastest of a few round trips."""
+    fastest = float("inf")
+    for _ in range(PINGS):
+        began = time.perf_counter()
+        sock.send(b"x")
+        sock.recv(1)
+        fastest = min(fastest, time.perf_counter() - began)
+    return fastest
 
 
 def connect(host: str, port: str, seconds: str) -> None:
@@ -118,6 +163,6 @@ def echo(host: str, port: str) -> None:
 
 if __name__ == "__main__":
     what = {
-        "serve": serve, "throughput": throughput, "latency": latency, "connect": connect, "dns": dns, "echo": echo,
+        "serve": serve, "pairs": pairs, "connect": connect, "dns": dns, "echo": echo,
     }  # fmt: skip
     what[sys.argv[1]](*sys.argv[2:])

@@ -1,13 +1,14 @@
 """The network of pods: throughput, latency, the cost of Services, DNS.
 
-    python -m bench network [--seconds N] [--runs N]
+    python -m bench network [--rounds N] [--seconds N] [--runs N]
 
 A real cluster of two nodes (network namespaces of this machine) with a pod on each. Between pods of one node, of two nodes, and
-through a Service's address; the floor is a TCP stream between two namespaces on a bare bridge with bare veths, by the same
-programs, measured in turn. One endpoint more with 10, 1,000 and 10,000 Services (the floor: an nft process that changes one
-element of an empty table). DNS answers per second (the floor: a Python process that echoes datagrams). From the creation of a
-Service to its first answer. From `make compose-up`, with its image built, to all three nodes Ready (the floor: `docker-compose
-up` of as many containers that do nothing; --no-compose leaves it out). Medians.
+through a Service's address; the floor is a TCP stream between two namespaces on a bare bridge with bare veths, by the
+same process, block by block in turn. One endpoint more with 10, 1,000 and 10,000 Services (the floor: an nft process that
+changes one element of a small table). DNS answers per second (the floor: a Python process that echoes datagrams). From the
+creation of a Service to its first answer. From `make compose-up`, with its image built, to all three nodes Ready (the floor:
+`docker-compose up` of as many containers that do nothing; --no-compose leaves it out). Medians, of figures and of ratios to the
+floor taken beside each.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench._measure import closing
+from bench._traffic import BLOCK
 from wherry.api import codec
 from wherry.pb import core_v1_pb2
 from wherry.testing.compose import ComposeCluster
@@ -119,7 +121,7 @@ def service(name: str, app: str) -> core_v1_pb2.Service:
     return codec.from_dict(document, core_v1_pb2.Service)
 
 
-def ways(cluster: LocalCluster, seconds: float, runs: int) -> None:
+def ways(cluster: LocalCluster, rounds: int) -> None:
     """Throughput and latency."""
     client, _ = pod_netns(cluster, "client")
     (near, near_ip), (far, far_ip) = pod_netns(cluster, "near"), pod_netns(cluster, "far")
@@ -139,41 +141,34 @@ def ways(cluster: LocalCluster, seconds: float, runs: int) -> None:
         for netns, host, port in targets.values():
             figure(netns, "bench._traffic", "connect", host, port, "30")
 
-        def take(what: str, amount: str) -> dict[str, float]:
-            """In turn, so that a busy moment of the machine meets all of them."""
-            found: dict[str, list[float]] = {name: [] for name in targets}
-            for _ in range(runs):
-                for name, (netns, host, port) in targets.items():
-                    found[name].append(figure(netns, "bench._traffic", what, host, port, amount))
-            return {name: statistics.median(figures) for name, figures in found.items()}
+        def take(what: str, rounds: int) -> dict[str, tuple[float, float]]:
+            """Median seconds, and the median of the floor's seconds to these."""
+            (_, (floor_netns, floor_host, floor_port)), *_ = targets.items()
+            found = {}
+            for name, place in targets.items():
+                arguments = (what, str(rounds), floor_netns, floor_host, floor_port, *place)
+                command = [sys.executable, "-m", "bench._traffic", "pairs", *arguments]
+                done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+                took_s, ratio = (float(word) for word in done.stdout.split())
+                found[name] = took_s, ratio
+            return found
 
-        rates, times = take("throughput", str(seconds)), take("latency", "3000")
-    floor = "bare veth and bridge"
-    for name in targets:
-        closing(f"network throughput, {name}", rates[name], "Gbit/s", rates[floor], floor)
-    for name in targets:
-        closing(f"network latency, {name}", times[name], "us", times[floor], floor)
+        floor = "bare veth and bridge"
+        for name, (took_s, ratio) in take("throughput", rounds).items():
+            rate = BLOCK * 8 / took_s / 1e9
+            closing(f"network throughput, {name}", rate, "Gbit/s", rate / ratio, floor)
+        for name, (took_s, ratio) in take("latency", rounds).items():
+            closing(f"network latency, {name}", took_s * 1e6, "us", took_s * 1e6 * ratio, floor)
 
 
 def endpoints(runs: int) -> None:
     with bare() as (netns, _):
-        command = [
-            "nsenter", f"--net={netns}", "--", "sh", "-c",
-            "nft add table ip t; nft add set ip t s '{ type ipv4_addr; }'; nft add element ip t s '{ 10.0.0.1 }'",
-        ]  # fmt: skip
-        subprocess.run(command, check=True)
-        floor = statistics.median(seconds(lambda: _touch(netns)) for _ in range(10)) * 1e3
         for count in SERVICES:
             command = inside(netns, "bench._endpoints", str(count), str(max(runs, 5)))
             done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
-            whole, kernel = (float(word) for word in done.stdout.split())
+            whole, kernel, floor, ratio = (float(word) for word in done.stdout.split())
             what = f"a bare nft, {floor:.3g} ms; nft's part {kernel:.3g} ms"
-            closing(f"network endpoint, {count:,} Services", whole, "ms", floor, what)
-
-
-def _touch(netns: str) -> None:
-    text = "delete element ip t s { 10.0.0.1 }\nadd element ip t s { 10.0.0.1 }\n"
-    subprocess.run(["nsenter", f"--net={netns}", "--", "nft", "-f", "-"], input=text, text=True, check=True)
+            closing(f"network endpoint, {count:,} Services", whole, "ms", whole / ratio, what)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -185,13 +180,16 @@ def seconds(work: Callable[[], object]) -> float:
 def names(cluster: LocalCluster, duration_s: float, runs: int) -> None:
     client, _ = pod_netns(cluster, "client")
     arguments = ("10.96.0.10", "53", "to-near.default.svc.cluster.local", str(duration_s))
-    ours = statistics.median(figure(client, "bench._traffic", "dns", *arguments) for _ in range(runs))
     node = cluster.description.node(1).netns_path
     address = cluster.description.node(1).address
+    rates, ratios = [], []
     with server(node, "echo", address, "9101"):
-        arguments = (address, "9101", *arguments[2:])
-        floor = statistics.median(figure(client, "bench._traffic", "dns", *arguments) for _ in range(runs))
-    closing("network dns", ours, "answers/s", floor, f"a Python echo, {floor:,.0f}/s")
+        bare_arguments = (address, "9101", *arguments[2:])
+        for _ in range(runs):
+            rates.append(figure(client, "bench._traffic", "dns", *arguments))
+            ratios.append(rates[-1] / figure(client, "bench._traffic", "dns", *bare_arguments))
+    ours, ratio = statistics.median(rates), statistics.median(ratios)
+    closing("network dns", ours, "answers/s", ours / ratio, f"a Python echo, {ours / ratio:,.0f}/s")
 
 
 async def first_answers(cluster: LocalCluster, runs: int) -> None:
@@ -240,27 +238,28 @@ def compose_ready(runs: int) -> None:
 
 def run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench network", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of throughput")
-    parser.add_argument("--runs", type=int, default=3, help="of each measurement; the median counts")
+    parser.add_argument("--rounds", type=int, default=200, help="of throughput and latency; the medians count")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of DNS")
+    parser.add_argument("--runs", type=int, default=5, help="of each other measurement; the median counts")
     parser.add_argument("--no-compose", action="store_true", help="without the compose cluster")
     parser.add_argument("--only-compose", action="store_true", help="nothing but the compose cluster")
     arguments = parser.parse_args(argv)
     load, _, _ = os.getloadavg()
     if not arguments.only_compose:
-        pod_network(arguments.seconds, arguments.runs)
+        pod_network(arguments.rounds, arguments.seconds, arguments.runs)
     if not arguments.no_compose:
-        compose_ready(arguments.runs)
+        compose_ready(min(arguments.runs, 3))
     print(f"load average before: {load:.1f}")
 
 
-def pod_network(duration_s: float, runs: int) -> None:
+def pod_network(rounds: int, duration_s: float, runs: int) -> None:
     cluster = LocalCluster(2, "b")
     try:
         cluster.up()
         for name, node in (("client", "node-1"), ("near", "node-1"), ("far", "node-2")):
             cluster.apply(pod_manifest(name, node))
         until(lambda: all(is_ready(cluster.json("pod", name)) for name in ("client", "near", "far")))
-        ways(cluster, duration_s, runs)
+        ways(cluster, rounds)
         names(cluster, duration_s, runs)
         asyncio.run(first_answers(cluster, max(runs, 5)))
     finally:
