@@ -9,7 +9,7 @@ from dataclasses import replace
 from kubelet.pods import model as m
 from kubelet.pods.env import expand
 from kubelet.pods.policy import spec_hash
-from kubelet.pods.resources import container_resources, pod_resources
+from kubelet.pods.resources import container_resources, overhead, pod_resources
 from kubelet.pods.security import container_security, sandbox_security
 from kubelet.pods.services import ConfigError, NodeSettings
 from kubelet.pods.states import Role
@@ -73,7 +73,13 @@ def _unique(items: Sequence[str]) -> tuple[str, ...]:
 
 
 def sandbox_config(
-    pod: core_v1_pb2.Pod, attempt: int, node: NodeSettings, *, log_directory: str, cgroup_parent: str
+    pod: core_v1_pb2.Pod,
+    attempt: int,
+    node: NodeSettings,
+    *,
+    log_directory: str,
+    cgroup_parent: str,
+    runtime_handler: str = "",
 ) -> SandboxConfig:
     metadata = pod.metadata
     ports = []
@@ -98,7 +104,8 @@ def sandbox_config(
         security=sandbox_security(pod),
         sysctls={sysctl.name: sysctl.value for sysctl in pod.spec.security_context.sysctls},
         resources=pod_resources(pod),
-        runtime_handler="",
+        overhead=overhead(pod),
+        runtime_handler=runtime_handler,
     )
 
 

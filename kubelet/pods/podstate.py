@@ -25,6 +25,7 @@ from kubelet.runtime.base import (
     SandboxStatus,
 )
 from wherry.pb import core_v1_pb2
+from wherry.pb.node_v1_pb2 import RuntimeClass
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class PodState:
         self.containers: dict[str, ContainerStatus] = {c.id: c for c in observed.containers}
         self.dirty: dict[str, None] = dict.fromkeys([*self.sandboxes, *self.containers])
         self.wake = asyncio.Event()
+        self._handler = ""  # of the pod's RuntimeClass, once it is known
 
     @property
     def observed(self) -> m.Observed:
@@ -161,12 +163,17 @@ class PodState:
         """The pod is to end: decided before the next round has planned for it."""
         return self.memory.removed or self.memory.ended is not None or self.pod.metadata.HasField("deletion_timestamp")
 
-    def sandbox_config(self, attempt: int) -> SandboxConfig:
+    async def sandbox_config(self, attempt: int) -> SandboxConfig:
+        """Raises APIError when the pod's RuntimeClass is not there (any more) or cannot be asked for."""
         services = self.services
+        name = self.pod.spec.runtime_class_name
+        if name and not self._handler:
+            self._handler = (await services.objects.get(RuntimeClass, "", name)).handler  # which never changes
         return sandbox_config(
             self.pod,
             attempt,
             services.node,
             log_directory=services.files.log_directory(self.pod),
             cgroup_parent=services.cgroups.parent_of(self.pod),
+            runtime_handler=self._handler,
         )

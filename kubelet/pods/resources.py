@@ -102,6 +102,19 @@ def pod_resources(pod: core_v1_pb2.Pod) -> Resources:
     )
 
 
+def overhead(pod: core_v1_pb2.Pod) -> Resources:
+    """What the pod's sandbox takes besides its containers, as its RuntimeClass says."""
+    if not pod.spec.overhead:
+        return Resources()
+    milli = milli_cpu(pod.spec.overhead)
+    return Resources(
+        cpu_shares=shares(milli),
+        cpu_quota=quota(milli),
+        cpu_period=CPU_PERIOD_US,
+        memory_limit_bytes=memory_bytes(pod.spec.overhead),
+    )
+
+
 def larger(one: Resources, other: Resources) -> Resources:
     """The more generous of both, limit by limit; 0 is no limit."""
 

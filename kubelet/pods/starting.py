@@ -62,7 +62,7 @@ class ContainerActions:
                 processes_of=target,
             )  # fmt: skip
             created = await services.runtime.create_container(
-                action.sandbox_id, config, self._state.sandbox_config(sandbox.attempt)
+                action.sandbox_id, config, await self._state.sandbox_config(sandbox.attempt)
             )
             self._state.containers[created] = ContainerStatus(
                 id=created, sandbox_id=action.sandbox_id, name=container.name, attempt=action.attempt,

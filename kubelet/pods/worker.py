@@ -395,7 +395,7 @@ class PodWorker:
             if self._state.stopping():
                 return
             services.cgroups.create(self.pod, pod_resources(self.pod))
-            sandbox_id = await services.runtime.run_sandbox(self._state.sandbox_config(action.attempt))
+            sandbox_id = await services.runtime.run_sandbox(await self._state.sandbox_config(action.attempt))
             made = await services.runtime.sandbox_status(sandbox_id)
             if services.isolate is not None:
                 await services.isolate(self.pod, made.ips)

@@ -16,14 +16,15 @@ import re
 import signal
 import socket
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubelet.network import cni
 from kubelet.runtime import mounts
 from kubelet.runtime.archives import PAUSE_IMAGE
 from kubelet.runtime.base import RuntimeFailure
-from kubelet.runtime.cri import CriRuntime
+from kubelet.runtime.cri import DEFAULT_HANDLER, CriRuntime
 from kubelet.runtime.processes import SBIN, ProcessRef, find_binary, spawn, tail
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ MAX_SOCKET_PATH_BYTES = 108
 CNI_BIN_DIRS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 # A runtime of the same runc whose sandboxes may have host ports: CNI configurations are per runtime.
 HOST_PORTS_HANDLER = "host-ports"
+RUNC_SHIM = "io.containerd.runc.v2"
 _CAP_SYS_RESOURCE = 24
 # What a node of ours never uses; each costs a little memory and start-up time. (runtime.v1.linux has to stay: 1.6 loads no task
 # service without it.)
@@ -112,6 +114,7 @@ class ContainerdOptions:
     systemd_cgroup: bool = False
     snapshotter: str = ""  # "" chooses overlayfs where the kernel and the file system can, else native
     registry_config_dir: str = "/etc/containerd/certs.d"
+    handlers: Mapping[str, str] = field(default_factory=dict)  # besides runc: what RuntimeClasses can name
     log_level: str = "info"
     cni_conf_dir: Path | None = None  # somebody else's; None: `Layout.cni_conf_dir`, which `kubelet.network` fills
     cni_bin_dir: Path | None = None
@@ -228,16 +231,43 @@ class Containerd:
 # -- configuration
 
 
+def _handler(cri: str, options: ContainerdOptions, name: str, runtime: str, *, host_ports: bool) -> str:
+    """`runtime`: a binary that is used as runc is, or the type of another shim. Each has a second entry for pods with host ports,
+    whose network is made in another way."""
+    q, layout = json.dumps, options.layout
+    entry = name
+    if host_ports:
+        entry = HOST_PORTS_HANDLER if name == DEFAULT_HANDLER else f"{name}-{HOST_PORTS_HANDLER}"
+    binary = runtime.startswith("/")
+    lines = [
+        f"[{cri}.containerd.runtimes.{q(entry)}]",
+        f"  runtime_type = {q(RUNC_SHIM if binary else runtime)}",
+    ]
+    if host_ports:
+        lines += [f"  cni_conf_dir = {q(str(layout.host_ports_conf_dir))}", "  cni_max_conf_num = 1"]
+    if binary:
+        lines += [
+            "",
+            f"[{cri}.containerd.runtimes.{q(entry)}.options]",
+            f"  BinaryName = {q(runtime)}",
+            f"  Root = {q(str(layout.run / name))}",
+            f"  SystemdCgroup = {str(options.systemd_cgroup).lower()}",
+        ]
+    return "\n".join([*lines, "", ""])
+
+
 def render_config(options: ContainerdOptions, snapshotter: str) -> str:
     """containerd's configuration, version 2 (read by 1.6 and everything after it)."""
     layout = options.layout
     q = json.dumps  # a JSON string is a TOML basic string
     disabled = [*_DISABLED_PLUGINS, *(["io.containerd.snapshotter.v1.native"] if snapshotter != "native" else [])]
     cri = 'plugins."io.containerd.grpc.v1.cri"'
-    runc = f"""  BinaryName = {q(find_binary("runc"))}
-  Root = {q(str(layout.run / "runc"))}
-  SystemdCgroup = {str(options.systemd_cgroup).lower()}
-"""
+    found = {DEFAULT_HANDLER: find_binary("runc"), **options.handlers}
+    handlers = "".join(
+        _handler(cri, options, name, found[name], host_ports=host_ports)
+        for name in sorted(found)
+        for host_ports in (False, True)
+    )
     return f"""# Written by wherry at every start; changes are lost.
 version = 2
 root = {q(str(layout.root))}
@@ -272,19 +302,7 @@ disabled_plugins = {q(sorted(disabled))}
   snapshotter = {q(snapshotter)}
   default_runtime_name = "runc"
 
-[{cri}.containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-
-[{cri}.containerd.runtimes.runc.options]
-{runc}
-[{cri}.containerd.runtimes.{HOST_PORTS_HANDLER}]
-  runtime_type = "io.containerd.runc.v2"
-  cni_conf_dir = {q(str(layout.host_ports_conf_dir))}
-  cni_max_conf_num = 1
-
-[{cri}.containerd.runtimes.{HOST_PORTS_HANDLER}.options]
-{runc}
-[plugins."io.containerd.internal.v1.opt"]
+{handlers}[plugins."io.containerd.internal.v1.opt"]
   path = {q(str(layout.root / "opt"))}
 """
 

@@ -62,11 +62,14 @@ _CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+DEFAULT_HANDLER = "runc"  # what a sandbox gets that names none
+
 
 class CriRuntime:
     """One per agent. `endpoint` is a socket's path, with or without `unix://`. `netns` names the network namespace that the
     runtime lives in, when it is not ours; `host_ports_handler` the runtime handler of sandboxes with host ports or a bounded
-    bandwidth, when they need one. Call `close` when done; calls may run concurrently."""
+    bandwidth, when they need one; behind a handler other than the default one it is a suffix. Call `close` when done; calls may
+    run concurrently."""
 
     name = "cri"
 
@@ -104,7 +107,10 @@ class CriRuntime:
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
         extras = config.port_mappings or any(name in config.annotations for name in BANDWIDTH)
-        handler = config.runtime_handler or (self._host_ports_handler if extras else "")
+        handler = config.runtime_handler
+        if extras and self._host_ports_handler:
+            plain = handler in ("", DEFAULT_HANDLER)
+            handler = self._host_ports_handler if plain else f"{handler}-{self._host_ports_handler}"
         request = pb.RunPodSandboxRequest(config=messages.sandbox_config(config), runtime_handler=handler)
         answer = await _call(
             self._runtime.RunPodSandbox(request, timeout=SANDBOX_TIMEOUT_S), reason="CreatePodSandboxError"

@@ -64,6 +64,8 @@ def sandbox_body(
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": True,
     }
+    if config.runtime_handler:
+        host["Runtime"] = config.runtime_handler
     if security.host_pid:
         host["PidMode"] = "host"
     if config.sysctls:
@@ -108,6 +110,7 @@ def container_body(
         "ReadonlyRootfs": security.readonly_rootfs,
         "CapAdd": list(security.add_capabilities),
         "CapDrop": list(security.drop_capabilities),
+        **({"Runtime": sandbox.runtime_handler} if sandbox.runtime_handler else {}),
         "GroupAdd": [str(group) for group in security.supplemental_groups],
         "SecurityOpt": security_options(security),
         "Mounts": [

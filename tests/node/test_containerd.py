@@ -163,11 +163,18 @@ def test_config_is_valid_toml_with_what_was_asked_for(tmp_path: Path) -> None:
 
     require_containerd()
     layout = layout_in(tmp_path / 'odd "name"', "x")
-    document = tomllib.loads(render_config(ContainerdOptions(layout, systemd_cgroup=True), "native"))
+    handlers = {"crun": "/usr/bin/crun", "runsc": "io.containerd.runsc.v1"}
+    document = tomllib.loads(render_config(ContainerdOptions(layout, systemd_cgroup=True, handlers=handlers), "native"))
     cri = document["plugins"]["io.containerd.grpc.v1.cri"]
     assert document["root"] == str(layout.root)
     assert cri["containerd"]["snapshotter"] == "native"
     assert cri["containerd"]["runtimes"]["runc"]["options"]["SystemdCgroup"] is True
+    runtimes = cri["containerd"]["runtimes"]
+    assert sorted(runtimes) == ["crun", "crun-host-ports", "host-ports", "runc", "runsc", "runsc-host-ports"]
+    assert runtimes["crun"]["options"]["BinaryName"] == "/usr/bin/crun"
+    assert runtimes["crun"]["runtime_type"] == runtimes["host-ports"]["runtime_type"] == "io.containerd.runc.v2"
+    assert runtimes["runsc"] == {"runtime_type": "io.containerd.runsc.v1"}
+    assert runtimes["runsc-host-ports"]["cni_conf_dir"] == str(layout.host_ports_conf_dir)
     assert "io.containerd.snapshotter.v1.native" not in document["disabled_plugins"]
 
 

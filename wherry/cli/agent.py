@@ -145,6 +145,14 @@ def parser() -> argparse.ArgumentParser:
         help="containerd's HOST/hosts.toml files: mirrors, CA certificates, plain HTTP (default %(default)s)",
     )
     add(
+        "--runtime-handler",
+        action="append",
+        default=[],
+        metavar="NAME=RUNTIME",
+        help="another low-level runtime that a RuntimeClass can name as its handler: a binary that is used as runc is"
+        " (crun=/usr/bin/crun), or the type of a shim of containerd (runsc=io.containerd.runsc.v1); may be repeated",
+    )
+    add(
         "--simultaneous-starts",
         type=int,
         default=0,
@@ -378,6 +386,21 @@ def _starts(capacity: Mapping[str, str]) -> int:
     return min(max(int(2 * cpus), 4), 16)
 
 
+def _handlers(given: Sequence[str]) -> dict[str, str]:
+    """Raises ValueError, naming the flag."""
+    found = {}
+    for text in given:
+        name, equals, runtime = text.partition("=")
+        known_form = runtime.startswith(("/", "io.containerd."))
+        if not equals or not known_form or not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+            raise ValueError(
+                f'--runtime-handler: "{text}"; wanted NAME=RUNTIME, the name as in a RuntimeClass, the runtime as the path of a '
+                "binary or as io.containerd.NAME.VERSION"
+            )
+        found[name] = runtime
+    return found
+
+
 async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runtime, list[asyncio.Task[None]]]:
     """The runtime, and what has to run beside it."""
     if arguments.runtime == "hollow":
@@ -405,7 +428,7 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     foreign = arguments.cni_conf_dir
     options = ContainerdOptions(
         layout, cni_conf_dir=foreign, cni_bin_dir=arguments.cni_bin_dir,
-        registry_config_dir=str(arguments.registry_config_dir.absolute()),
+        registry_config_dir=str(arguments.registry_config_dir.absolute()), handlers=_handlers(arguments.runtime_handler),
     )  # fmt: skip
     containerd = Containerd(options)
     await containerd.start()

@@ -13,5 +13,5 @@ from controlplane.registry.validation import policy as validation
 def kinds() -> Iterator[Served]:
     yield entry(
         "node.k8s.io/v1", "RuntimeClass", columns=tables.RUNTIME_CLASSES, check=validation.runtime_class,
-        compare=validation.runtime_class_update, stored_only="pods cannot name it",
+        compare=validation.runtime_class_update,
     )  # fmt: skip
