@@ -275,22 +275,6 @@ def from_map(labels: Labels) -> Selector:
     return Selector(tuple(Requirement(key, "=", (value,)) for key, value in sorted(labels.items())))
 
 
-def to_message(selector: Selector) -> meta_v1_pb2.LabelSelector:
-    """The LabelSelector of a parsed selector. Raises BadSelector for `nothing`, gt and lt, which it cannot say."""
-    out = meta_v1_pb2.LabelSelector()
-    if selector.nothing:
-        raise BadSelector("a LabelSelector cannot match nothing")
-    words = {"in": "In", "notin": "NotIn", "!=": "NotIn", "exists": "Exists", "!": "DoesNotExist"}
-    for item in selector.requirements:
-        if item.operator in ("=", "=="):
-            out.match_labels[item.key] = item.values[0]
-        elif item.operator in words:
-            out.match_expressions.add(key=item.key, operator=words[item.operator], values=item.values)
-        else:
-            raise BadSelector(f"a LabelSelector has no operator for {item}")
-    return out
-
-
 def validate(labels: Labels) -> list[tuple[str, str, str]]:
     """What is wrong with an object's labels: key, the offending text, message."""
     problems = []

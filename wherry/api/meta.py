@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-from wherry.api import kinds, schema, times
+from wherry.api import schema, times
 from wherry.pb import meta_v1_pb2, resources_pb2
 
 
@@ -73,14 +73,6 @@ def is_controlled_by(obj: Object, owner: Object) -> bool:
 
 def is_deleting(obj: Object) -> bool:
     return obj.metadata.HasField("deletion_timestamp")
-
-
-def add_finalizer(obj: Object, name: str) -> bool:
-    """True when it was not there."""
-    if name in obj.metadata.finalizers:
-        return False
-    obj.metadata.finalizers.append(name)
-    return True
 
 
 def remove_finalizer(obj: Object, name: str) -> bool:
@@ -146,11 +138,3 @@ def equal(left: Message | None, right: Message | None) -> bool:
     return type(left) is type(right) and (
         left == right or left.SerializeToString(deterministic=True) == right.SerializeToString(deterministic=True)
     )
-
-
-def short_name(obj: Any) -> str:
-    """`deployments.apps/web`, as kubectl names an object in its output."""
-    cls: Any = type(obj)
-    kind = kinds.of(cls)
-    singular = f"{kind.singular}.{kind.group}" if kind.group else kind.singular
-    return f"{singular}/{obj.metadata.name}"

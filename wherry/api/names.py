@@ -16,15 +16,14 @@ _LABEL_VALUE = f"({_QUALIFIED})?"
 _WILDCARD = rf"\*\.{_SUBDOMAIN}"
 _CONFIG_KEY = "[-._a-zA-Z0-9]+"
 _ENV_NAME = re.compile("[ -<>-~]+")
-_IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
 
 LABEL_MAX = 63
 SUBDOMAIN_MAX = 253
 
-_LABEL_RE, _SUBDOMAIN_RE, _DNS1035_RE, _QUALIFIED_RE, _LABEL_VALUE_RE, _WILDCARD_RE, _CONFIG_KEY_RE, _IDENTIFIER_RE = (
+_LABEL_RE, _SUBDOMAIN_RE, _DNS1035_RE, _QUALIFIED_RE, _LABEL_VALUE_RE, _WILDCARD_RE, _CONFIG_KEY_RE = (
     re.compile(pattern, re.ASCII)
     for pattern in (
-        _ALNUM_LABEL, _SUBDOMAIN, _DNS1035, _QUALIFIED, _LABEL_VALUE, _WILDCARD, _CONFIG_KEY, _IDENTIFIER,
+        _ALNUM_LABEL, _SUBDOMAIN, _DNS1035, _QUALIFIED, _LABEL_VALUE, _WILDCARD, _CONFIG_KEY,
     )
 )  # fmt: skip
 
@@ -79,14 +78,6 @@ _CONFIG_KEY_MESSAGE = _explain(
     "key.name",
     "KEY_NAME",
     "key-name",
-)
-_IDENTIFIER_MESSAGE = _explain(
-    "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters "
-    "or '_'",
-    _IDENTIFIER,
-    "my_name",
-    "MY_NAME",
-    "MyName",
 )
 ENV_NAME_MESSAGE = "a valid environment variable name must consist only of printable ASCII characters other than '='"
 
@@ -170,10 +161,6 @@ def config_map_key(value: str) -> list[str]:
 
 def env_var_name(value: str) -> list[str]:
     return [] if _ENV_NAME.fullmatch(value) else [ENV_NAME_MESSAGE]
-
-
-def c_identifier(value: str) -> list[str]:
-    return [] if _IDENTIFIER_RE.fullmatch(value) else [_IDENTIFIER_MESSAGE]
 
 
 def port_name(value: str) -> list[str]:

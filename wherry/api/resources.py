@@ -96,10 +96,6 @@ def pod_requests(pod: core_v1_pb2.Pod) -> dict[str, int]:
     return to_units(exact_requests(pod.spec))
 
 
-def pod_limits(pod: core_v1_pb2.Pod) -> dict[str, int]:
-    return to_units(exact_limits(pod.spec))
-
-
 def exact_requests(spec: core_v1_pb2.PodSpec) -> Amounts:
     total = _sum(spec, "requests")
     if spec.HasField("resources"):

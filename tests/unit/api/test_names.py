@@ -31,7 +31,6 @@ GOLDEN = Path(__file__).parents[4] / "shared" / "kubernetes-api" / "golden" / "v
         (names.env_var_name, ["A", "a.b-c", "1 2"], ["", "A=B", "é", "a\n"]),
         (names.port_name, ["http", "p-1"], ["", "80", "a--b", "-a", "A", "a" * 16]),
         (names.wildcard_dns1123_subdomain, ["*.a.b"], ["*", "a.b", "*.*.x"]),
-        (names.c_identifier, ["_a1"], ["1a", "a-b"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
