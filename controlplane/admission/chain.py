@@ -117,14 +117,15 @@ class Chain:
         if hooks is None and policies is None:
             return False
         seen: dict[str, bytes] = {}
-        changed = policies is not None and await policies.mutate(request)
+        left: dict[str, bytes] = {}
+        changed = policies is not None and await policies.mutate(request, left)
         hooked = hooks is not None and await hooks.mutate(request, seen)
         if changed or hooked:
             # What somebody added has to be looked at by those before it, as in Kubernetes: once more, and not for ever.
             for plugin in self._plugins:
                 await plugin.mutate(request, self._lookup)
-            if policies is not None:
-                await policies.mutate(request, again=True)
+            if policies is not None and left:
+                await policies.mutate(request, left)
             if hooks is not None:
                 await hooks.mutate(request, seen)
         return changed or hooked
@@ -166,7 +167,7 @@ class Chain:
     async def ask_outside(self, request: Request) -> bool:
         """Webhooks and policies alone, of a request in which the plugins have no say; whether they have changed its object."""
         policies = await self._mutating()
-        changed = policies is not None and await policies.mutate(request)
+        changed = policies is not None and await policies.mutate(request, {})
         hooks = await self._dispatcher("mutatingwebhookconfigurations")
         hooked = hooks is not None and await hooks.mutate(request, {})
         await self._validate_outside(request)

@@ -31,8 +31,10 @@ class Mutator:
         self._decide = decide
         self._kept: dict[str, tuple[Any, Mutations | str]] = {}
 
-    async def mutate(self, request: Request, *, again: bool = False) -> bool:
-        """Whether the object has changed. `again`: only those that want to be asked a second time."""
+    async def mutate(self, request: Request, seen: dict[str, bytes]) -> bool:
+        """Whether the object has changed. `seen`: what each policy left behind; when it is not empty, only those run that want
+        to, again, and since which the object has changed."""
+        again = bool(seen)
         if matching.exempt(request) or request.obj is None:
             return False
         policies = await self._lookup.all(_V1, "MutatingAdmissionPolicy")
@@ -49,11 +51,13 @@ class Mutator:
         asked = Asked(request, namespace, self._env.uuid(), served)
         changed = False
         for policy in policies:
-            if again and policy.spec.reinvocation_policy != "IfNeeded":
+            name = policy.metadata.name
+            if again and (policy.spec.reinvocation_policy != "IfNeeded" or seen.get(name) == _bytes(request.obj)):
                 continue
-            mine = [found for found in bindings if found.spec.policy_name == policy.metadata.name]
+            mine = [found for found in bindings if found.spec.policy_name == name]
             if mine and asked.concerns(policy.spec.match_constraints):
                 changed = await self._policy(policy, mine, asked) or changed
+                seen[name] = _bytes(request.obj)
         return changed
 
     async def _policy(self, policy: Any, bindings: list[Any], asked: Asked) -> bool:
@@ -120,6 +124,10 @@ class Mutator:
         if changed:
             asked.look()
         return changed
+
+
+def _bytes(obj: Any) -> bytes:
+    return bytes(obj.SerializeToString(deterministic=True))
 
 
 def _refusal(asked: Asked, message: str) -> APIError:

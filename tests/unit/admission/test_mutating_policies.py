@@ -112,6 +112,14 @@ async def test_policies_go_by_name_and_see_each_other(registry: Registry) -> Non
     assert (await make(registry, config()))["metadata"]["labels"]["n"] == "121"
 
 
+async def test_a_policy_runs_once_where_nobody_changes_anything_after_it(registry: Registry) -> None:
+    once = "object.metadata.labels.?n.orValue('') + '1'"
+    await policy(
+        registry, apply("Object{metadata: Object.metadata{labels: {'n': " + once + "}}}"), reinvocationPolicy="IfNeeded"
+    )
+    assert (await make(registry, config()))["metadata"]["labels"]["n"] == "1"
+
+
 async def test_conditions_and_the_authorizer(registry: Registry) -> None:
     asks = "authorizer.group('').resource('secrets').check('get').allowed()"
     await policy(
