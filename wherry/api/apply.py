@@ -7,7 +7,6 @@ Types and the merging itself are in `typed`, sets of paths in `fieldsets`. Which
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import Message
 
-from wherry.api import codec, fieldsets, jsonforms, schema, times, typed
+from wherry.api import codec, fieldsets, jsonforms, jsontext, schema, times, typed
 from wherry.api.errors import BadRequest, Cause, Conflict
 from wherry.api.fieldsets import EMPTY, PathSet
 from wherry.api.typed import Type
@@ -104,7 +103,7 @@ def decode_managers(entries: Sequence[Any]) -> Managers:
 
 
 def _read_paths(raw: bytes) -> PathSet:
-    return fieldsets.from_fields(json.loads(raw) if raw else {})
+    return fieldsets.from_fields(jsontext.load(raw) if raw else {})
 
 
 # Pods of one template, and one object that is written again and again, have the same text.

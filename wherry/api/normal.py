@@ -7,14 +7,13 @@ year 9999) is refused. Called by the registry for objects that arrive as message
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from wherry.api import quantity, schema
+from wherry.api import jsontext, quantity, schema
 from wherry.api.decode import same_when_empty
 from wherry.api.errors import BadRequest
 
@@ -92,7 +91,7 @@ def _value(value: Any, descriptor: Descriptor, path: str, name: str) -> None:
             value.nanos = shown
     elif full in _RAW:
         try:
-            json.loads(value.raw or b"null")
+            jsontext.load(value.raw or b"null")
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"{path}{name}: no JSON: {error}") from error
     else:

@@ -197,7 +197,7 @@ class _Builder:
         if not self._stack:
             self.root = value
             return
-        if not noted:
+        if self._with_lines and not noted:
             self._note_line(self._path(), event)
         top = self._stack[-1]
         top.size += size

@@ -8,7 +8,6 @@ Built by `catalogue`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from controlplane.registry.custom import defaulting, embedded, pruning, rules, v
 from controlplane.registry.custom.definitions import find
 from controlplane.registry.custom.validating import ABSENT
 from controlplane.registry.strategy import Strategy
-from wherry.api import jsonforms, typed
+from wherry.api import jsonforms, jsontext, typed
 from wherry.api.errors import BadRequest, Cause
 from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2, resources_pb2
 
@@ -44,7 +43,7 @@ class Scale:
 
 
 def body_of(obj: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(obj.body) if obj.body else {}
+    found: dict[str, Any] = jsontext.load(obj.body) if obj.body else {}
     return found
 
 

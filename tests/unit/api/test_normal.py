@@ -59,8 +59,10 @@ def test_it_does_what_the_way_through_json_does() -> None:
         (lambda pod: setattr(pod.spec.containers[0].resources.limits["cpu"], "string", "x"), r"limits\[cpu\]: bad quantity"),
         (lambda pod: setattr(pod.status.start_time, "seconds", 1 << 60), "status.startTime: .* are no time"),
         (lambda pod: setattr(pod.metadata.managed_fields.add().fields_v1, "raw", b"{"), r"managedFields\[0\].fieldsV1: no JSON"),
+        (lambda pod: setattr(pod.metadata.managed_fields.add().fields_v1, "raw", b'{"a":NaN}'), r"fieldsV1: no JSON: NaN"),
+        (lambda pod: setattr(pod.metadata.managed_fields.add().fields_v1, "raw", b"[" * 9999), r"fieldsV1: no JSON: "),
     ],
-    ids=["quantity", "time", "raw"],
+    ids=["quantity", "time", "raw", "not a number", "deep"],
 )  # fmt: skip
 def test_what_has_no_json_form_is_refused(break_it: object, wanted: str) -> None:
     pod: core_v1_pb2.Pod = make_pod("p").build()
