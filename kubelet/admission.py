@@ -5,7 +5,7 @@ The scheduler has asked the same already; this is for pods that name their node 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from kubelet.pods.resources import pod_requests
 from wherry.api import quantity
@@ -13,10 +13,10 @@ from wherry.pb import core_v1_pb2
 
 
 def refusal(
-    pod: core_v1_pb2.Pod, others: Iterable[core_v1_pb2.Pod], allocatable: Mapping[str, str]
+    pod: core_v1_pb2.Pod, here: Sequence[tuple[int, int]], allocatable: Mapping[str, str]
 ) -> tuple[str, str] | None:
-    """Reason and message. `others`: the pods that hold resources here. What the pod does not ask for is not held against it."""
-    here = [pod_requests(other) for other in others]
+    """Reason and message. `here`: what each pod that holds resources on this node asks for (milli CPU, memory bytes). What the
+    pod does not ask for is not held against it."""
     milli, memory = pod_requests(pod)
     asked = {
         "pods": (1, len(here), quantity.value(allocatable["pods"]) if "pods" in allocatable else None),

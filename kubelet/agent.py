@@ -466,11 +466,11 @@ class Agent:
             if worker.wants_resize():
                 self._decide_resizes()
 
-    def _others(self, uid: str) -> list[core_v1_pb2.Pod]:
-        """The pods that hold resources here besides this one, with what they are allocated."""
+    def _held_beside(self, uid: str) -> list[tuple[int, int]]:
+        """What each other pod asks for that holds resources here, as it is allocated: milli CPU and bytes of memory."""
         return [
-            worker.pod
-            for worker in self.workers()
+            worker.requests
+            for worker in self._workers.values()
             if worker.pod.metadata.uid != uid
             and not worker.memory.removed
             and worker.stage is Stage.SYNCING
@@ -482,8 +482,8 @@ class Agent:
         """The most important pod first; what does not fit now is asked again when something has changed."""
         waiting = [worker for worker in self.workers() if worker.wants_resize()]
         for worker in sorted(waiting, key=lambda worker: (-worker.desired.spec.priority, worker.desired.metadata.uid)):
-            others = self._others(worker.desired.metadata.uid)
-            worker.decide_resize(resizing.verdict(worker.desired, others, self.settings.allocatable))
+            held = self._held_beside(worker.desired.metadata.uid)
+            worker.decide_resize(resizing.verdict(worker.desired, held, self.settings.allocatable))
             if worker.memory.resize_pending is None:
                 self.checkpoints.save(self._checkpoint(worker.desired.metadata.uid) or worker.pod)
 
@@ -492,7 +492,7 @@ class Agent:
         uid = pod.metadata.uid
         if pod.status.container_statuses or pod.status.phase in TERMINAL or pod.metadata.HasField("deletion_timestamp"):
             return
-        refused = admission.refusal(pod, self._others(uid), self.settings.allocatable)
+        refused = admission.refusal(pod, self._held_beside(uid), self.settings.allocatable)
         refused = refused or eviction.refusal(pod, self.report.pressure.conditions())
         if refused is not None:
             self.emit(pod, "Warning", *refused)

@@ -24,13 +24,15 @@ from controlplane.registry.base import (
 )
 from wherry import __version__
 from wherry.api import schema
-from wherry.api.errors import BadRequest
+from wherry.api.errors import APIError, BadRequest
 from wherry.api.kinds import Kind
+from wherry.client.status import to_status
 from wherry.pb import resources_pb2
 
 KUBERNETES_VERSION = "v1.36.0"
 TYPE_PREFIX = "type.googleapis.com/"
 LIST_SLICE = 500  # objects encoded between two chances for the loop to do something else
+MAX_CREATES = 500  # in one batch
 WATCH_PART_EVENTS = 500
 WATCH_PART_BYTES = 2 * 1024 * 1024
 
@@ -127,6 +129,35 @@ class ResourcesServicer:
         response = _object_response(ctx, stored)
         response.created = True
         return response
+
+    async def CreateBatch(
+        self, request: resources_pb2.CreateBatchRequest, call: Call
+    ) -> resources_pb2.CreateBatchResponse:
+        if len(request.objects) > MAX_CREATES:
+            raise BadRequest(f"objects: {len(request.objects)} in one batch; wanted at most {MAX_CREATES}")
+        response = resources_pb2.CreateBatchResponse()
+        # Together, so that they share a commit of the store.
+        for result in await asyncio.gather(*(self._create_of_batch(request, body, call) for body in request.objects)):
+            response.results.append(result)
+        return response
+
+    async def _create_of_batch(
+        self, request: resources_pb2.CreateBatchRequest, body: Any, call: Call
+    ) -> resources_pb2.CreateBatchResponse.Result:
+        result = resources_pb2.CreateBatchResponse.Result()
+        try:
+            kind = self._kind(request.resource)
+            obj: Any = _unpack(kind, body, "")
+            meta = obj.metadata
+            await self._authorize(call, "create", request.resource, namespace=meta.namespace, name=meta.name)
+            ctx = call.context(field_manager=request.field_manager)
+            stored = await self._commits.run(self._registry.create(ctx, kind, meta.namespace, obj))
+        except APIError as error:
+            result.error.CopyFrom(to_status(error))
+        else:
+            result.name = meta.name or stored.message().metadata.name
+            result.resource_version = str(stored.revision)
+        return result
 
     async def Update(self, request: resources_pb2.UpdateRequest, call: Call) -> resources_pb2.ObjectResponse:
         ref = request.resource

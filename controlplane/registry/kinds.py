@@ -81,7 +81,9 @@ def table(*, event_ttl_s: int) -> Iterator[Served]:
     """In discovery order."""
     yield _entry("v1", "ConfigMap", ConfigMaps, columns=tables.CONFIG_MAPS)
     yield _entry("v1", "Endpoints", Endpoints, columns=endpoint_tables.ENDPOINTS)
-    yield _entry("v1", "Event", Events, columns=tables.EVENTS, fields=_EVENT_FIELDS, ttl_s=event_ttl_s)
+    yield _entry(
+        "v1", "Event", Events, columns=tables.EVENTS, fields=_EVENT_FIELDS, ttl_s=event_ttl_s, tracks_managers=False
+    )
     yield _entry(
         "v1", "Namespace", Namespaces, columns=tables.NAMESPACES, name_rule=label,
         fields={"status.phase": lambda obj: str(obj.status.phase)},

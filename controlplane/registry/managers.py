@@ -1,7 +1,7 @@
 """managedFields: who set which field. A thin step of `writes` over `wherry.api.apply`.
 
-Only clients that name themselves (fieldManager, as kubectl does) are tracked, and objects that already have owners: to keep
-books on every write of our own controllers and agents would cost more than the write, and what they own nobody applies.
+Only clients that name themselves (fieldManager) are tracked, and objects that already have owners. Events are not: they are most
+of what a cluster writes, written once by one component, and nobody shares their fields; the books would cost more than the write.
 Server-side apply on an untracked object gives all that was there to `before-first-apply`, as Kubernetes does.
 """
 
@@ -44,7 +44,7 @@ def track(
     if applied:
         return
     owned = old is not None and len(old.metadata.managed_fields) > 0
-    if not owned and not ctx.field_manager:
+    if not owned and not (ctx.field_manager and strategy.tracks_managers):
         obj.metadata.ClearField("managed_fields")
         return
     from wherry.api import apply, fieldsets

@@ -73,6 +73,7 @@ class Strategy:
     create_on_update: bool = False
     unconditional_update: bool = True
     deprecation: str = ""  # told to whoever uses the kind
+    tracks_managers: bool = True  # whether plain writes are noted in managedFields
     any_finalizer: bool = False  # finalizers need no domain and path, as Kubernetes has it outside of its own kinds
     frozen: str = ""  # why no object can be created any more
     verbs: tuple[str, ...] = (

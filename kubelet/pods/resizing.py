@@ -10,7 +10,7 @@ applied, so a restarted agent goes on from there; without a checkpoint it takes 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from kubelet.pods.model import containers_of
 from kubelet.pods.resources import pod_requests
@@ -83,12 +83,11 @@ def _copy(given: Requirements) -> Requirements:
 
 
 def verdict(
-    wanted: core_v1_pb2.Pod, others: Iterable[core_v1_pb2.Pod], allocatable: Mapping[str, str]
+    wanted: core_v1_pb2.Pod, held: Sequence[tuple[int, int]], allocatable: Mapping[str, str]
 ) -> tuple[str, str] | None:
     """Reason and message of a resize that must wait (Deferred) or can never be (Infeasible), in the kubelet's words; None when
-    there is room. `others`: the pods that hold resources here, with what they are allocated."""
+    there is room. `held`: what each other pod on the node is allocated (milli CPU, memory bytes)."""
     milli, memory = pod_requests(wanted)
-    held = [pod_requests(other) for other in others]
     figures = (
         ("cpu", milli, sum(each for each, _ in held), quantity.milli),
         ("memory", memory, sum(each for _, each in held), quantity.value),

@@ -20,7 +20,7 @@ from kubelet.pods.images import ensure_image
 from kubelet.pods.plan import plan
 from kubelet.pods.podstate import RETRY_S, PodState
 from kubelet.pods.probing import Probing
-from kubelet.pods.resources import pod_resources
+from kubelet.pods.resources import pod_requests, pod_resources
 from kubelet.pods.services import ConfigError, PodServices, VolumeError
 from kubelet.pods.starting import ContainerActions
 from kubelet.pods.states import STAGE_MOVES, Stage
@@ -66,6 +66,7 @@ class PodWorker:
         self._said: dict[str, None] = {}
         self._stage = Stage.SYNCING
         self._sent = b""
+        self._requests: tuple[core_v1_pb2.Pod, tuple[int, int]] | None = None
         self._group: TaskGroup | None = None
         self._probing = Probing(services, self.memory, self._wake, self._found_running if adopted else set())
         self._adopt_probe_results()
@@ -151,6 +152,14 @@ class PodWorker:
     def desired(self) -> core_v1_pb2.Pod:
         """As the control plane wants it; `pod` is with the resources that it is allocated."""
         return self._state.desired
+
+    @property
+    def requests(self) -> tuple[int, int]:
+        """What `resources.pod_requests` says of the pod as it is now; each new pod of the node asks all others."""
+        pod = self._state.pod
+        if self._requests is None or self._requests[0] is not pod:
+            self._requests = pod, pod_requests(pod)
+        return self._requests[1]
 
     @property
     def observed(self) -> m.Observed:

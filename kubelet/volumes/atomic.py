@@ -5,44 +5,40 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kubelet.volumes import directories
 
 DATA = "..data"
 _NEXT = "..data_tmp"
+_DATED = "..2000_"
 Payload = Mapping[str, tuple[bytes, int]]  # relative path -> (content, mode)
 
 
 def write(directory: Path, payload: Payload, *, group: int | None = None) -> bool:
     """Makes the directory hold exactly `payload`; False when it did already. Killed half-way, the old contents stay and the
     next call tidies up."""
-    directory.mkdir(parents=True, exist_ok=True)
+    os.makedirs(directory, exist_ok=True)
     if group is not None and not directories.may_give(directory, group):
         # What the group may, everybody has to: an agent without root can't give files away.
         payload = {path: (content, mode | (mode | 0o440) >> 3 & 0o007) for path, (content, mode) in payload.items()}
         group = None
-    if current(directory) == dict(payload):
+    there = sorted(os.listdir(directory))
+    if DATA in there and current(directory) == dict(payload):
         return False
-    fresh = _new_directory(directory)
-    for path, (content, mode) in sorted(payload.items()):
-        file = fresh / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        if group is not None:
-            os.chown(file, -1, group)
-            mode |= 0o440
-        file.chmod(mode)
-    _set_directory_modes(fresh, group)
-    temporary = directory / _NEXT
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(fresh.name)
-    temporary.replace(directory / DATA)
-    _link_names(directory, {path.partition("/")[0] for path in payload})
-    for old in directory.glob("..2*"):
-        if old.name != fresh.name:
-            shutil.rmtree(old, ignore_errors=True)
+    dated = [name for name in there if name.startswith(_DATED)]
+    # Kubernetes dates it; a counter serves as well and needs no clock.
+    number = 1 + max((int(name.removeprefix(_DATED) or 0) for name in dated), default=0)
+    name = f"{_DATED}{number}"
+    _fill(f"{directory}/{name}", payload, group)
+    if _NEXT in there:
+        os.unlink(f"{directory}/{_NEXT}")
+    os.symlink(name, f"{directory}/{_NEXT}")
+    os.replace(f"{directory}/{_NEXT}", f"{directory}/{DATA}")
+    _link_names(directory, there, {path.partition("/")[0] for path in payload})
+    for old in dated:
+        shutil.rmtree(f"{directory}/{old}", ignore_errors=True)
     return True
 
 
@@ -59,27 +55,42 @@ def current(directory: Path) -> dict[str, tuple[bytes, int]] | None:
     return found
 
 
-def _new_directory(directory: Path) -> Path:
-    number = 1 + max((int(old.name[2:].partition("_")[2] or 0) for old in directory.glob("..2*")), default=0)
-    # Kubernetes dates it; a counter serves as well and needs no clock.
-    fresh = directory / f"..2000_{number}"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    return fresh
+def _fill(fresh: str, payload: Payload, group: int | None) -> None:
+    """System calls and no `pathlib`: every start of a pod goes through here."""
+    made: set[str] = set()
+
+    def make(path: str) -> None:
+        if path not in made:
+            if path != fresh:
+                make(os.path.dirname(path))
+            os.mkdir(path)
+            made.add(path)
+            os.chmod(path, 0o755)
+            if group is not None:
+                os.chown(path, -1, group)
+
+    make(fresh)
+    for path, (content, mode) in sorted(payload.items()):
+        file = f"{fresh}/{path}"
+        make(os.path.dirname(file))
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(handle, left) :]
+            if group is not None:
+                os.fchown(handle, -1, group)
+                mode |= 0o440
+            os.fchmod(handle, mode)
+        finally:
+            os.close(handle)
 
 
-def _set_directory_modes(fresh: Path, group: int | None) -> None:
-    for base, _, _ in os.walk(fresh):
-        os.chmod(base, 0o755)
-        if group is not None:
-            os.chown(base, -1, group)
-
-
-def _link_names(directory: Path, names: set[str]) -> None:
+def _link_names(directory: Path, there: Sequence[str], names: set[str]) -> None:
     for name in sorted(names):
-        link = directory / name
-        if not link.is_symlink():
-            link.symlink_to(f"{DATA}/{name}")
-    for entry in directory.iterdir():
-        if not entry.name.startswith("..") and entry.name not in names:
-            entry.unlink(missing_ok=True)
+        link = f"{directory}/{name}"
+        if not (name in there and os.path.islink(link)):
+            os.symlink(f"{DATA}/{name}", link)
+    for name in there:
+        if not name.startswith("..") and name not in names:
+            os.unlink(f"{directory}/{name}")

@@ -49,9 +49,10 @@ def link_memory(path: Path, place: Path) -> None:
         path.symlink_to(place)
 
 
-def mount_tmpfs(path: Path, size_bytes: int) -> None:
+def mount_tmpfs(path: Path, size_bytes: int = 0, *, mode: int = 0o777) -> None:
+    """`size_bytes` 0: the kernel's limit, half of the memory."""
     libc = ctypes.CDLL(None, use_errno=True)
-    options = f"size={size_bytes},mode=0777" if size_bytes else "mode=0777"
+    options = f"size={size_bytes},mode={mode:04o}" if size_bytes else f"mode={mode:04o}"
     if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode()) != 0:
         code = ctypes.get_errno()
         raise VolumeError(f"mounting a tmpfs at {path}: {os.strerror(code)}")

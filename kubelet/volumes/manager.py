@@ -1,6 +1,8 @@
 """The volume manager: `kubelet.pods.services.Volumes` for real pods. One per agent; its state is the file system.
 
-Layout: ROOT/pods/UID/volumes/NAME. Preparing twice is harmless, and is how contents are refreshed."""
+Layout: ROOT/pods/UID/volumes/NAME, and ROOT/volumes/UID/NAME for what comes from objects of the API. Beside a containerd of our
+own that is a tmpfs: Secrets and tokens do not get onto the disk, as in the kubelet, and a start does not wait for it. Preparing
+twice is harmless, and is how contents are refreshed."""
 
 from __future__ import annotations
 
@@ -32,6 +34,20 @@ _PROPAGATION = {
 }
 
 
+PAYLOADS = "volumes"
+
+
+def keep_payloads_in_memory(root: Path) -> None:
+    """Before anything is prepared, and only beside a runtime that sees our mounts. Where we may not mount, the disk has to do."""
+    directory = root / PAYLOADS
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not os.path.ismount(directory):
+        try:
+            directories.mount_tmpfs(directory, mode=0o700)
+        except VolumeError as error:
+            log.warning("Secrets and tokens of pods are kept on disk: %s", error.message)
+
+
 class VolumeManager:
     def __init__(
         self,
@@ -47,12 +63,15 @@ class VolumeManager:
         self._tokens = tokens
         self._pods = root / "pods"
         self._memory = directories.memory_root(root)
+        self._payloads = root / PAYLOADS
         self._objects = objects
         self._node = node
         self._pod_ips = pod_ips
 
-    def path(self, pod_uid: str, volume: str) -> Path:
-        return self._pods / pod_uid / "volumes" / volume
+    def path(self, pod: core_v1_pb2.Pod, volume: core_v1_pb2.Volume) -> Path:
+        if payload.is_payload(volume.volume_source):
+            return self._payloads / pod.metadata.uid / volume.name
+        return self._pods / pod.metadata.uid / "volumes" / volume.name
 
     async def prepare(self, pod: core_v1_pb2.Pod) -> None:
         for volume in pod.spec.volumes:
@@ -64,7 +83,7 @@ class VolumeManager:
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{volume.name}" : {error}') from error
 
     async def _prepare(self, pod: core_v1_pb2.Pod, volume: core_v1_pb2.Volume) -> None:
-        source, path = volume.volume_source, self.path(pod.metadata.uid, volume.name)
+        source, path = volume.volume_source, self.path(pod, volume)
         context = pod.spec.security_context
         group = context.fs_group if context.HasField("fs_group") else None
         if source.HasField("host_path"):
@@ -150,7 +169,7 @@ class VolumeManager:
                 # As container runtimes do for an untyped hostPath.
                 path.mkdir(parents=True, exist_ok=True)
             return path
-        return self.path(pod.metadata.uid, volume.name)
+        return self.path(pod, volume)
 
     def _sub_path(self, source: Path, sub_path: str, container: str) -> Path:
         """Inside the volume also after following links: a container must not reach the host by way of a link it made."""
@@ -174,6 +193,7 @@ class VolumeManager:
     async def teardown(self, pod_uid: str) -> None:
         """Unmounts what is ours and removes it; hostPath volumes stay as they are."""
         self._tokens.forget(pod_uid)
+        shutil.rmtree(self._payloads / pod_uid, ignore_errors=True)
         for path in (self._pods / pod_uid / "volumes", *([self._memory / pod_uid] if self._memory is not None else [])):
             if path.is_dir():
                 await self._take_away(path)
@@ -194,7 +214,7 @@ class VolumeManager:
     def disk_bytes(self, pod: core_v1_pb2.Pod) -> int:
         """What its emptyDirs hold of the node's disk. Blocking."""
         return sum(
-            directories.used_bytes(self.path(pod.metadata.uid, volume.name))
+            directories.used_bytes(self.path(pod, volume))
             for volume in pod.spec.volumes
             if volume.volume_source.HasField("empty_dir") and not volume.volume_source.empty_dir.medium
         )
@@ -206,7 +226,7 @@ class VolumeManager:
             if not volume.volume_source.HasField("empty_dir") or not source.HasField("size_limit"):
                 continue
             limit = quantity.value(source.size_limit)
-            if limit and directories.used_bytes(self.path(pod.metadata.uid, volume.name)) > limit:
+            if limit and directories.used_bytes(self.path(pod, volume)) > limit:
                 return f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{source.size_limit.string}". '
         return ""
 

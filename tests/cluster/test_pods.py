@@ -232,6 +232,8 @@ def test_volumes(cluster: LocalCluster) -> None:
     assert "v1admin" in text
     assert 'note="hi"' in text
     assert text.endswith("line1\nline2\n")
+    mounts = [line.split() for line in cluster.ok("exec", "volumes", "--", "cat", "/proc/mounts").splitlines()]
+    assert {fields[2] for fields in mounts if fields[1] in ("/sec", "/proj")} == {"tmpfs"}, "a Secret got onto the disk"
     modes = cluster.ok("exec", "volumes", "--", "ls", "-lL", "/sec/deep/user", "/cm/k1").split()
     assert "-r--------" in modes
     assert "-rw-r--r--" in modes

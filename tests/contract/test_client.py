@@ -300,3 +300,25 @@ async def test_a_closed_client_says_so(client: Client) -> None:
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
     await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_batch_of_creates_has_an_answer_for_each(client: Client) -> None:
+    await client.create(config_map("there"))
+    generated = config_map("", k="v")
+    generated.metadata.generate_name = "made-"
+    bad = config_map("Not_A_Name")
+    first, taken, wrong, named = await client.create_batch([config_map("new"), config_map("there"), bad, generated])
+    assert first == "new"
+    assert isinstance(taken, AlreadyExists)
+    assert taken.name == "there"
+    assert isinstance(wrong, Invalid)
+    assert isinstance(named, str)
+    assert (await client.get(ConfigMap, named, "default")).data["k"] == "v"
+    assert await client.create_batch([]) == []
+    with pytest.raises(BadRequest, match="501 in one batch; wanted at most 500"):
+        await client.create_batch([config_map(f"n{number}") for number in range(501)])
+
+
+async def test_a_batch_of_creates_needs_the_right_to_each(stranger: Client) -> None:
+    (refused,) = await stranger.create_batch([config_map("new")])
+    assert isinstance(refused, Forbidden)

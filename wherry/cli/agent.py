@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="sandboxes and containers; default: two per CPU of the node, from 4 to 16",
+        help="sandboxes and containers; default: four per CPU of the node, from 4 to 16",
     )
     add(
         "--remove",
@@ -343,6 +343,7 @@ async def _remove(arguments: argparse.Namespace) -> None:
     import shutil
 
     from kubelet.cgroups import PodCgroups
+    from kubelet.runtime import mounts
     from kubelet.runtime.cleanup import remove_all_sandboxes
     from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
     from wherry.cli.cluster import cgroups
@@ -362,6 +363,7 @@ async def _remove(arguments: argparse.Namespace) -> None:
     await network.remove(pod_cidr)
     cgroups.remove_empty(PodCgroups(arguments.cgroup_parent).pods_parent)
     cgroups.remove_empty(arguments.cgroup_parent or "kubepods")
+    mounts.unmount_below(layout.run, layout.data)
     for directory in (layout.run, layout.data):
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -378,12 +380,12 @@ async def _remove_docker(arguments: argparse.Namespace) -> None:
 
 
 def _starts(capacity: Mapping[str, str]) -> int:
-    """Starting is CPU work: with two per CPU containerd did 30 pods soonest. At least four, so that a few that hang do not
+    """Starting is CPU work: with four per CPU containerd did 30 pods soonest. At least four, so that a few that hang do not
     keep the node from starting others."""
     from wherry.api import quantity
 
     cpus = quantity.milli(capacity["cpu"]) / 1000 if "cpu" in capacity else len(os.sched_getaffinity(0))
-    return min(max(int(2 * cpus), 4), 16)
+    return min(max(int(4 * cpus), 4), 16)
 
 
 def _handlers(given: Sequence[str]) -> dict[str, str]:
@@ -421,6 +423,7 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
         Layout,
         choose_snapshotter,
     )
+    from kubelet.volumes.manager import keep_payloads_in_memory
     from wherry.api.supervise import keep_running
 
     _make_directory(arguments.run_dir)
@@ -432,6 +435,7 @@ async def _start_runtime(arguments: argparse.Namespace, env: Env) -> tuple[Runti
     )  # fmt: skip
     containerd = Containerd(options)
     await containerd.start()
+    keep_payloads_in_memory(arguments.data_dir)
     folder = arguments.images or arguments.data_dir / "images"
     await archives.preload(layout.socket, folder, snapshotter=choose_snapshotter(layout.root))
     supervisor = asyncio.get_running_loop().create_task(

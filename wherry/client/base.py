@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from wherry.api.errors import APIError
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, resources_pb2
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class ClientAPI(Protocol):
     ) -> AsyncIterator[WatchBatch[M]]: ...
     async def create(self, obj: M, *, dry_run: bool = False, field_manager: str = "") -> M:
         """Namespace and name come from the object's metadata."""
+        ...
+
+    async def create_batch(self, objs: Sequence[M]) -> Sequence[str | APIError]:
+        """Objects of one kind, each for itself, in one request: the name of each, or why it was not created."""
         ...
 
     async def update(self, obj: M, *, subresource: str = "", dry_run: bool = False, field_manager: str = "") -> M: ...

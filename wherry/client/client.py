@@ -152,6 +152,17 @@ class Client:
         _pack(request.object, obj)
         return self._object(cls, await self._call("Create", request))
 
+    async def create_batch(self, objs: Sequence[M]) -> Sequence[str | APIError]:
+        if not objs:
+            return []
+        request = resources_pb2.CreateBatchRequest(
+            resource=await self._ref_of(objs[0]), field_manager=self._field_manager
+        )
+        for obj in objs:
+            _pack(request.objects.add(), obj)
+        response = await self._call("CreateBatch", request)
+        return [from_status(result.error) if result.HasField("error") else result.name for result in response.results]
+
     async def update(self, obj: M, *, subresource: str = "", dry_run: bool = False, field_manager: str = "") -> M:
         cls = type(obj)
         request = resources_pb2.UpdateRequest(

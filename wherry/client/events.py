@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ NORMAL = "Normal"
 WARNING = "Warning"
 
 QUEUE_LIMIT = 1000
+# News waits so long, so that what is told while a pod starts is written together, and after the start rather than beside it.
+LINGER_S = 0.25
+AT_ONCE = 64
 CACHE_LIMIT = 4096
 TRIES = 3
 RETRY_S = 1.0
@@ -73,6 +77,15 @@ class _News:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """`message` and `key` are the series', which may be a combined one."""
+
+    news: _News
+    message: str
+    key: tuple[Any, ...]
+
+
 class EventRecorder:
     """Invariants: at most QUEUE_LIMIT items wait; each cache holds at most CACHE_LIMIT entries, the oldest go first."""
 
@@ -114,48 +127,91 @@ class EventRecorder:
     async def run(self) -> None:
         """Writes what is told, until cancelled."""
         while True:
-            news = await self._queue.get()
+            batch = [await self._queue.get()]
             try:
-                await self._record(news)
+                await asyncio.sleep(LINGER_S)
+                while len(batch) < AT_ONCE and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                await self._write(batch)
             finally:
-                self._queue.task_done()
+                for _ in batch:
+                    self._queue.task_done()
 
     async def flush(self) -> None:
         """Returns when all that was told has been written or dropped. `run` must be running."""
         await self._queue.join()
 
-    async def _record(self, news: _News) -> None:
-        if not self._admitted(news):
-            self.dropped += 1
-            return
-        message, key = self._aggregated(news)
-        series = self._series.get(key)
-        for attempt in range(TRIES):
-            try:
-                if series is None:
-                    series = await self._create(news, message)
-                else:
-                    await self._count(news, series, message)
-                break
-            except NotFound:
-                series = None  # its time to live is over: begin a new one
-            except (AlreadyExists, Conflict):
-                pass
-            except Forbidden as error:
-                # The namespace is being deleted, or we may not: no use in trying again.
-                log.debug("event %s: %s", news.reason, error)
+    async def _write(self, batch: Sequence[_News]) -> None:
+        waiting = []
+        for news in batch:
+            if self._admitted(news):
+                waiting.append(_Item(news, *self._aggregated(news)))
+            else:
                 self.dropped += 1
-                return
-            except APIError as error:
-                if attempt == TRIES - 1:
-                    log.debug("event %s: %s", news.reason, error)
-                    self.dropped += 1
-                    return
-                await asyncio.sleep(RETRY_S * (0.5 + self._env.rng.random()))
-        if series is not None:
-            _remember(self._series, key, series)
+        while waiting:
+            # Of one series only one at a time: what the first creates, the next counts.
+            turn: dict[tuple[Any, ...], _Item] = {}
+            later = []
+            for item in waiting:
+                if turn.setdefault(item.key, item) is not item:
+                    later.append(item)
+            failed = list(turn.values())
+            for attempt in range(TRIES):
+                failed = await self._attempt(failed, last=attempt == TRIES - 1)
+                if not failed:
+                    break
+            waiting = later
 
-    async def _create(self, news: _News, message: str) -> _Series:
+    async def _attempt(self, items: Sequence[_Item], *, last: bool) -> list[_Item]:
+        """Those that are worth another try."""
+        new = [item for item in items if item.key not in self._series]
+        known = [item for item in items if item.key in self._series]
+        failed: list[_Item] = []
+        unavailable = False
+        for item, error in [*await self._create(new), *[(item, await self._count(item)) for item in known]]:
+            if isinstance(error, NotFound):
+                self._series.pop(item.key, None)  # its time to live is over: begin a new one
+            if error is None:
+                continue
+            if last or isinstance(error, Forbidden):
+                # Forbidden: the namespace is being deleted, or we may not; no use in trying again.
+                log.debug("event %s: %s", item.news.reason, error)
+                self.dropped += 1
+                continue
+            failed.append(item)
+            unavailable = unavailable or not isinstance(error, NotFound | AlreadyExists | Conflict)
+        if unavailable:
+            await asyncio.sleep(RETRY_S * (0.5 + self._env.rng.random()))
+        return failed
+
+    async def _create(self, items: Sequence[_Item]) -> list[tuple[_Item, APIError | None]]:
+        made = [self._event(item.news, item.message) for item in items]
+        results: Sequence[str | APIError]
+        try:
+            results = await self._client.create_batch(made)
+        except APIError as error:
+            results = [error] * len(items)
+        outcome: list[tuple[_Item, APIError | None]] = []
+        for item, event, result in zip(items, made, results, strict=True):
+            if isinstance(result, APIError):
+                outcome.append((item, result))
+                continue
+            _remember(self._series, item.key, _Series(event.metadata.name, 1, item.news.at))
+            outcome.append((item, None))
+        return outcome
+
+    async def _count(self, item: _Item) -> APIError | None:
+        series, news = self._series[item.key], item.news
+        patch = {"count": series.count + 1, "lastTimestamp": format_seconds(int(news.at)), "message": item.message}
+        try:
+            await self._client.patch(core_v1_pb2.Event, series.name, news.namespace, patch)
+        except APIError as error:
+            return error
+        series.count += 1
+        _remember(self._series, item.key, series)
+        return None
+
+    def _event(self, news: _News, message: str) -> core_v1_pb2.Event:
         reference = core_v1_pb2.ObjectReference.FromString(news.reference)
         # client-go's form, NAME.HEX; the stamp grows also when two events fall into one tick of the clock.
         self._last_stamp = max(self._last_stamp + 1, int(news.at * 1e9))
@@ -174,13 +230,7 @@ class EventRecorder:
         event.metadata.namespace = news.namespace
         event.first_timestamp.CopyFrom(to_time(news.at))
         event.last_timestamp.CopyFrom(to_time(news.at))
-        await self._client.create(event)
-        return _Series(event.metadata.name, 1, news.at)
-
-    async def _count(self, news: _News, series: _Series, message: str) -> None:
-        patch = {"count": series.count + 1, "lastTimestamp": format_seconds(int(news.at)), "message": message}
-        await self._client.patch(core_v1_pb2.Event, series.name, news.namespace, patch)
-        series.count += 1
+        return event
 
     def _admitted(self, news: _News) -> bool:
         bucket = self._buckets.get(news.subject)

@@ -17,7 +17,8 @@ from wherry.api.errors import APIError
 from wherry.client.status import to_status
 
 _VERBS = {
-    "Get": "get", "List": "list", "Watch": "watch", "Create": "create", "Update": "update", "Patch": "patch",
+    "Get": "get", "List": "list", "Watch": "watch", "Create": "create", "CreateBatch": "create",
+    "Update": "update", "Patch": "patch",
     "Apply": "patch", "Delete": "delete", "DeleteCollection": "deletecollection",
 }  # fmt: skip
 _PODS = {
@@ -48,7 +49,7 @@ def _subject(path: str, request: Any, call: Call) -> Subject:
         ref = request.resource
         return Subject(
             call.identity, _VERBS[name], "", ref.group, ref.version, ref.resource, getattr(request, "subresource", ""),
-            request.namespace, getattr(request, "name", ""),
+            getattr(request, "namespace", ""), getattr(request, "name", ""),
         )  # fmt: skip
     if service.endswith(".Pods") and name in _PODS:
         verb, subresource = _PODS[name]

@@ -19,11 +19,15 @@ class Events:
         self.written: dict[str, Event] = {}
         self.errors: list[Exception] = []
 
-    async def create(self, obj: Any) -> Any:
-        if self.errors:
-            raise self.errors.pop(0)
-        self.written[obj.metadata.name] = obj
-        return obj
+    async def create_batch(self, objs: Any) -> Any:
+        results: list[Any] = []
+        for obj in objs:
+            if self.errors:
+                results.append(self.errors.pop(0))
+                continue
+            self.written[obj.metadata.name] = obj
+            results.append(obj.metadata.name)
+        return results
 
     async def patch(self, cls: Any, name: str, namespace: str, patch: Any) -> Any:
         if self.errors:

@@ -13,7 +13,7 @@ from wherry.cli import agent
     ("flags", "starts"),
     [
         (["--capacity", "cpu=500m"], 4),
-        (["--capacity", "cpu=3"], 6),
+        (["--capacity", "cpu=3"], 12),
         (["--capacity", "cpu=64"], 16),
         (["--capacity", "cpu=64", "--simultaneous-starts", "1"], 1),
     ],

@@ -8,7 +8,7 @@ from kubelet.pods import model as m
 from kubelet.pods import resizing
 from kubelet.pods.plan import plan
 from kubelet.pods.policy import spec_hash
-from kubelet.pods.resources import larger
+from kubelet.pods.resources import larger, pod_requests
 from kubelet.runtime.base import ContainerState, ContainerStatus, Resources, SandboxState, SandboxStatus
 from wherry.api import codec
 from wherry.pb import core_v1_pb2
@@ -45,7 +45,7 @@ def requirements(cpu: str, memory: str = "1Gi") -> core_v1_pb2.ResourceRequireme
     ids=["fits", "has to wait", "never"],
 )  # fmt: skip
 def test_verdicts(wanted: PodBuilder, others: list[PodBuilder], expected: tuple[str, str] | None) -> None:
-    assert resizing.verdict(wanted.build(), [other.build() for other in others], ALLOCATABLE) == expected
+    assert resizing.verdict(wanted.build(), [pod_requests(other.build()) for other in others], ALLOCATABLE) == expected
 
 
 def running(pod: core_v1_pb2.Pod, name: str = "c") -> ContainerStatus:

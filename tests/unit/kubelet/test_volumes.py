@@ -77,7 +77,7 @@ def config_map(**more: Any) -> core_v1_pb2.ConfigMapVolumeSource:
 
 
 def contents(manager: VolumeManager, pod: core_v1_pb2.Pod) -> dict[str, bytes]:
-    base = manager.path(pod.metadata.uid, "v")
+    base = manager.path(pod, pod.spec.volumes[0])
     return {
         str(Path(at, name).relative_to(base)): Path(at, name).read_bytes()
         for at, dirs, names in os.walk(base, followlinks=True)
@@ -90,7 +90,7 @@ async def test_config_map(manager: VolumeManager) -> None:
     pod = pod_with(config_map=config_map(default_mode=0o400))
     await manager.prepare(pod)
     assert contents(manager, pod) == {"a": b"1", "b": b"2", "bin": b"\0\1"}
-    assert (manager.path(pod.metadata.uid, "v") / "a").stat().st_mode & 0o777 == 0o400
+    assert (manager.path(pod, pod.spec.volumes[0]) / "a").stat().st_mode & 0o777 == 0o400
     mount = manager.mounts(pod, pod.spec.containers[0], [])[0]
     assert (mount.container_path, mount.readonly) == ("/v", True)
 
@@ -105,7 +105,7 @@ async def test_items_choose_keys_paths_and_modes(manager: VolumeManager) -> None
 async def test_an_update_swaps_everything_at_once(manager: VolumeManager, objects: Objects) -> None:
     pod = pod_with(config_map=config_map())
     await manager.prepare(pod)
-    base = manager.path(pod.metadata.uid, "v")
+    base = manager.path(pod, pod.spec.volumes[0])
     before = os.readlink(base / atomic.DATA)
     await manager.prepare(pod)
     assert os.readlink(base / atomic.DATA) == before, "nothing changed, so nothing is written"
@@ -219,7 +219,7 @@ async def test_a_token_is_for_the_group_of_the_pod_alone(manager: VolumeManager)
     pod = pod_with(projected=projected_token())
     pod.spec.security_context.fs_group = os.getgid()
     await manager.prepare(pod)
-    mode = (manager.path(pod.metadata.uid, "v") / "sub" / "token").stat().st_mode
+    mode = (manager.path(pod, pod.spec.volumes[0]) / "sub" / "token").stat().st_mode
     assert mode & 0o777 == 0o640
 
 
@@ -231,7 +231,7 @@ async def test_unsupported_types_are_named(manager: VolumeManager) -> None:
 async def test_empty_dir_survives_a_second_prepare_and_goes_with_the_pod(manager: VolumeManager) -> None:
     pod = pod_with(empty_dir=core_v1_pb2.EmptyDirVolumeSource())
     await manager.prepare(pod)
-    path = manager.path(pod.metadata.uid, "v")
+    path = manager.path(pod, pod.spec.volumes[0])
     assert path.stat().st_mode & 0o777 == 0o777
     (path / "kept").write_text("x")
     await manager.prepare(pod)
@@ -247,7 +247,7 @@ async def test_size_limit(manager: VolumeManager) -> None:
     pod = pod_with(empty_dir=source)
     await manager.prepare(pod)
     assert manager.over_limit(pod) == ""
-    (manager.path(pod.metadata.uid, "v") / "big").write_bytes(os.urandom(100_000))
+    (manager.path(pod, pod.spec.volumes[0]) / "big").write_bytes(os.urandom(100_000))
     assert manager.over_limit(pod) == 'Usage of EmptyDir volume "v" exceeds the limit "64Ki". '
 
 
@@ -290,7 +290,7 @@ async def test_sub_paths_are_made_and_stay_inside(manager: VolumeManager) -> Non
     container.volume_mounts[0].sub_path_expr = "../../x"
     with pytest.raises(ConfigError, match="must not contain"):
         manager.mounts(pod, container, [])
-    (manager.path(pod.metadata.uid, "v") / "link").symlink_to("/etc")
+    (manager.path(pod, pod.spec.volumes[0]) / "link").symlink_to("/etc")
     container.volume_mounts[0].sub_path_expr = "link/passwd"
     with pytest.raises(ConfigError, match="leads out of the volume"):
         manager.mounts(pod, container, [])
@@ -304,7 +304,7 @@ async def test_memory_is_a_tmpfs_that_is_unmounted(manager: VolumeManager) -> No
     source.size_limit.string = "1Mi"
     pod = pod_with(empty_dir=source)
     await manager.prepare(pod)
-    path = manager.path(pod.metadata.uid, "v")
+    path = manager.path(pod, pod.spec.volumes[0])
     assert path.is_mount()
     assert os.statvfs(path).f_blocks * os.statvfs(path).f_frsize == 1 << 20
     await manager.teardown(pod.metadata.uid)
@@ -328,7 +328,7 @@ async def test_memory_without_root_is_a_place_in_shared_memory(
     monkeypatch.setattr(manager, "_memory", tmp_path / "shm" / "wherry-x")
     (tmp_path / "shm").mkdir()
     pod = pod_with(empty_dir=core_v1_pb2.EmptyDirVolumeSource(medium="Memory"))
-    place, path = tmp_path / "shm" / "wherry-x" / pod.metadata.uid / "v", manager.path(pod.metadata.uid, "v")
+    place, path = tmp_path / "shm" / "wherry-x" / pod.metadata.uid / "v", manager.path(pod, pod.spec.volumes[0])
     for _ in range(2):
         await manager.prepare(pod)
         assert (path.readlink(), place.stat().st_mode & 0o777) == (place, 0o777)
@@ -343,7 +343,7 @@ async def test_what_others_have_left_is_swept_away(manager: VolumeManager, monke
     """As where files belong to users that the agent is not."""
     pod = pod_with(empty_dir=core_v1_pb2.EmptyDirVolumeSource())
     await manager.prepare(pod)
-    path = manager.path(pod.metadata.uid, "v")
+    path = manager.path(pod, pod.spec.volumes[0])
     (path / "theirs").write_text("x")
     swept: list[Path] = []
 
