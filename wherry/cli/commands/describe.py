@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from wherry.api import codec, labels, quantity, resources, yamlout
 from wherry.api.times import age, from_time
+from wherry.cli.commands import references
 from wherry.cli.commands.get import event_row, event_time, list_all
 from wherry.cli.completion import complete_words
 from wherry.cli.options import AllNamespaces, Namespace, Selector
@@ -18,7 +19,7 @@ from wherry.cli.output import layout
 from wherry.cli.resources import Target, message_class
 from wherry.cli.session import Session, run
 from wherry.client.base import Selection
-from wherry.pb import core_v1_pb2
+from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
 
 class Page:
@@ -100,6 +101,11 @@ async def page_of(session: Session, target: Target, obj: Any, *, show_events: bo
             session.client, core_v1_pb2.Pod, Selection(field_selector=f"spec.nodeName={obj.metadata.name}")
         )
         _node_pods(page, obj, pods, session.env.now())
+    if target.resource.kind == "Service":
+        mine = Selection(obj.metadata.namespace, f"{references.SERVICE_NAME}={obj.metadata.name}")
+        slices, _ = await list_all(session.client, discovery_v1_pb2.EndpointSlice, mine)
+        for port in obj.spec.ports:
+            page.line("Endpoints:", f"{port.name or '<unset>'}  {references.endpoints(slices, port)}")
     if show_events:
         await _events(page, session, target, obj)
     return page.text()
@@ -115,7 +121,7 @@ async def _events(page: Page, session: Session, target: Target, obj: Any) -> Non
     if not events:
         page.line("Events:", "<none>")
         return
-    events.sort(key=lambda event: (event_time(event), event.metadata.name))
+    events.sort(key=lambda event: (event_time(event), int(event.metadata.resource_version or 0)))
     page.line("Events:")
     rows = [["Type", "Reason", "Age", "From", "Message"], ["----", "------", "----", "----", "-------"]]
     for event in events:
@@ -238,10 +244,11 @@ def _container(
     ):  # fmt: skip
         if probe.ListFields():
             page.line(f"{title}:", _probe(probe), 2)
-    environment = [
-        f"{item.name}: " + (item.value if not item.HasField("value_from") else "<set from a reference>")
-        for item in container.env
-    ]
+    if sources := references.sources_of(container):
+        page.line("Environment Variables from:", None, 2)
+        for text in sources:
+            page.line(text, None, 3)
+    environment = [f"{item.name}: {references.value_of(item)}" for item in container.env]
     page.line("Environment:", None if environment else "<none>", 2)
     for text in environment:
         page.line(text, None, 3)
