@@ -19,6 +19,7 @@ from kubelet.cgroups import PodCgroups
 from kubelet.node import NodeReport
 from kubelet.pods.worker import PodWorker
 from kubelet.pressure import EVICTION_GRACE_S, Limits, Pressure
+from kubelet.runtime.archives import PAUSE_IMAGE
 from kubelet.runtime.base import ContainerState, Image, Runtime, RuntimeFailure
 from kubelet.volumes.manager import VolumeManager
 from wherry.api.context import Env
@@ -140,7 +141,8 @@ class Housekeeping:
         return bool(removed)
 
     def _used_images(self, images: Sequence[Image]) -> set[str]:
-        references: set[str] = set()
+        # Without the sandboxes' own image, which is on no registry, no pod would start again.
+        references = {PAUSE_IMAGE}
         for worker in self.workers():
             references.update(c.image for c in [*worker.pod.spec.init_containers, *worker.pod.spec.containers])
             for container in worker.observed.containers:

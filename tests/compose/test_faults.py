@@ -173,7 +173,7 @@ def counts(cluster: ComposeCluster, node: str) -> dict[str, int]:
     """What the node has of pods."""
     ways = {
         "pods": "ls /var/lib/wherry-agent/pods",
-        "namespaces": "grep -c ' /run/wherry-agent/netns/' /proc/self/mountinfo",
+        "namespaces": "grep -c ' /run/wherry-agent/.*netns/' /proc/self/mountinfo",
         "links": "ls /sys/class/net | grep -c ^veth",
         "addresses": "find /var/lib/wherry-agent/cni/ipam -name '10.*' -type f | wc -l",
     }

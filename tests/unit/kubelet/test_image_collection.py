@@ -13,6 +13,7 @@ from kubelet import housekeeping, imagegc
 from kubelet.housekeeping import Housekeeping
 from kubelet.node import Machine, NodeReport
 from kubelet.pressure import Limits
+from kubelet.runtime.archives import PAUSE_IMAGE
 from kubelet.runtime.hollow import HollowRuntime
 from wherry.api.context import Env
 
@@ -60,3 +61,16 @@ async def test_unused_images_go(
     await asyncio.gather(running, return_exceptions=True)
     assert [name for name in sorted(sizes) if runtime._find_image(name) is not None] == left
     assert set(events) == ({"FreeDiskSpaceFailed"} if told else set())
+
+
+async def test_the_image_of_sandboxes_stays_when_every_other_goes(env: Env, tmp_path: Path) -> None:
+    """Under disk pressure, when all pods are gone: it is on no registry."""
+    runtime = HollowRuntime(env)
+    for name in (PAUSE_IMAGE, "unused"):
+        runtime.load_image(name, size_bytes=1)
+    report = NodeReport("n1", Machine(), ips=["192.0.2.1"])
+    keeping = Housekeeping(
+        env, runtime, report, tmp_path, list, None, None, Limits(), imagegc.DEFAULT, lambda *_: None, lambda: None
+    )
+    assert await keeping._free_disk()
+    assert [image.tags for image in await runtime.list_images()] == [(PAUSE_IMAGE,)]
