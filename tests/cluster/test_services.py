@@ -21,7 +21,7 @@ SERVE = "mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /t
 
 
 def service(
-    name: str, app: str = "web", *, port: int = 80, target: int = 8080, protocol: str = "TCP", spec: str = ""
+    name: str, app: str = "web", *, port: int = 80, target: int | str = 8080, protocol: str = "TCP", spec: str = ""
 ) -> str:
     return (
         f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  selector: {{app: {app}}}\n"
@@ -122,6 +122,37 @@ def test_a_service_without_endpoints_refuses_at_once(cluster: LocalCluster) -> N
     told = cluster.wherry("exec", client, "--", "nc", "-w", "20", address(cluster, "empty"), "80")
     assert told.returncode != 0
     assert "refused" in told.stderr
+
+
+@pytest.mark.full
+def test_pods_that_are_not_ready_and_policies_from_outside(cluster: LocalCluster) -> None:
+    """A pod that never gets ready is behind the Services that publish it: by the name of its port, headless, and from outside by
+    its own node only."""
+    never = "ports: [{name: web, containerPort: 8080}], readinessProbe: {exec: {command: ['false']}}"
+    publish = "publishNotReadyAddresses: true"
+    cluster.apply(
+        deployment("shy", 1, SERVE, extra=never)
+        + "---\n"
+        + service("hidden", app="shy", target="web")
+        + service("named", app="shy", target="web", spec=publish)
+        + service("heads", app="shy", target="web", spec=f"clusterIP: None\n  {publish}")
+        + service(
+            "outside", app="shy", target="web", spec=f"type: NodePort\n  externalTrafficPolicy: Local\n  {publish}"
+        )
+    )
+    (client,) = names(cluster, "client")
+    pod = until(lambda: next((pod for pod in cluster.pods("app=shy") if pod["status"].get("podIP")), None))
+    until(lambda: fetch(cluster, client, address(cluster, "named")) == [pod["metadata"]["name"]])
+    assert not is_ready(cluster.json("pod", pod["metadata"]["name"]))
+    told = cluster.wherry("exec", client, "--", "nc", "-w", "20", address(cluster, "hidden"), "80")
+    assert "refused" in told.stderr
+    found = cluster.wherry("exec", client, "--", "nslookup", "heads.default.svc.cluster.local").stdout
+    assert f"Address: {pod['status']['podIP']}" in found
+    port = cluster.json("service", "outside")["spec"]["ports"][0]["nodePort"]
+    for node in cluster.description.nodes:
+        command = ["curl", "-s", "-m", "2", f"http://{node.address}:{port}/"]
+        page = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        assert page == (pod["metadata"]["name"] if node.name == pod["spec"]["nodeName"] else "")
 
 
 def test_names_are_found_from_pods(cluster: LocalCluster) -> None:
