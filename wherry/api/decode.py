@@ -101,14 +101,29 @@ def _object(descriptor: Descriptor) -> Decode:
         chosen = decode_recursive
     else:
         chosen = decode_inlining if any(member.inline for member in members) else decode
-    _compiled[descriptor.full_name] = chosen  # before the fields: a message may contain itself
+    _compiled[descriptor.full_name] = chosen
+
+    def entry_of(field: FieldDescriptor, name: str, convert: Decode) -> tuple[str, type | None, Decode, bool]:
+        return name, _plain(field), convert, field.has_presence and not same_when_empty(field)
+
+    def later(key: str, field: FieldDescriptor, name: str) -> Decode:
+        """Takes its own place with the compiled one when it meets a value: a PodSpec leads to a hundred types, of which a
+        pod has twenty. So a message may contain itself."""
+
+        def first(value: Any, path: Path, problems: Problems) -> Any:
+            convert = _field(field)
+            table[key] = entry_of(field, name, convert)
+            return convert(value, path, problems)
+
+        return first
+
     for member in members:
-        name = member.field.name
+        field, name = member.field, member.field.name
         if member.inline:
             name = f"{'/'.join(member.inline)}/{name}"  # no field is called so
             moves[name] = (*member.inline, member.field.name)
-        differs = member.field.has_presence and not same_when_empty(member.field)
-        table[member.key] = (name, _plain(member.field), _field(member.field), differs)
+        convert = later(member.key, field, name) if field.message_type is not None else _field(field)
+        table[member.key] = entry_of(field, name, convert)
     if schema.type_meta_of(descriptor) is not None:
         for key in _TYPE_META:
             table.setdefault(key, (key, None, _ignored_string, False))

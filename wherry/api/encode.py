@@ -12,6 +12,7 @@ import keyword
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -93,10 +94,25 @@ def _by_field(descriptor: Descriptor) -> Encode:
     lines.append(" return out")
     exec(compile("\n".join(lines), f"<encoder of {descriptor.full_name}>", "exec"), names)
     encode: Encode = names["encode"]
-    _compiled[descriptor.full_name] = encode  # before the fields: a message may contain itself
     for number, field in enumerate(descriptor.fields):
-        names[f"convert_{number}"] = _field(field)
+        names[f"convert_{number}"] = _later(field, partial(names.__setitem__, f"convert_{number}"))
+    _compiled[descriptor.full_name] = encode
     return encode
+
+
+def _later(field: FieldDescriptor, keep: Callable[[Encode], object]) -> Encode | None:
+    """As `_field`, but for messages first a function that takes its own place with the compiled one when it meets a value:
+    a PodSpec leads to a hundred types, of which a pod has twenty. So a message may contain itself."""
+    if field.message_type is None:
+        return _field(field)
+
+    def first(value: Any) -> Any:
+        convert = _field(field)
+        assert convert is not None
+        keep(convert)
+        return convert(value)
+
+    return first
 
 
 def _reading(field: FieldDescriptor, convert: str) -> list[str]:
@@ -159,10 +175,14 @@ def _by_listing(descriptor: Descriptor) -> Encode:
 
     has_inline = any(schema.rules(field).inline for field in descriptor.fields)
     chosen = encode_inlining if has_inline else encode
-    _compiled[descriptor.full_name] = chosen  # before the fields: a message may contain itself
+    _compiled[descriptor.full_name] = chosen
+
+    def keep_converter(field: FieldDescriptor, convert: Encode) -> None:
+        table[field] = (field.json_name, convert)
+
     for field in descriptor.fields:
         rules = schema.rules(field)
-        table[field] = (field.json_name, _field(field))
+        table[field] = (field.json_name, _later(field, partial(keep_converter, field)))
         if rules.inline:
             inlined.add(field)
             if _empty(field)():
@@ -179,9 +199,8 @@ def _empty(field: FieldDescriptor) -> Callable[[], Any]:
     if field.is_repeated or field.full_name in schema.NULL_WHEN_ABSENT:
         return lambda: None
     if field.message_type is not None:
-        convert = encoder(field.message_type)
-        cls = schema.class_of(field.message_type)
-        return lambda: convert(cls())
+        descriptor, cls = field.message_type, schema.class_of(field.message_type)
+        return lambda: encoder(descriptor)(cls())
     if field.has_presence or field.type == FieldDescriptor.TYPE_BYTES:
         return lambda: None
     zero = field.default_value
