@@ -25,7 +25,6 @@ from kubelet.runtime.base import (
     SandboxStatus,
 )
 from wherry.pb import core_v1_pb2
-from wherry.pb.node_v1_pb2 import RuntimeClass
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +167,8 @@ class PodState:
         services = self.services
         name = self.pod.spec.runtime_class_name
         if name and not self._handler:
+            from wherry.pb.node_v1_pb2 import RuntimeClass
+
             self._handler = (await services.objects.get(RuntimeClass, "", name)).handler  # which never changes
         return sandbox_config(
             self.pod,

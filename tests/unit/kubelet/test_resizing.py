@@ -133,6 +133,16 @@ def test_a_restarted_agent_takes_what_runs_for_allocated() -> None:
     assert resizing.with_resources(pod, resizing.of_spec(pod)) is pod
 
 
+def test_an_event_tells_the_sizes() -> None:
+    pod = sized("2", limit="3").build()
+    name = pod.spec.containers[0].name
+    pod.metadata.generation = 4
+    assert resizing.told(pod, "why") == (
+        f'{{"containers":[{{"name":"{name}","resources":{{"limits":{{"cpu":"3"}},"requests":{{"cpu":"2","memory":"1Gi"}}}}}}],'
+        '"generation":4,"error":"why"}'
+    )
+
+
 def test_between_two_sizes_the_pod_has_the_larger_limits() -> None:
     small, large = Resources(10, 100, 1000, 5), Resources(20, 50, 1000, 7)
     assert larger(small, large) == Resources(20, 100, 1000, 7)
