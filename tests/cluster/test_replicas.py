@@ -162,6 +162,18 @@ def test_a_node_is_reached_through_any_replica(cluster: Replicas) -> None:
         assert cluster.run(through, "logs", "p").returncode == 0
 
 
+def test_a_new_signing_key_is_known_everywhere(cluster: Replicas) -> None:
+    first, *others = cluster.servers
+
+    def ids(output: str) -> list[str]:
+        return [line.split()[0] for line in output.splitlines()[1:]]
+
+    rotated = cluster.run(cluster.config(first), "keys", "rotate")
+    assert len(ids(rotated.stdout)) == 2, rotated.stderr
+    for config in [cluster.config(server) for server in others]:
+        until(lambda config=config: ids(cluster.run(config, "keys", "list").stdout) == ids(rotated.stdout))  # type: ignore[misc]
+
+
 async def test_writes_go_on_when_any_member_of_etcd_dies(cluster: Replicas) -> None:
     client = connect(load_config(cluster.config(*cluster.servers)))
     writer = Writer(client, "etcd")
