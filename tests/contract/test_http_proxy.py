@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -59,6 +60,13 @@ async def answer(request: web.Request) -> web.StreamResponse:
         raise web.HTTPFound("/there")
     if request.path == "/page":
         return web.Response(text='<a href="/there">', content_type="text/html")
+    if request.path == "/cut":
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        assert request.transport is not None
+        request.transport.close()
+        return response
     if request.path == "/drip":
         response = web.StreamResponse()
         await response.prepare(request)
@@ -159,6 +167,13 @@ async def test_an_answer_comes_as_it_is_given(admin: Caller, pods: Direct) -> No
         assert await answer.content.read(5) == b"first"
         pods.more.set()
         assert await answer.content.read() == b" second"
+
+
+async def test_an_answer_that_breaks_off_breaks_off(admin: Caller) -> None:
+    async with admin.session.get(f"{admin.base}{PODS}/p/proxy/cut") as answer:
+        assert await answer.content.read(5) == b"first"
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.content.read()
 
 
 async def test_a_websocket_goes_through(admin: Caller) -> None:

@@ -44,6 +44,9 @@ async def pass_on(
     except (OSError, ssl.SSLError) as error:
         connection.socket.close()
         raise _unreachable(connection, error) from error
+    except BaseException:
+        connection.socket.close()
+        raise
     passing = _Passing(exchange, connection, reader, writer, prefix)
     try:
         return await passing.run(url)
