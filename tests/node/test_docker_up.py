@@ -113,7 +113,29 @@ def test_what_is_killed_comes_back(laptop: Laptop) -> None:
     assert "✓ agent, with Docker" in laptop.wherry("up", "--name", NAME)
     until(lambda: "Served by" in laptop.inside("asks", page), 90)
     assert container_of(laptop, "asks") == before
+
+    # All of it, as by a reboot.
+    (found,) = json.loads(laptop.wherry("status", "--name", NAME, "-o", "json"))
+    for process in (found["process"], found["nodes"][0]["agent"]):
+        os.kill(process["pid"], 9)
+    docker("kill", *docker("ps", "--quiet").stdout.split())
+    assert "The cluster is up" in laptop.wherry("up", "--name", NAME)
+    until(lambda: "Served by" in laptop.inside("asks", page), 90)
+    assert container_of(laptop, "asks") != before
     laptop.wherry("delete", "pod", "asks", "near")
+
+
+@pytest.mark.full
+def test_a_cluster_whose_description_is_lost_goes_all_the_same(laptop: Laptop) -> None:
+    laptop.wherry("up", "--runtime", "docker", "--name", "lost")
+    (laptop.home / ".local" / "share" / "wherry" / "lost.json").unlink()
+    assert "remove Docker network wherry-lost" in laptop.wherry("down", "--name", "lost")
+    listed = laptop.dockerd.docker("network", "ls").stdout + laptop.dockerd.docker("ps", "--all").stdout
+    assert "wherry-lost" not in listed
+    assert "wherry-lap" in listed
+    assert "wherry.local/demo" in laptop.dockerd.docker("images").stdout, "the other cluster needs it"
+    done = laptop.run("down", "--name", "lost")
+    assert 'this user has no cluster "lost" here' in done.stderr
 
 
 @pytest.mark.full

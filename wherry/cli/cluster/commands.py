@@ -153,12 +153,12 @@ def down(
         for each in module.names() if all_ else [layout.check_name(name)]:
             if all_:
                 progress.say(f"cluster {each}:")
-            cluster = layout.load(each) if layout.state_file(each).exists() else None
             with layout.locked(each):
-                if cluster is not None and cluster.runtime == layout.DOCKER:
+                cluster = dockerdown.find(each)
+                if cluster is not None:
                     removed = dockerdown.down(cluster, progress, keep_data=keep_data)
                 else:
-                    module.check_root()
+                    module.check_root(each)
                     removed = module.down(each, progress, keep_data=keep_data)
             if not removed:
                 progress.say("Nothing was there.")

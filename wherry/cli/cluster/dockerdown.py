@@ -4,17 +4,46 @@ called by the command, and by `dockerup` for what it could not finish.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.docker_node import NODE_IMAGE
 from kubelet.volumes.directories import memory_root
 from wherry.cli.cluster import dockerhost, images, launch, layout
 from wherry.cli.cluster.dockerhost import Daemon
-from wherry.cli.cluster.layout import Cluster
+from wherry.cli.cluster.layout import DOCKER, NETWORKS, Cluster, ClusterError
 from wherry.cli.cluster.progress import Progress
 
 IMAGES = (NODE_IMAGE, images.DEMO_IMAGE, images.PAUSE_IMAGE)
+
+
+def find(name: str) -> Cluster | None:
+    """The cluster of this name that is on Docker; a stand-in where its description is lost or damaged, made of what there is."""
+    try:
+        described = layout.load(name)
+    except ClusterError:
+        if os.geteuid() == 0:
+            return None  # it may as well have been one with containerd: that is looked for by names
+        described = None
+    if described is not None:
+        return described if described.runtime == DOCKER else None
+    stand_in = Cluster(
+        name=name, data_dir=str(layout.STATE_DIR / name), node_count=1, port=0, host_subnet=str(NETWORKS),
+        cluster_cidr=str(NETWORKS), ingress=False, runtime=DOCKER, docker_host=dockerhost.default_host(),
+    )  # fmt: skip
+    if os.geteuid() != 0 and any(path.exists() for path in (layout.state_file(name), stand_in.data, stand_in.run)):
+        return stand_in
+    return stand_in if _is_on_docker(stand_in) else None
+
+
+def _is_on_docker(cluster: Cluster) -> bool:
+    try:
+        with dockerhost.reach(cluster.docker_host) as daemon:
+            return daemon.has_network(cluster.docker_network, cluster.data_dir)
+    except (ClusterError, RuntimeFailure):
+        return False
 
 
 def down(cluster: Cluster, progress: Progress, *, keep_data: bool = False) -> bool:

@@ -129,6 +129,12 @@ class Daemon:
         found.sort(key=lambda item: order.get((item.get("Labels") or {}).get(messages.TYPE, ""), 2))
         return [str(item["Id"]) for item in found]
 
+    def is_running(self, container: str) -> bool:
+        try:
+            return bool(self.call("inspect_container", container)["State"].get("Running"))
+        except RuntimeNotFound:
+            return False
+
     def remove_containers(self, network: str) -> int:
         found = self.containers(network)
         for container in found:
@@ -138,12 +144,17 @@ class Daemon:
                 pass
         return len(found)
 
+    def has_network(self, name: str, data_dir: str) -> bool:
+        """Of the cluster with this directory."""
+        return any(
+            item["Name"] == name and (item.get("Labels") or {}).get(DATA) == data_dir for item in self.clusters()
+        )
+
     def remove_network(self, name: str, data_dir: str) -> bool:
-        for network in self.clusters():
-            if network["Name"] == name and (network.get("Labels") or {}).get(DATA) == data_dir:
-                self.call("remove_network", network["Id"])
-                return True
-        return False
+        if not self.has_network(name, data_dir):
+            return False
+        self.call("remove_network", name)
+        return True
 
     def remove_images(self, references: Sequence[str]) -> bool:
         """Of those that no container has."""

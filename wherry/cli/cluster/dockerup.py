@@ -15,18 +15,17 @@ from kubelet.runtime.docker_node import NODE_IMAGE
 from kubelet.runtime.processes import tail
 from wherry.cli.cluster import api, dockerhost, hello, hosts, images, launch, layout, nodeimage, packages, steps
 from wherry.cli.cluster.dockerhost import Daemon
-from wherry.cli.cluster.layout import DOCKER, Cluster, ClusterError
+from wherry.cli.cluster.layout import DOCKER, NETWORKS, Cluster, ClusterError
 from wherry.cli.cluster.progress import Progress, Step
 from wherry.client import config
 
-# Of each /20 the first /24 is the pods', the second the node's, and the upper half is for Services.
-NETWORKS = IPv4Network("10.78.0.0/16")
 BUILDERS = {
     images.PAUSE_IMAGE: images.pause_archive,
     images.DEMO_IMAGE: images.demo_archive,
     NODE_IMAGE: nodeimage.node_archive,
 }
 PACKAGES = ("nftables", "busybox-static")
+HOST_TIMEOUT_S = 60.0
 FIREWALL_CHECK = "nc -w 5 {host} {port} </dev/null"
 
 
@@ -113,6 +112,7 @@ async def _raise(cluster: Cluster, daemon: Daemon, progress: Progress) -> None:
         with progress.step("node Ready") as step:
             if not await steps.wait_nodes(cluster, connected, step):
                 step.unchanged("is")
+        await _wait_host(cluster, daemon)
         await asyncio.to_thread(_check_firewall, cluster, daemon, progress)
         steps.write_client_config(cluster, progress)
         await hello.ensure(cluster, connected, progress)
@@ -140,6 +140,18 @@ async def _ensure_agent(cluster: Cluster, step: Step) -> None:
     if not process.alive():
         raise ClusterError(f"the agent has ended; the end of {node.log}:\n{tail(node.log, steps.TAIL_LINES)}")
     step.done(f"pid {process.pid}")
+
+
+async def _wait_host(cluster: Cluster, daemon: Daemon) -> None:
+    """For the node's container: what the API says of the node may be of the time before a reboot."""
+    node, loop = cluster.node(1), asyncio.get_running_loop()
+    deadline = loop.time() + HOST_TIMEOUT_S
+    while not await asyncio.to_thread(daemon.is_running, f"{cluster.docker_network}-node"):
+        if loop.time() > deadline or launch.running_agent(node) is None:
+            raise ClusterError(
+                f"the node's container does not run; the end of {node.log}:\n{tail(node.log, steps.TAIL_LINES)}"
+            )
+        await asyncio.sleep(steps.POLL_S)
 
 
 def _check_firewall(cluster: Cluster, daemon: Daemon, progress: Progress) -> None:

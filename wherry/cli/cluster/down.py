@@ -26,9 +26,11 @@ class Traces:
     nodes: list[Node]
 
 
-def check_root() -> None:
+def check_root(name: str) -> None:
     if os.geteuid() != 0:
-        raise ClusterError("removing nodes needs root: run `sudo wherry down`")
+        raise ClusterError(
+            f'this user has no cluster "{name}" here; removing one of root\'s needs root: run `sudo wherry down --name {name}`'
+        )
 
 
 def find_traces(name: str) -> Traces:
@@ -58,7 +60,8 @@ def find_traces(name: str) -> Traces:
 def names() -> list[str]:
     """Every local cluster of which something is there."""
     running = [path.name for path in layout.RUN_DIR.glob("*") if path.is_dir()] if layout.RUN_DIR.is_dir() else []
-    return sorted({*layout.known(), *hosts.names_in_kernel(), *running})
+    in_kernel = hosts.names_in_kernel() if os.geteuid() == 0 else []  # those are root's
+    return sorted({*layout.known(), *in_kernel, *running})
 
 
 def down(name: str, progress: Progress, *, keep_data: bool = False) -> bool:

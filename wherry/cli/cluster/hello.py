@@ -18,7 +18,9 @@ PORT = 8080
 RUNNING_TIMEOUT_S = 90.0
 APPLY_TIMEOUT_S = 60.0
 FETCH_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
 _POLL_S = 0.1
+_RETRY_S = 0.5
 _MANIFEST = "hello.yaml"
 
 
@@ -93,15 +95,23 @@ async def show(cluster: Cluster, connected: ClientAPI, progress: Progress) -> No
         [[row.name, row.ready, row.status, str(row.restarts), row.ip, row.node] for row in rows],
     )
     progress.say()
-    chosen = next((row for row in rows if row.running and row.ip), None)
-    if chosen is None:
-        progress.say("no pod of app=hello runs at the moment")
-        return
-    url = f"http://{chosen.ip}:{PORT}/"
-    try:
-        page = await asyncio.to_thread(fetch, url)
-    except OSError as error:
-        raise ClusterError(f"{url} (pod {chosen.name}) does not answer: {error}") from error
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + ANSWER_TIMEOUT_S
+    while True:
+        chosen = next((row for row in rows if row.running and row.ip), None)
+        if chosen is None:
+            progress.say("no pod of app=hello runs at the moment")
+            return
+        url = f"http://{chosen.ip}:{PORT}/"
+        try:
+            page = await asyncio.to_thread(fetch, url)
+            break
+        except OSError as error:
+            # After a reboot it is what the last agent has said that is known, until the new one has looked around.
+            if loop.time() > deadline:
+                raise ClusterError(f"{url} (pod {chosen.name}) does not answer: {error}") from error
+        await asyncio.sleep(_RETRY_S)
+        rows = await api.pods(connected, SELECTION)
     progress.say(f"{url} says:")
     for line in page.splitlines():
         progress.say(f"  {line}")

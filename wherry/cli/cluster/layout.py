@@ -26,6 +26,8 @@ else:
     RUN_DIR = STATE_DIR / ".run"
     LOCK_DIR = STATE_DIR / ".lock"
 CONTAINERD, DOCKER = "containerd", "docker"
+# With Docker a cluster has a /20 of this: the first /24 is the pods', the second the node's, and the upper half is for Services.
+NETWORKS = ipaddress.IPv4Network("10.78.0.0/16")
 DEFAULT_NAME = "wherry"
 MAX_NODES = 200  # addresses of one /24, with room for the host's
 FORMAT = 1
@@ -130,7 +132,7 @@ class Cluster:
 
     @property
     def docker_network(self) -> str:
-        """Its subnet is `host_subnet`: of its /24s the first is the pods' (`cluster_cidr`), the second the node's."""
+        """Its subnet is `host_subnet`, the pods' part of it `cluster_cidr`."""
         return f"wherry-{self.name}"
 
     @property
