@@ -117,6 +117,7 @@ class Agent:
             probes=HollowReach(runtime) if isinstance(runtime, HollowRuntime) else Network(),
             pulls=asyncio.Semaphore(options.simultaneous_pulls),
         )  # fmt: skip
+        self.services.out_of_memory = options.out_of_memory
         self.inventory = Inventory(runtime, options.node_name)
         self.checkpoints = Checkpoints(root)
         routes = options.traffic and root is not None

@@ -50,3 +50,5 @@ class AgentOptions:
     shapes: bool = True
     # Empties a directory in which files may be of users that we are not.
     sweep: Callable[[Path], Awaitable[None]] | None = None
+    # Whether the kernel has killed a container for want of memory; the runtime may have missed it.
+    out_of_memory: Callable[[str], bool] = lambda container_id: False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kubelet.pods import model as m
 from kubelet.pods import resizing
@@ -29,6 +30,9 @@ from wherry.pb import core_v1_pb2
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0  # of what failed and no plan remembers
+SECOND_LOOK_S = 1.0
+OUT_OF_MEMORY = "OOMKilled"
+_KILLED = 128 + 9
 
 
 class PodState:
@@ -133,6 +137,12 @@ class PodState:
         old = self.containers.get(status.id)
         if old is not None and not container_may_move(old.state, status.state):
             return  # an answer that was overtaken
+        if _is_unexplained(status):
+            if self.services.out_of_memory(status.id):
+                status = replace(status, reason=OUT_OF_MEMORY)
+            elif old is None or old.state is not ContainerState.EXITED:
+                # The runtime hears of the end and of its cause from two sides, in either order.
+                asyncio.get_running_loop().call_later(SECOND_LOOK_S, self.touch, status.id)
         self.containers[status.id] = status
         if status.state is ContainerState.EXITED and status.id not in self.memory.termination_messages:
             self._read_termination(status)
@@ -178,3 +188,7 @@ class PodState:
             cgroup_parent=services.cgroups.parent_of(self.pod),
             runtime_handler=self._handler,
         )
+
+
+def _is_unexplained(status: ContainerStatus) -> bool:
+    return status.state is ContainerState.EXITED and status.exit_code == _KILLED and status.reason == "Error"

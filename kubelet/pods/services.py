@@ -212,6 +212,7 @@ class PodServices:
     pulls: asyncio.Semaphore
     # The variables that tell a pod of Services; raises ConfigError while these are not known.
     service_env: Callable[[core_v1_pb2.Pod], Mapping[str, str]] = no_service_env
+    out_of_memory: Callable[[str], bool] = lambda container_id: False  # whether the kernel killed a container for that
     # Called with a pod's addresses before its first container starts: returns when network policies are in force.
     isolate: Callable[[core_v1_pb2.Pod, Sequence[str]], Awaitable[None]] | None = None
     drain: Drains | None = None  # where somebody else routes Services, nobody can tell

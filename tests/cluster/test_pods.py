@@ -313,7 +313,8 @@ def test_last_words(cluster: LocalCluster) -> None:
 
 def test_pods_that_end_badly(cluster: LocalCluster) -> None:
     completed(cluster, "out-of-memory")
-    assert container(cluster, "out-of-memory")["state"]["terminated"]["reason"] == "OOMKilled"
+    # The agent may hear of the cause after the end.
+    until(lambda: container(cluster, "out-of-memory")["state"]["terminated"]["reason"] == "OOMKilled")
     assert completed(cluster, "overdue")["status"]["reason"] == "DeadlineExceeded"
     assert "DeadlineExceeded" in reasons(cluster, "overdue")
     refused = completed(cluster, "too-big")["status"]

@@ -206,6 +206,7 @@ def _use_fast_loop() -> None:
 async def _run(arguments: argparse.Namespace) -> None:
     from kubelet.agent import Agent
     from kubelet.identity import IdentityStore, RenewingTransport, keep_renewing
+    from kubelet.outofmemory import OutOfMemory
     from wherry.api import resident
     from wherry.api.context import Env
     from wherry.api.supervise import keep_running
@@ -234,12 +235,15 @@ async def _run(arguments: argparse.Namespace) -> None:
         transport = RenewingTransport(_connector(arguments), identity)
         if (ground := _ground(runtime)) is not None:
             options.ground, options.sweep = ground, ground.sweep
+        kernel_log = OutOfMemory()
+        options.out_of_memory = kernel_log.killed
         agent = Agent(env, transport, runtime, options)
         log.info("node %s, control plane %s, cluster %s", name, arguments.server, identity.cluster_id)
         gc.freeze()
         tasks = [
             *tasks,
             loop.create_task(agent.run(), name="agent"),
+            loop.create_task(keep_running("kernel-log", kernel_log.run), name="kernel-log"),
             loop.create_task(keep_running("memory", resident.give_back_while_idle), name="memory"),
             loop.create_task(
                 keep_running("certificate", partial(keep_renewing, env, transport, store, name, agent.link.redial)),
