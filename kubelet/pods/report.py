@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from kubelet.pods import model as m
 from kubelet.pods.details import add_details
@@ -123,7 +123,8 @@ class Reporter:
                 status.container_statuses.append(entry)
             else:
                 status.ephemeral_container_statuses.append(entry)
-        phase = phase_after(self.before.phase, self._phase(ended, over, initialised))
+        again = {entry.name for entry in status.container_statuses if entry.last_state.HasField("terminated")}
+        phase = phase_after(self.before.phase, self._phase(ended, over, initialised, again))
         status.phase = phase.value
         if phase is Phase.FAILED and not self.latest:
             # Refused, or over before anything began: there is no state of a container to tell of.
@@ -234,11 +235,12 @@ class Reporter:
 
     # -- phase and conditions
 
-    def _phase(self, ended: tuple[str, str] | None, over: bool, initialised: bool) -> Phase:
+    def _phase(self, ended: tuple[str, str] | None, over: bool, initialised: bool, again: Collection[str]) -> Phase:
+        """`again`: the containers that have run before; what waits to do so again makes no pod Pending."""
         alive = bool(self.observed.alive())
         if ended is not None and not alive:
             return Phase.FAILED
-        running = waiting = stopped = succeeded = 0
+        running = waiting = stopped = succeeded = restarting = 0
         for container, role in self.containers:
             status = self.latest.get(container.name)
             dead = status is not None and status.state is ContainerState.EXITED
@@ -251,7 +253,9 @@ class Reporter:
             if role is not Role.APP:
                 continue
             if status is None or status.state is ContainerState.CREATED:
-                waiting += 1
+                waiting += container.name not in again
+                stopped += container.name in again
+                restarting += container.name in again
             elif not dead:
                 running += 1
             else:
@@ -262,7 +266,7 @@ class Reporter:
         if not initialised or waiting:
             # As the kubelet: waiting for the first time means Pending, also when another container runs already.
             return Phase.PENDING
-        if running or alive:
+        if running or alive or restarting:
             return Phase.RUNNING
         for container, role in self.containers:
             status = self.latest.get(container.name)

@@ -121,6 +121,12 @@ ROWS: dict[str, Row] = {
         (pod().container("d"), [sandbox()], memory(), ["start c#0", "start d#0"], "Pending"),
     "one runs, one is missing: still Pending":
         (pod().container("d"), [sandbox(), running()], memory(), ["start d#0"], "Pending"),
+    "created once more, not started yet: as Running as before":
+        (pod(), [sandbox(), replace(running(attempt=1), state=ContainerState.CREATED), exited()], memory(),
+         ["start-created c"], "Running"),
+    "one is started once more, one for the first time: Pending":
+        (pod().container("d"), [sandbox(), replace(running(attempt=1), state=ContainerState.CREATED), exited()], memory(),
+         ["start-created c", "start d#0"], "Pending"),
     "all run: nothing to do":
         (pod(), [sandbox(), running()], memory(), [], "Running"),
     "first crash: restarted at once":
