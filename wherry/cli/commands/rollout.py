@@ -278,10 +278,12 @@ def restart(words: Words, namespace: Namespace = "") -> None:
 
 def scale(
     words: Annotated[list[str], typer.Argument(metavar="TYPE NAME | TYPE/NAME...", autocompletion=complete_words)] = [],  # noqa: B006
-    replicas: Annotated[int, typer.Option("--replicas", help="How many.")] = -1,
+    replicas: Annotated[int | None, typer.Option("--replicas", help="How many; required.")] = None,
     filename: Filename = [],  # noqa: B006
     namespace: Namespace = "",
-    current_replicas: Annotated[int, typer.Option("--current-replicas", help="Only if it has so many now.")] = -1,
+    current_replicas: Annotated[
+        int | None, typer.Option("--current-replicas", help="Only if it has so many now.")
+    ] = None,
     resource_version: Annotated[str, typer.Option("--resource-version", help="Only at this version.")] = "",
     dry_run: DryRun = "none",
 ) -> None:
@@ -289,8 +291,8 @@ def scale(
 
     async def work(session: Session) -> int:
         mark = check_dry_run(dry_run)
-        if replicas < 0:
-            raise UsageError(f"--replicas={replicas}: the number of replicas is required, 0 or more")
+        if replicas is None or replicas < 0:
+            raise UsageError("the --replicas=COUNT flag is required, and COUNT must be 0 or more")
         catalogue = await session.catalogue()
         if filename:
             targets = [
@@ -307,14 +309,14 @@ def scale(
             cls = message_class(target.resource)
             current: Any = await session.client.get(cls, target.name, scope)
             has = current.spec.replicas if current.spec.HasField("replicas") else 1
-            if current_replicas >= 0 and has != current_replicas:
+            if current_replicas is not None and has != current_replicas:
                 raise UsageError(f"Expected replicas to be {current_replicas}, was {has}")
             if resource_version and current.metadata.resource_version != resource_version:
                 raise UsageError(
                     f"Expected resourceVersion to be {resource_version}, was {current.metadata.resource_version}"
                 )
             patch: dict[str, Any] = {"spec": {"replicas": replicas}}
-            if resource_version or current_replicas >= 0:
+            if resource_version or current_replicas is not None:
                 patch["metadata"] = {"resourceVersion": current.metadata.resource_version}
             try:
                 if dry_run != "client":
