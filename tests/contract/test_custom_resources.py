@@ -110,6 +110,9 @@ async def test_a_schema_that_changes_acts_at_once(caller: Caller) -> None:
     assert answer.json["details"]["causes"][0]["field"] == "spec.size"
 
 
+SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
+
+
 async def test_a_version_that_is_added(caller: Caller) -> None:
     await made(caller, definition())
     assert (await caller.ask("POST", THINGS, thing(spec={"x": 1}))).status == 201
@@ -133,8 +136,16 @@ async def test_a_version_that_is_added(caller: Caller) -> None:
     def drop(body: Any) -> None:
         body["spec"]["versions"][0]["served"] = False
 
+    for version in ("v1", "v2"):
+        await until(
+            caller,
+            f"{SERVICES}/{version}.example.com",
+            lambda found: condition(found, "Available") == ("True", "Local"),
+        )
     await changed(caller, "things.example.com", drop)
     assert (await caller.ask("GET", f"{THINGS}/a")).status == 404
+    await until(caller, f"{SERVICES}/v1.example.com", lambda found: found.status == 404)
+    assert (await caller.ask("GET", f"{SERVICES}/v2.example.com")).status == 200
     body = (await caller.ask("GET", f"{DEFINITIONS}/things.example.com")).json
     body["spec"]["versions"] = [second]
     answer = await caller.ask("PUT", f"{DEFINITIONS}/things.example.com", body)
@@ -161,6 +172,8 @@ async def test_deleting_a_definition_deletes_its_objects_first(caller: Caller) -
     await until(caller, path, lambda found: found.status == 404)
     assert (await caller.ask("GET", THINGS)).status == 404
     assert (await caller.ask("GET", "/apis/example.com")).status == 404
+    await until(caller, f"{SERVICES}/v1.example.com", lambda found: found.status == 404)
+    assert (await caller.ask("GET", f"{SERVICES}/v1.apps")).status == 200
     # Made anew, it has no objects, and another schema may hold.
     await made(caller, definition(scope="Cluster"))
     assert (await caller.ask("GET", "/apis/example.com/v1/things")).json["items"] == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from controlplane.controllers.definitions import plan as planning
+from controlplane.controllers.definitions import services
 from controlplane.controllers.definitions.plan import Definition
 from wherry.api import kinds, meta
 from wherry.api.context import Env
@@ -19,6 +20,7 @@ from wherry.client.base import ClientAPI, DeleteOptions, Selection
 from wherry.client.controller import Controller
 from wherry.client.informer import Informer
 
+_SERVICES = ""  # stands for all APIServices where names of definitions stand
 AGAIN_S = 1.0  # while objects with finalizers remain
 PAGE = 500
 
@@ -36,18 +38,25 @@ class DefinitionController:
         async with TaskGroup() as group:
             group.keep(self._definitions.run, name="definitions-informer")
             await self._definitions.wait_synced()
+            self._runner.enqueue(_SERVICES)  # of definitions that went while nobody was here
             group.keep(self._runner.run, name="definitions")
 
     def _on_change(self, old: Any, new: Any) -> None:
         if new is not None:
             self._runner.enqueue(new.metadata.name)
+            if old is not None and services.wanted([old]).keys() - services.wanted([new]).keys():
+                self._runner.enqueue(_SERVICES)
         else:
+            self._runner.enqueue(_SERVICES)
             # Names have become free, which another definition of the group may be waiting for.
             for other in self._definitions.list():
                 if other.spec.group == old.spec.group:
                     self._runner.enqueue(other.metadata.name)
 
     async def reconcile(self, name: str) -> float | None:
+        if name == _SERVICES:
+            await services.clean_up(self._client, self._definitions.list())
+            return None
         definition = self._definitions.get(name)
         if definition is None:
             return None
@@ -60,6 +69,9 @@ class DefinitionController:
             return None  # it comes by again
         if planning.needs_cleanup(definition):
             return await self._clean_up(definition)
+        await services.ensure(self._client, self._env, definition)
+        if self._definitions.get(name) is None:
+            self._runner.enqueue(_SERVICES)
         return None
 
     async def _clean_up(self, definition: Definition) -> float | None:
