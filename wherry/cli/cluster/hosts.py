@@ -22,7 +22,8 @@ from wherry.cli.cluster.layout import Cluster, ClusterError, Node, known, load
 HOST_NETWORKS = ipaddress.IPv4Network("10.77.0.0/16")
 POD_NETWORKS = ipaddress.IPv4Network("10.128.0.0/10")
 CLAIM_METRIC = "4096"  # any other route to the same place comes first
-FIRST_PORT, LAST_PORT = 7443, 7543
+FIRST_PORT, LAST_PORT, PORT_STEP = 7443, 7543, 4
+PORT_OFFSETS = (0, 1, 3)  # gRPC, where nodes join, the Kubernetes API
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -66,11 +67,11 @@ def described_clusters() -> list[Cluster]:
 
 
 def choose_port(taken: Collection[int] = ()) -> int:
-    """A port that is free together with the next one, where nodes join."""
-    for port in range(FIRST_PORT, LAST_PORT, 2):
-        if port not in taken and _is_free(port) and _is_free(port + 1):
+    """A port that is free together with those that the control plane has beside it."""
+    for port in range(FIRST_PORT, LAST_PORT, PORT_STEP):
+        if port not in taken and all(_is_free(port + offset) for offset in PORT_OFFSETS):
             return port
-    raise ClusterError(f"no two free ports between {FIRST_PORT} and {LAST_PORT} for the control plane")
+    raise ClusterError(f"no free ports between {FIRST_PORT} and {LAST_PORT} for the control plane")
 
 
 def _is_free(port: int) -> bool:
