@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,9 @@ class Ground(Protocol):
 
     @property
     def kernel(self) -> Kernel: ...
+
+    def on_replaced(self, tell: Callable[[], None]) -> None:
+        """`tell` is called whenever there is another network, without our table."""
 
     async def serve_names(self, server: NameServer, address: str) -> None: ...
 
@@ -165,6 +168,8 @@ class NodeTraffic:
             try:
                 kernel = self._ground.kernel if self._ground is not None else Nftables()
                 self._router = ServiceController(self._informers, kernel, place)
+                if self._ground is not None:
+                    self._ground.on_replaced(self._router.look_again)
                 await self._router.run()
             except Exception:
                 # A defect here must not end the pods' tasks beside it.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,7 @@ class NodeContainer:
         self._names: Names | None = None
         self._ports: tuple[tuple[PortMapping, str], ...] = ()
         self._written = ""  # the rules that the container has
+        self.replaced: Callable[[], None] = lambda: None  # called when another container has taken the place
         self._one = asyncio.Lock()
 
     @property
@@ -178,6 +179,7 @@ class NodeContainer:
             if found != self.id:
                 self.id, self._written = found, ""
                 await self._write(await self.bridge())
+                self.replaced()
             return found
 
     async def _running(self) -> str:
@@ -308,6 +310,9 @@ class BridgeGround:
         self.kernel = BridgeKernel(node)
         self._node = node
         self.sweep = node.sweep
+
+    def on_replaced(self, tell: Callable[[], None]) -> None:
+        self._node.replaced = tell
 
     async def serve_names(self, server: NameServer, address: str) -> None:
         """At this machine's end of the bridge, on any port, to which the node leads what is sent to the cluster's address. Until

@@ -60,6 +60,7 @@ class ServiceController:
         self._dirty: dict[str, None] = {}
         self._level = Level()
         self._wake = asyncio.Event()
+        self._doubted = False  # whether the kernel still has what was written
         self._active = True
         self._ruleset = Ruleset(TABLE, skeleton(TABLE))
         self._services.add_handler(self._on_service)
@@ -96,10 +97,18 @@ class ServiceController:
                 await self._write_whole()  # if somebody has flushed it
                 continue
             await asyncio.sleep(GATHER_S)
+            if self._doubted:
+                self._doubted = False
+                await self._write_whole()
             mark = self._level.mark()
             await self._write_changes()
             await self._ports.sync(dict(self._health.values()))
             self._level.done(mark)
+
+    def look_again(self) -> None:
+        """The kernel may have lost the table."""
+        self._doubted = True
+        self._wake.set()
 
     def _on_service(self, old: Any, new: Any) -> None:
         self._touch(meta.key(new if new is not None else old))
