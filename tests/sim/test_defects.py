@@ -34,7 +34,7 @@ PLACES: list[tuple[str, Any, str, float]] = [
     ("agent: control stream", Agent, "on_pods", 15),
     ("agent: heartbeats", ControlLink, "_send", 15),
     ("agent: checkpoints", Agent, "_checkpoint", 15),
-    ("agent: events", EventRecorder, "_record", 15),
+    ("agent: events", EventRecorder, "_write", 15),
     ("control plane: silence", Monitor, "_newly_silent", 15),
     ("control plane: compaction", Compactor, "step", 200),
     ("control plane: informers", Informer, "_take", 15),
