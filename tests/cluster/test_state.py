@@ -128,6 +128,7 @@ def test_a_store_in_use_is_not_restored_into(server: Server, tmp_path: Path) -> 
     refused = server.run("restore", str(file), "--data-dir", str(server.data_dir))
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
+    assert "in use by another process" in refused.stderr, "else it is refused only for not being empty"
 
 
 def test_state_survives_the_server_killed_and_started_again(tmp_path: Path) -> None:
