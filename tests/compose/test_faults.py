@@ -331,10 +331,13 @@ def test_a_node_whose_clock_is_far_off_says_so_and_is_replaced(cluster: ComposeC
 
 def test_an_agent_restarted_under_load_loses_nothing(cluster: ComposeCluster) -> None:
     before = containers(cluster.pods("app=web"))
+    name = on(cluster, "node-2")[0]
     for _ in range(3):
         cluster.inside("node-2", "kill -9 $(cat /run/wherry-agent/agent.pid)")
         for _ in range(20):
             assert answers(cluster, "node-2")
+        # Back before the next one: three times away in a row would be long enough for the node to be replaced.
+        until(lambda: cluster.wherry("exec", name, "--", "hostname", check=False).strip() == name, 60)
     until(lambda: cluster.node_ready("node-2") == "True", 60)
     assert containers(cluster.pods("app=web")) == before
 
