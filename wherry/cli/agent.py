@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="sandboxes and containers; default: four per CPU of the node, from 4 to 16",
+        help="sandboxes and containers; default: eight per CPU of the node, from 4 to 16",
     )
     add(
         "--remove",
@@ -384,12 +384,12 @@ async def _remove_docker(arguments: argparse.Namespace) -> None:
 
 
 def _starts(capacity: Mapping[str, str]) -> int:
-    """Starting is CPU work: with four per CPU containerd did 30 pods soonest. At least four, so that a few that hang do not
+    """Starting is CPU work: with eight per CPU 30 pods ran soonest. At least four, so that a few that hang do not
     keep the node from starting others."""
     from wherry.api import quantity
 
     cpus = quantity.milli(capacity["cpu"]) / 1000 if "cpu" in capacity else len(os.sched_getaffinity(0))
-    return min(max(int(4 * cpus), 4), 16)
+    return min(max(int(8 * cpus), 4), 16)
 
 
 def _handlers(given: Sequence[str]) -> dict[str, str]:

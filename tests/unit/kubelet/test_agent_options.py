@@ -13,11 +13,11 @@ from wherry.cli import agent
     ("flags", "starts"),
     [
         (["--capacity", "cpu=500m"], 4),
-        (["--capacity", "cpu=3"], 12),
+        (["--capacity", "cpu=1500m"], 12),
         (["--capacity", "cpu=64"], 16),
         (["--capacity", "cpu=64", "--simultaneous-starts", "1"], 1),
     ],
-    ids=["half a CPU", "three", "many", "as told"],
+    ids=["half a CPU", "one and a half", "many", "as told"],
 )
 def test_simultaneous_starts_follow_the_cpus(tmp_path: Path, flags: list[str], starts: int) -> None:
     arguments = agent.parser().parse_args(
