@@ -87,7 +87,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     options = Options(addresses, arguments.http_port, arguments.https_port, data / "haproxy.sock", process.account())
     publish = [part.strip() for part in arguments.publish_address.split(",") if part.strip()]
     if not publish and "0.0.0.0" in addresses:
-        from wherry.cli.agent import own_address
+        from wherry.cli.agent_flags import own_address
 
         publish = [own_address(_settings(arguments).server)]
     env = Env()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wherry.cli import agent
+from wherry.cli import agent, agent_flags
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ def test_simultaneous_starts_follow_the_cpus(tmp_path: Path, flags: list[str], s
     arguments = agent.parser().parse_args(
         ["--server", "127.0.0.1:1", "--data-dir", str(tmp_path), "--run-dir", str(tmp_path), *flags]
     )
-    assert agent._options(arguments, "n1").simultaneous_starts == starts
+    assert agent_flags.options(arguments, "n1").simultaneous_starts == starts
