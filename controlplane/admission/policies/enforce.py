@@ -15,41 +15,28 @@ from controlplane.admission.policies.asked import MAX_ROUNDS, Asked
 from controlplane.admission.policies.authorizer import Decide
 from controlplane.admission.policies.compiled import Outcome, Policy, Verdict
 from controlplane.admission.policies.params import BadParams, collect
-from wherry.api.cel.syntax import CompileError
+from controlplane.admission.policies.source import PolicySource
 from wherry.api.context import Env
 from wherry.api.errors import APIError
 
-_V1 = "admissionregistration.k8s.io/v1"
 _FAILURE = "validation.policy.admission.k8s.io/validation_failure"
 
 
 class Enforcer:
-    """What is compiled of a policy is kept as long as it stays the same revision."""
-
     def __init__(self, lookup: Lookup, env: Env, decide: Decide) -> None:
         self._lookup = lookup
-        self._env = env
-        self._decide = decide
-        self._kept: dict[str, tuple[Any, Policy | str]] = {}
+        self._source = PolicySource(lookup, env, decide, "ValidatingAdmissionPolicy", Policy)
 
     async def validate(self, request: Request) -> None:
         if matching.exempt(request):
             return
-        policies = await self._lookup.all(_V1, "ValidatingAdmissionPolicy")
-        bindings = await self._lookup.all(_V1, "ValidatingAdmissionPolicyBinding")
-        if not policies or not bindings:
+        found = await self._source.find(request)
+        if found is None:
             return
-        if len(self._kept) > len(policies):
-            names = {found.metadata.name for found in policies}
-            self._kept = {name: kept for name, kept in self._kept.items() if name in names}
-        namespace = None
-        if request.kind.namespaced:
-            namespace = await self._lookup.find("v1", "Namespace", "", request.namespace)
-        served = self._lookup.versions(request.kind.group, request.kind.plural)
-        asked = Asked(request, namespace, self._env.uuid(), served)
+        asked, policies, bindings = found
         denied: APIError | None = None
         for policy in policies:
-            mine = [found for found in bindings if found.spec.policy_name == policy.metadata.name]
+            mine = [each for each in bindings if each.spec.policy_name == policy.metadata.name]
             if mine and asked.concerns(policy.spec.match_constraints):
                 error = await self._policy(policy, mine, asked)
                 denied = denied or error
@@ -60,7 +47,7 @@ class Enforcer:
         """The first denial. Publishes what else its bindings want said."""
         name, request = policy.metadata.name, asked.request
         insists = policy.spec.failure_policy != "Ignore"
-        compiled = self._compiled(policy)
+        compiled = self._source.compiled(policy)
         if isinstance(compiled, str):
             detail = f"failed to configure policy: {compiled}"
             return asked.deny(f"ValidatingAdmissionPolicy '{name}' denied request: {detail}") if insists else None
@@ -93,27 +80,13 @@ class Enforcer:
         request.annotations.update((key, ", ".join(texts)) for key, texts in annotations.items())
         return denied
 
-    def _compiled(self, policy: Any) -> Policy | str:
-        kept = self._kept.get(policy.metadata.name)
-        if kept is None or kept[0] is not policy:
-            try:
-                made: Policy | str = Policy(policy.spec)
-            except CompileError as error:
-                made = f"compilation failed: {error}"
-            kept = self._kept[policy.metadata.name] = policy, made
-        return kept[1]
-
     async def _evaluate(self, compiled: Policy, asked: Asked, params: dict[str, Any] | None) -> Outcome:
         """Again and again, as long as the expressions ask the authorizer something new."""
         given = asked.values(params)
         for _ in range(MAX_ROUNDS):
             outcome = compiled.evaluate(given)
-            pending = list(asked.answers.pending)
-            if not pending:
+            if not await self._source.answer(asked):
                 break
-            asked.answers.pending.clear()
-            for question in pending:
-                asked.answers.known[question] = await self._decide(question)
         return outcome
 
     def _said(self, asked: Asked, policy: Any, binding: Any, verdict: Verdict, head: str) -> APIError | None:

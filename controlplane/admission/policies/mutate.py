@@ -15,21 +15,15 @@ from controlplane.admission.policies.asked import MAX_ROUNDS, Asked
 from controlplane.admission.policies.authorizer import Decide
 from controlplane.admission.policies.mutations import MutationFailed, Mutations
 from controlplane.admission.policies.params import BadParams, collect
-from wherry.api.cel.syntax import CompileError
+from controlplane.admission.policies.source import PolicySource
 from wherry.api.context import Env
 from wherry.api.errors import APIError
 
-_V1 = "admissionregistration.k8s.io/v1"
-
 
 class Mutator:
-    """What is compiled of a policy is kept as long as it stays the same revision."""
-
     def __init__(self, lookup: Lookup, env: Env, decide: Decide) -> None:
         self._lookup = lookup
-        self._env = env
-        self._decide = decide
-        self._kept: dict[str, tuple[Any, Mutations | str]] = {}
+        self._source = PolicySource(lookup, env, decide, "MutatingAdmissionPolicy", Mutations)
 
     async def mutate(self, request: Request, seen: dict[str, bytes]) -> bool:
         """Whether the object has changed. `seen`: what each policy left behind; when it is not empty, only those run that want
@@ -37,24 +31,16 @@ class Mutator:
         again = bool(seen)
         if matching.exempt(request) or request.obj is None:
             return False
-        policies = await self._lookup.all(_V1, "MutatingAdmissionPolicy")
-        bindings = await self._lookup.all(_V1, "MutatingAdmissionPolicyBinding")
-        if not policies or not bindings:
+        found = await self._source.find(request)
+        if found is None:
             return False
-        if len(self._kept) > len(policies):
-            names = {found.metadata.name for found in policies}
-            self._kept = {name: kept for name, kept in self._kept.items() if name in names}
-        namespace = None
-        if request.kind.namespaced:
-            namespace = await self._lookup.find("v1", "Namespace", "", request.namespace)
-        served = self._lookup.versions(request.kind.group, request.kind.plural)
-        asked = Asked(request, namespace, self._env.uuid(), served)
+        asked, policies, bindings = found
         changed = False
         for policy in policies:
             name = policy.metadata.name
             if again and (policy.spec.reinvocation_policy != "IfNeeded" or seen.get(name) == _bytes(request.obj)):
                 continue
-            mine = [found for found in bindings if found.spec.policy_name == name]
+            mine = [each for each in bindings if each.spec.policy_name == name]
             if mine and asked.concerns(policy.spec.match_constraints):
                 changed = await self._policy(policy, mine, asked) or changed
                 seen[name] = _bytes(request.obj)
@@ -63,7 +49,7 @@ class Mutator:
     async def _policy(self, policy: Any, bindings: list[Any], asked: Asked) -> bool:
         name = policy.metadata.name
         insists = policy.spec.failure_policy != "Ignore"
-        compiled = self._compiled(policy)
+        compiled = self._source.compiled(policy)
         if isinstance(compiled, str):
             if insists:
                 raise _refusal(asked, f"policy '{name}' denied request: failed to configure policy: {compiled}")
@@ -85,16 +71,6 @@ class Mutator:
                     raise _refusal(asked, f"{head}: {error}") from error
         return changed
 
-    def _compiled(self, policy: Any) -> Mutations | str:
-        kept = self._kept.get(policy.metadata.name)
-        if kept is None or kept[0] is not policy:
-            try:
-                made: Mutations | str = Mutations(policy.spec)
-            except CompileError as error:
-                made = f"compilation failed: {error}"
-            kept = self._kept[policy.metadata.name] = policy, made
-        return kept[1]
-
     async def _apply(self, compiled: Mutations, asked: Asked, params: dict[str, Any] | None) -> bool:
         """Again and again, as long as the expressions ask the authorizer something new. Raises MutationFailed, ConditionError."""
         given = asked.values(params)
@@ -107,12 +83,8 @@ class Mutator:
                     made = compiled.apply(given, request.merge_type())
             except (MutationFailed, ConditionError) as error:
                 failure = error
-            pending = list(asked.answers.pending)
-            if not pending:
+            if not await self._source.answer(asked):
                 break
-            asked.answers.pending.clear()
-            for question in pending:
-                asked.answers.known[question] = await self._decide(question)
         if failure is not None:
             raise failure
         if made is None:
