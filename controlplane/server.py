@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from controlplane.auth.certificates import KeyPair, Lifetimes
     from controlplane.auth.keyring import KeyRing
     from controlplane.outbound.https import HttpsTransport
+    from controlplane.replicas import Replicas
     from wherry.client.base import Transport
     from wherry.client.leader import LeaderElector
 
@@ -281,6 +282,12 @@ class ControlPlane:
     def commits(self) -> Commits:
         """For fronts of their own: every write runs in here."""
         return self._commits
+
+    def replicas(self, host: str) -> Replicas:
+        """Those on our store, with ourselves as reached at `host`."""
+        from controlplane.replicas import Replicas
+
+        return Replicas(self._store, self.options.replica, host)
 
     def _dial_replica(self, address: str) -> Transport:
         """Under the API server's own identity, by a certificate that never leaves this process."""

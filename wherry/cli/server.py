@@ -351,10 +351,10 @@ def _announce_to_pods(
     if not is_routable(host) or listens_on.startswith("127."):
         return []
     client = Client(plane.local_transport(API_SERVER), field_manager="wherry-server")
-    alone = (arguments.store or "sqlite:").startswith("sqlite:")
+    replicas = plane.replicas(host) if plane.options.elect else None
     return [
         group.keep(
-            partial(keep, client, arguments.service_cluster_ip_range, host, port, alone=alone),
+            partial(keep, client, arguments.service_cluster_ip_range, host, port, replicas),
             name="kubernetes-service",
         )
     ]

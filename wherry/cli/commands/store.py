@@ -147,7 +147,7 @@ def restore(
         try:
             opened = await open_store(url, Env(), tls=_tls(store_ca, store_cert, store_key))
             try:
-                info = await fill(file, opened, ttl_s=lambda key: EVENT_TTL_S if "/events/" in key else 0)
+                info = await fill(file, opened, ttl_s=_ttl_s)
             finally:
                 await opened.close()
         except StoreError as error:
@@ -158,6 +158,14 @@ def restore(
         return 0
 
     guarded(lambda: asyncio.run(work()))
+
+
+def _ttl_s(key: str) -> int:
+    from controlplane.replicas import PREFIX, TTL_S
+
+    if key.startswith(PREFIX):
+        return TTL_S  # those that lived when the backup was made
+    return EVENT_TTL_S if "/events/" in key else 0
 
 
 def _sqlite_file(data_dir: Path | None, url: str, *, must_exist: bool = True) -> Path:
