@@ -17,7 +17,6 @@ import pytest
 
 from wherry.testing import kubectl
 from wherry.testing.local import IMAGE, LocalCluster, until
-from wherry.testing.require import missing
 
 pytestmark = [
     pytest.mark.timeout(200),
@@ -272,8 +271,7 @@ spec:
 
 def test_a_program_in_a_pod(cluster: LocalCluster) -> None:
     """kubectl is Go's client library with a face: in a pod, and told nothing, it asks as the pod's service account."""
-    if not kubectl.BINARIES:
-        missing("needs kubectl")
+    kubectl.require_kubectl()
     binary = os.path.realpath(kubectl.BINARIES[kubectl.NEWEST[0]])
     cluster.apply(IN_POD.format(kubectl=binary, image=IMAGE))
 

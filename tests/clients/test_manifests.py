@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl
+from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, require_kubectl
 from wherry.testing.local import LocalCluster, until
-from wherry.testing.require import missing
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -33,8 +32,7 @@ def is_stored_only(*kinds: str) -> bool:
 
 @pytest.fixture(scope="module")
 def kubectl(cluster: LocalCluster, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
-    if not BINARIES:
-        missing("needs kubectl")
+    require_kubectl()
     return Kubectl(BINARIES[NEWEST[0]], kubeconfig, tmp_path_factory.mktemp("home"), "")
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, WEB, Kubectl, KubectlCluster
+from wherry.testing.kubectl import BINARIES, WEB, Kubectl, KubectlCluster, require_kubectl
 
 _NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubectlCluster]:
+    require_kubectl()
     found = KubectlCluster(tmp_path_factory.mktemp("kubectl"))
     try:
         found.start()

@@ -6,12 +6,9 @@ import json
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, Kubectl, versions
+from wherry.testing.kubectl import NEWEST, Kubectl, versions
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
 
 LIMITS = """
 apiVersion: v1

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from controlplane.auth.ca import make_authority
+from wherry.api.context import Env
+from wherry.testing.kubectl import NEWEST, OLDEST, Kubectl, versions
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
 
 
 @versions(NEWEST, OLDEST)
 def test_every_generator(kubectl: Kubectl, tmp_path: Path) -> None:
     (tmp_path / "settings").write_text("a=b\nc=d\n")
+    pair = self_signed(tmp_path)
     own = kubectl.namespace  # also a name that no other test uses
-    for words in (
+    made = (
         "clusterrole {} --verb=get,list --resource=pods",
         "clusterrolebinding {} --clusterrole=view --user=somebody",
         "configmap settings --from-env-file={settings} ",
@@ -35,14 +35,17 @@ def test_every_generator(kubectl: Kubectl, tmp_path: Path) -> None:
         "role reader --verb=get --resource=pods,deployments.apps",
         "rolebinding readers --role=reader --serviceaccount={}:default --group=staff",
         "secret docker-registry pull --docker-server=s --docker-username=u --docker-password=p",
+        "namespace {}-more",
         "secret generic plain --from-literal=a=b --type=example.com/kind",
+        f"secret tls pair --cert={pair['tls.crt']} --key={pair['tls.key']}",
         "service clusterip one --tcp=80:8080",
         "service clusterip headless --clusterip=None",
         "service nodeport two --tcp=80",
         "service loadbalancer three --tcp=80:80",
         "service externalname four --external-name=example.com",
         "serviceaccount robot",
-    ):
+    )
+    for words in made:
         filled = words.replace("{settings}", str(tmp_path / "settings")).replace("{}", own)
         assert "created" in kubectl("create", *filled.split()), words
     try:
@@ -54,8 +57,48 @@ def test_every_generator(kubectl: Kubectl, tmp_path: Path) -> None:
         assert re.search(r"headless +ClusterIP +None", kubectl("get", "services"))
         assert kubectl("create", "token", "robot", "--duration=10m").count(".") == 2
         assert "already exists" in kubectl.fails("create", "serviceaccount", "robot")
+        assert kubectl("get", "secret", "pair", "-o", "jsonpath={.type}") == "kubernetes.io/tls"
+        for name, path in pair.items():
+            stored = kubectl("get", "secret", "pair", "-o", 'go-template={{index .data "' + name + '" | base64decode}}')
+            assert stored == path.read_text()
+        swapped = kubectl.fails(
+            "create", "secret", "tls", "odd", f"--cert={pair['tls.key']}", f"--key={pair['tls.crt']}"
+        )
+        assert "failed to find any PEM data" in swapped or "tls: " in swapped
+        # Nothing that this kubectl can make is left out.
+        assert generators(kubectl) - {"token"} == {first_words(words) for words in made}
     finally:
         kubectl("delete", "clusterrole,clusterrolebinding,priorityclass", own)
+        kubectl("delete", "namespace", f"{own}-more", "--wait=false")
+
+
+NESTED = ("secret", "service")
+
+
+def first_words(words: str) -> str:
+    """`secret tls` of `secret tls NAME ...`."""
+    first, second = words.split()[:2]
+    return f"{first} {second}" if first in NESTED else first
+
+
+def generators(kubectl: Kubectl) -> set[str]:
+    """What `create` says that it can make."""
+
+    def listed(*words: str) -> list[str]:
+        text = kubectl("create", *words, "--help").partition("Available Commands:\n")[2].partition("\n\n")[0]
+        return [line.split()[0] for line in text.splitlines()]
+
+    plain = {name for name in listed() if name not in NESTED}
+    return plain | {f"{outer} {name}" for outer in NESTED for name in listed(outer)}
+
+
+def self_signed(directory: Path) -> dict[str, Path]:
+    """A certificate and its key in files, by the names that they get in a Secret."""
+    authority = make_authority(Env(), "test")
+    pair = {"tls.crt": directory / "tls.crt", "tls.key": directory / "tls.key"}
+    pair["tls.crt"].write_bytes(authority.certificate_pem)
+    pair["tls.key"].write_bytes(authority.key_pem)
+    return pair
 
 
 @versions(NEWEST, OLDEST)

@@ -8,12 +8,9 @@ import time
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.kubectl import NEWEST, OLDEST, Kubectl, versions
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
 
 DEFINITION = """
 apiVersion: apiextensions.k8s.io/v1

@@ -6,12 +6,9 @@ import json
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, KubectlCluster, versions
+from wherry.testing.kubectl import NEWEST, OLDEST, Kubectl, KubectlCluster, versions
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
 
 
 @versions(NEWEST, OLDEST)

@@ -14,12 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, WEB, Kubectl, versions
+from wherry.testing.kubectl import NEWEST, OLDEST, WEB, Kubectl, versions
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
 
 
 @versions(NEWEST, OLDEST)
@@ -118,6 +115,46 @@ def test_get_in_every_output(web: Kubectl) -> None:
     assert web("get", "pods", "--field-selector=status.phase=Failed", "-o", "name") == ""
     assert web("get", "pods", "--chunk-size=1", "-o", "name").count("pod/") == 2
     assert re.search(r"hollow +Ready ", web("get", "nodes"))
+
+
+@versions(NEWEST, OLDEST)
+def test_get_by_templates_and_columns_from_files(web: Kubectl, tmp_path: Path) -> None:
+    def file(text: str) -> str:
+        path = tmp_path / f"template-{len(list(tmp_path.iterdir()))}"
+        path.write_text(text)
+        return str(path)
+
+    kubectl = web
+    columns = file("NAME COPIES IMAGES\n.metadata.name .spec.replicas .spec.template.spec.containers[*].image\n")
+    shown = kubectl("get", "deploy", "-o", f"custom-columns-file={columns}")
+    assert [line.split() for line in shown.splitlines()] == [["NAME", "COPIES", "IMAGES"], ["web", "2", "web:1"]]
+    path = "{range .items[*]}{.kind}/{.metadata.name} {end}"
+    objects = "deployment/web", "service/web", "configmap/settings"
+    assert (
+        kubectl("get", *objects, "-o", f"jsonpath-file={file(path)}")
+        == "Deployment/web Service/web ConfigMap/settings "
+    )
+    assert json.loads(kubectl("get", "svc", "web", "-o", "jsonpath-as-json={.spec.ports[*].port}")) == [80]
+    template = '{{range .spec.template.spec.containers}}{{.name}} {{.image | printf "%s!"}}{{end}}'
+    for output in (f"go-template={template}", f"go-template-file={file(template)}", f"templatefile={file(template)}"):
+        assert kubectl("get", "deploy", "web", "-o", output) == "web web:1!"
+    assert kubectl("get", "cm", "settings", "--template={{.data.color}}") == "red"
+    for name, size in (("s-a", "3"), ("s-b", "1"), ("s-c", "2")):
+        kubectl("create", "configmap", name, f"--from-literal=size={size}")
+        kubectl("label", "configmap", name, "sorted=yes")
+    names = kubectl("get", "cm", "-l", "sorted", "--sort-by={.data.size}", "--no-headers").splitlines()
+    assert [line.split()[0] for line in names] == ["s-b", "s-c", "s-a"]
+    wide = kubectl("get", "pods", "-l", "app=web", "-o", "wide").splitlines()
+    header = ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "NOMINATED NODE", "READINESS GATES"]
+    assert re.split(r" {2,}", wide[0].strip()) == header
+    assert all(re.search(r" \d+(\.\d+){3} +hollow +<none> +<none>$", line.strip()) for line in wide[1:])
+    assert re.search(
+        r"CLUSTER-IP +EXTERNAL-IP +PORT\(S\) +AGE +SELECTOR\n.* 80/TCP .* app=web",
+        kubectl("get", "svc", "web", "-o", "wide"),
+    )
+    labels = kubectl("get", "cm", "-l", "sorted", "--show-labels", "--label-columns=sorted").splitlines()
+    assert labels[0].split() == ["NAME", "DATA", "AGE", "SORTED", "LABELS"]
+    assert labels[1].split()[-2:] == ["yes", "sorted=yes"]
 
 
 @versions(NEWEST)

@@ -13,14 +13,11 @@ from typing import Any
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, require_kubectl, versions
 from wherry.testing.local import IMAGE, LocalCluster, until
 from wherry.testing.require import require_containerd, require_root
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 POD = f"""
 apiVersion: v1
 kind: Pod
@@ -43,6 +40,7 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalCluster]:
+    require_kubectl()
     require_root()
     require_containerd()
     made = LocalCluster(1, prefix="k")

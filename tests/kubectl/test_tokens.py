@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.kubectl import NEWEST, OLDEST, Kubectl, versions
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
 
 
 def as_bearer(kubectl: Kubectl, token: str, tmp_path: Path) -> Kubectl:

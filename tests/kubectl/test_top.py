@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.kubectl import NEWEST, OLDEST, Kubectl, versions
 from wherry.testing.local import until
 
-pytestmark = [
-    pytest.mark.skipif(not BINARIES, reason="no kubectl on this machine"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
 
 
 def measured(web: Kubectl) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The real kubectl, in whichever versions this machine has, against a real server with a hollow node. For tests/kubectl.
 
-The binaries are looked for beside the `kubectl` of the PATH (`kubectl.1.27` and so on); tests skip when there is none.
+The binaries are looked for beside the `kubectl` of the PATH (`kubectl.1.27` and so on). Without any, tests
+skip, and fail where nothing may be missing (`require_kubectl`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 
 from wherry.cli.commands.kubeconfig import for_kubectl
 from wherry.client.config import load_config, write_config
+from wherry.testing.require import missing
 from wherry.testing.server import MAIN, Server, free_port
 
 _VERSIONED = re.compile(r"kubectl[.-]v?(\d+)\.(\d+)$")
@@ -76,10 +78,16 @@ data: {color: red}
 
 
 def versions(*always: list[str]) -> pytest.MarkDecorator:
-    """The versions that a test runs with: these, and under `-m full` all."""
+    """The versions that a test runs with: these, and under `-m full` all. Without any it is there once, to say so."""
     chosen = [version for group in always for version in group]
     params = [pytest.param(version, marks=() if version in chosen else pytest.mark.full) for version in BINARIES]
-    return pytest.mark.parametrize("kubectl", params, indirect=True)
+    return pytest.mark.parametrize("kubectl", params or ["none"], indirect=True)
+
+
+def require_kubectl() -> None:
+    """Skips the test, or fails it where nothing may be missing, on a machine that has no kubectl."""
+    if not BINARIES:
+        missing("needs kubectl, as kubectl or kubectl.1.27 and so on in the PATH")
 
 
 class Kubectl:

@@ -131,3 +131,10 @@ UNCOMPARED: dict[tuple[str, int], str] = {
     ("scheduler", 11): "no volume is bound yet",
     **{("scheduler", number): "state, not an answer" for number in (1, 2, 3, 21, 22)},
 }
+
+# tests/contract/test_http_discovery.py: by group version and resource, what is served otherwise than resources.tsv and
+# subresources.tsv say.
+SERVED = dict.fromkeys(
+    (("metrics.k8s.io/v1beta1", "nodes"), ("metrics.k8s.io/v1beta1", "pods")),
+    "there it is served by a program of its own, which is installed separately",
+)
