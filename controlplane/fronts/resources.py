@@ -6,6 +6,7 @@ Called through `fronts.services`. Reads `registry.base.RegistryAPI`; holds no st
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -24,15 +25,18 @@ from controlplane.registry.base import (
 )
 from wherry import __version__
 from wherry.api import schema
-from wherry.api.errors import APIError, BadRequest
+from wherry.api.errors import APIError, BadRequest, InternalError
 from wherry.api.kinds import Kind
 from wherry.client.status import to_status
 from wherry.pb import resources_pb2
 
+log = logging.getLogger(__name__)
+
 KUBERNETES_VERSION = "v1.36.0"
 TYPE_PREFIX = "type.googleapis.com/"
 LIST_SLICE = 500  # objects encoded between two chances for the loop to do something else
-MAX_CREATES = 500  # in one batch
+MAX_CREATES = 100  # in one batch
+CREATES_AT_ONCE = 8  # of a batch: they share a commit of the store, and the loop has its turn after them
 WATCH_PART_EVENTS = 500
 WATCH_PART_BYTES = 2 * 1024 * 1024
 
@@ -136,9 +140,11 @@ class ResourcesServicer:
         if len(request.objects) > MAX_CREATES:
             raise BadRequest(f"objects: {len(request.objects)} in one batch; wanted at most {MAX_CREATES}")
         response = resources_pb2.CreateBatchResponse()
-        # Together, so that they share a commit of the store.
-        for result in await asyncio.gather(*(self._create_of_batch(request, body, call) for body in request.objects)):
-            response.results.append(result)
+        for start in range(0, len(request.objects), CREATES_AT_ONCE):
+            part = request.objects[start : start + CREATES_AT_ONCE]
+            response.results.extend(
+                await asyncio.gather(*(self._create_of_batch(request, body, call) for body in part))
+            )
         return response
 
     async def _create_of_batch(
@@ -154,7 +160,12 @@ class ResourcesServicer:
             stored = await self._commits.run(self._registry.create(ctx, kind, meta.namespace, obj))
         except APIError as error:
             result.error.CopyFrom(to_status(error))
+        except Exception as error:
+            # The others have been written, or will be: their results must not be lost with this one's.
+            log.exception("one of a batch of creates by %s failed", call.identity.user)
+            result.error.CopyFrom(to_status(InternalError(f"Internal error occurred: {type(error).__name__}: {error}")))
         else:
+            result.warnings.extend(ctx.warnings)
             result.name = meta.name or stored.message().metadata.name
             result.resource_version = str(stored.revision)
         return result

@@ -134,6 +134,25 @@ async def test_grpc_is_in_the_log_too(tmp_path: Path) -> None:
     assert (received["stage"], complete["responseStatus"]["code"]) == ("RequestReceived", 404)
 
 
+async def test_each_of_a_batch_has_its_own_events(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    audit = AuditOptions(POLICY, FileOptions(str(path), blocking=True))
+    async with serving(Env(), Options(scheduler=False, controllers=False, audit=audit)) as running:
+        client = running.client()
+        made = []
+        for name in ("one", "one", "two"):
+            made.append(core_v1_pb2.ConfigMap(data={"a": name}))
+            made[-1].metadata.name, made[-1].metadata.namespace = name, "default"
+        await client.create_batch(made)
+        await client.close()
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted((event["objectRef"]["name"], event["responseStatus"]["code"]) for event in found) == [
+        ("one", 200), ("one", 409), ("two", 200),
+    ]  # fmt: skip
+    assert {event["objectRef"]["namespace"] for event in found} == {"default"}
+    assert {event["requestObject"]["data"]["a"] for event in found} == {"one", "two"}
+
+
 async def test_files_are_rotated_and_old_ones_go(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     clock = iter(range(1_900_000_000, 1_900_000_100))

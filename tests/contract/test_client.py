@@ -315,8 +315,8 @@ async def test_a_batch_of_creates_has_an_answer_for_each(client: Client) -> None
     assert isinstance(named, str)
     assert (await client.get(ConfigMap, named, "default")).data["k"] == "v"
     assert await client.create_batch([]) == []
-    with pytest.raises(BadRequest, match="501 in one batch; wanted at most 500"):
-        await client.create_batch([config_map(f"n{number}") for number in range(501)])
+    with pytest.raises(BadRequest, match="101 in one batch; wanted at most 100"):
+        await client.create_batch([config_map(f"n{number}") for number in range(101)])
 
 
 async def test_a_batch_of_creates_needs_the_right_to_each(stranger: Client) -> None:

@@ -161,6 +161,8 @@ class Client:
         for obj in objs:
             _pack(request.objects.add(), obj)
         response = await self._call("CreateBatch", request)
+        for result in response.results:
+            self._warn(result)
         return [from_status(result.error) if result.HasField("error") else result.name for result in response.results]
 
     async def update(self, obj: M, *, subresource: str = "", dry_run: bool = False, field_manager: str = "") -> M:

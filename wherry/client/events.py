@@ -129,7 +129,8 @@ class EventRecorder:
         while True:
             batch = [await self._queue.get()]
             try:
-                await asyncio.sleep(LINGER_S)
+                if self._queue.qsize() < AT_ONCE:
+                    await asyncio.sleep(LINGER_S)
                 while len(batch) < AT_ONCE and not self._queue.empty():
                     batch.append(self._queue.get_nowait())
                 await self._write(batch)
@@ -165,10 +166,13 @@ class EventRecorder:
     async def _attempt(self, items: Sequence[_Item], *, last: bool) -> list[_Item]:
         """Those that are worth another try."""
         new = [item for item in items if item.key not in self._series]
-        known = [item for item in items if item.key in self._series]
+        known = [(item, self._series[item.key]) for item in items if item.key in self._series]
         failed: list[_Item] = []
         unavailable = False
-        for item, error in [*await self._create(new), *[(item, await self._count(item)) for item in known]]:
+        for item, error in [
+            *await self._create(new),
+            *[(item, await self._count(item, series)) for item, series in known],
+        ]:
             if isinstance(error, NotFound):
                 self._series.pop(item.key, None)  # its time to live is over: begin a new one
             if error is None:
@@ -200,8 +204,8 @@ class EventRecorder:
             outcome.append((item, None))
         return outcome
 
-    async def _count(self, item: _Item) -> APIError | None:
-        series, news = self._series[item.key], item.news
+    async def _count(self, item: _Item, series: _Series) -> APIError | None:
+        news = item.news
         patch = {"count": series.count + 1, "lastTimestamp": format_seconds(int(news.at)), "message": item.message}
         try:
             await self._client.patch(core_v1_pb2.Event, series.name, news.namespace, patch)

@@ -15,10 +15,10 @@ from controlplane.fronts.call import Call
 from wherry.api import codec
 from wherry.api.errors import APIError
 from wherry.client.status import to_status
+from wherry.pb import meta_v1_pb2, resources_pb2
 
 _VERBS = {
-    "Get": "get", "List": "list", "Watch": "watch", "Create": "create", "CreateBatch": "create",
-    "Update": "update", "Patch": "patch",
+    "Get": "get", "List": "list", "Watch": "watch", "Create": "create", "Update": "update", "Patch": "patch",
     "Apply": "patch", "Delete": "delete", "DeleteCollection": "deletecollection",
 }  # fmt: skip
 _PODS = {
@@ -36,6 +36,20 @@ async def receive(auditor: Auditor, path: str, request: Any, call: Call, audit_i
     return await auditor.receive(given, lambda: _plain(request))
 
 
+def singles(batch: resources_pb2.CreateBatchRequest) -> list[resources_pb2.CreateRequest]:
+    """The requests that a batch stands for: each is written down, with its own outcome."""
+    made = []
+    for body in batch.objects:
+        obj = _unpacked(body)
+        metadata = obj.metadata if obj is not None else meta_v1_pb2.ObjectMeta()
+        made.append(
+            resources_pb2.CreateRequest(
+                resource=batch.resource, namespace=metadata.namespace, name=metadata.name, object=body
+            )
+        )
+    return made
+
+
 async def complete(record: Record, error: APIError | None, response: Any) -> None:
     if error is not None:
         await record.complete(error.code, {}, status=codec.to_dict(to_status(error)))
@@ -49,7 +63,7 @@ def _subject(path: str, request: Any, call: Call) -> Subject:
         ref = request.resource
         return Subject(
             call.identity, _VERBS[name], "", ref.group, ref.version, ref.resource, getattr(request, "subresource", ""),
-            getattr(request, "namespace", ""), getattr(request, "name", ""),
+            request.namespace, getattr(request, "name", ""),
         )  # fmt: skip
     if service.endswith(".Pods") and name in _PODS:
         verb, subresource = _PODS[name]
@@ -79,8 +93,14 @@ def _plain(message: Any) -> Any:
     carried = getattr(message, "object", None)
     if not isinstance(carried, any_pb2.Any):
         return None
+    obj = _unpacked(carried)
+    return codec.to_dict(obj) if obj is not None else None
+
+
+def _unpacked(body: any_pb2.Any) -> Any:
+    """None when it is no message that we know."""
     try:
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(carried.type_url.rpartition("/")[2])
-        return codec.to_dict(message_factory.GetMessageClass(descriptor).FromString(carried.value))
+        descriptor = descriptor_pool.Default().FindMessageTypeByName(body.type_url.rpartition("/")[2])
+        return message_factory.GetMessageClass(descriptor).FromString(body.value)
     except (KeyError, DecodeError):
         return None

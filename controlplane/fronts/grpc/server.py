@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -25,6 +25,7 @@ from wherry.api.errors import APIError, ServiceUnavailable, Timeout, Unauthorize
 from wherry.client.grpc import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from wherry.client.grpc_errors import code_of, trailing_metadata
 from wherry.client.methods import Method, methods_of
+from wherry.client.status import from_status
 
 if TYPE_CHECKING:
     from controlplane.audit.recorder import Auditor
@@ -131,7 +132,12 @@ class GrpcServer:
         }
         limited = self._flow is not None and rpc.path.startswith(_LIMITED)
         if self._auditor is not None and rpc.path.startswith(_LIMITED):
-            handler = self._audited_stream(rpc, handler) if rpc.server_streaming else self._audited(rpc.path, handler)
+            if rpc.server_streaming:
+                handler = self._audited_stream(rpc, handler)
+            elif rpc.name == "CreateBatch":
+                handler = self._audited_batch(rpc.path.removesuffix("Batch"), handler)
+            else:
+                handler = self._audited(rpc.path, handler)
         function = self._stream(handler, limited) if rpc.server_streaming else self._unary(handler, limited, rpc)
         result: grpc.RpcMethodHandler[Any, Any] = kinds[rpc.client_streaming, rpc.server_streaming](
             function,
@@ -214,6 +220,33 @@ class GrpcServer:
                 await audit.complete(record, error, None)
                 raise
             await audit.complete(record, None, response)
+            return response
+
+        return unary
+
+    def _audited_batch(self, path: str, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """As if each had come alone. `path`: of the request for one."""
+        from controlplane.fronts.grpc import audit
+
+        assert self._auditor is not None
+        auditor = self._auditor
+
+        async def unary(request: Any, call: Call) -> Any:
+            records = [
+                await audit.receive(auditor, path, single, call, self._env.uuid()) for single in audit.singles(request)
+            ]
+
+            async def complete(outcomes: Sequence[APIError | None]) -> None:
+                for record, outcome in zip(records, outcomes, strict=True):
+                    if record is not None:
+                        await audit.complete(record, outcome, None)
+
+            try:
+                response = await handler(request, call)
+            except APIError as error:
+                await complete([error] * len(records))
+                raise
+            await complete([from_status(r.error) if r.HasField("error") else None for r in response.results])
             return response
 
         return unary

@@ -10,6 +10,7 @@ import pytest
 
 from wherry.api.context import Env
 from wherry.api.errors import Forbidden, NotFound, ServiceUnavailable
+from wherry.client import events
 from wherry.client.events import NORMAL, QUEUE_LIMIT, WARNING, EventRecorder
 from wherry.pb.core_v1_pb2 import Event, Pod
 
@@ -113,6 +114,35 @@ async def test_failed_writes(env: Env, error: Exception, told: list[tuple[str, i
     server.errors = [error]
     await tell(env, server, "hello")
     assert server.told() == told
+
+
+async def test_a_full_memory_of_series_costs_a_count_and_no_more(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CACHE_LIMIT", 1)
+    server = Events()
+    recorder = EventRecorder(server, env, "tester")  # type: ignore[arg-type]
+    task = asyncio.create_task(recorder.run())
+    recorder.event(pod("first"), NORMAL, "Reason", "hello")
+    await recorder.flush()
+    # In one batch: what is new pushes out what the other one counts.
+    recorder.event(pod("second"), NORMAL, "Reason", "hello")
+    recorder.event(pod("first"), NORMAL, "Reason", "hello")
+    await recorder.flush()
+    assert not task.done()
+    assert sorted(server.told()) == [("hello", 1), ("hello", 2)]
+    task.cancel()
+
+
+async def test_a_long_queue_is_written_without_a_pause(env: Env) -> None:
+    server = Events()
+    recorder = EventRecorder(server, env, "tester")  # type: ignore[arg-type]
+    for number in range(events.AT_ONCE * 10):
+        recorder.event(pod(f"p{number}"), NORMAL, "Reason", "hello")
+    began = env.now()
+    task = asyncio.create_task(recorder.run())
+    await recorder.flush()
+    assert env.now() - began <= 2 * events.LINGER_S
+    assert len(server.told()) == events.AT_ONCE * 10
+    task.cancel()
 
 
 async def test_telling_never_blocks_when_nobody_writes(env: Env) -> None:
