@@ -12,7 +12,7 @@ from controlplane.registry.state import Served
 from controlplane.registry.strategy import Strategy
 from controlplane.registry.writes import Writer
 from wherry.api import labels
-from wherry.api.errors import BadRequest
+from wherry.api.errors import BadRequest, InternalError
 from wherry.api.kinds import Kind
 from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2
 
@@ -58,7 +58,12 @@ class Scaler:
         self._writer = writer
 
     async def get(self, served: Served, namespace: str, name: str, resource_version: str) -> Stored:
-        return stored(served.strategy, await self._reader.get(served, namespace, name, resource_version))
+        """Raises InternalError, in Kubernetes' words, for a custom resource that does not say how many it wants."""
+        found = await self._reader.get(served, namespace, name, resource_version)
+        path = served.strategy.lacks_replicas(found.message())
+        if path:
+            raise InternalError(f'Internal error occurred: the spec replicas field "{path}" does not exist')
+        return stored(served.strategy, found)
 
     async def update(
         self, ctx: RequestContext, served: Served, namespace: str, name: str, wanted: Callable[[Any], Any]

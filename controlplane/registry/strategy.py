@@ -101,6 +101,10 @@ class Strategy:
         """The Scale of an object whose kind says where its figures are; None: they are where workloads have them."""
         return None
 
+    def lacks_replicas(self, obj: Any) -> str:
+        """The path at which an object does not say how many replicas it wants; "" when it does."""
+        return ""
+
     def write_scale(self, obj: Any, replicas: int) -> None:
         obj.spec.replicas = replicas
 

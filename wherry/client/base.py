@@ -16,7 +16,7 @@ from wherry.api.errors import APIError
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, resources_pb2
 
 if TYPE_CHECKING:
-    from wherry.pb import authentication_v1_pb2
+    from wherry.pb import authentication_v1_pb2, autoscaling_v1_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -137,6 +137,12 @@ class ClientAPI(Protocol):
     async def delete_collection(
         self, cls: type[M], selection: Selection, options: DeleteOptions = DeleteOptions()
     ) -> Sequence[M]: ...
+    async def get_scale(
+        self, resource: resources_pb2.APIResource, name: str, namespace: str = ""
+    ) -> autoscaling_v1_pb2.Scale:
+        """Of an object of whatever discovery names with that subresource."""
+        ...
+
     async def bind(self, request: pods_pb2.BindRequest) -> str: ...
     async def bind_batch(self, requests: Sequence[pods_pb2.BindRequest]) -> Sequence[str | Exception]: ...
     async def evict(self, name: str, namespace: str, options: DeleteOptions = DeleteOptions()) -> None: ...

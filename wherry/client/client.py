@@ -27,7 +27,7 @@ from wherry.client.status import from_status, to_status
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
 
 if TYPE_CHECKING:
-    from wherry.pb import authentication_v1_pb2
+    from wherry.pb import authentication_v1_pb2, autoscaling_v1_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -76,6 +76,15 @@ class Client:
             subresource=subresource,
         )
         return self._object(cls, await self._call("Get", request))
+
+    async def get_scale(
+        self, resource: resources_pb2.APIResource, name: str, namespace: str = ""
+    ) -> autoscaling_v1_pb2.Scale:
+        from wherry.pb import autoscaling_v1_pb2
+
+        ref = resources_pb2.ResourceRef(group=resource.group, version=resource.version, resource=resource.plural)
+        request = resources_pb2.GetRequest(resource=ref, namespace=namespace, name=name, subresource="scale")
+        return self._object(autoscaling_v1_pb2.Scale, await self._call("Get", request))
 
     async def list(
         self,

@@ -1,6 +1,7 @@
 """The shell around the plan of disruption budgets. Started by `controlplane.controllers.manager`.
 
-Deployments and ReplicaSets are looked up in the shared caches, other owners are asked for when a budget counts on them.
+Deployments and ReplicaSets are looked up in the shared caches, other owners are asked for when a budget counts on them:
+StatefulSets and ReplicationControllers for themselves, all others for their scale (`scales`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 
 from controlplane.controllers import shell
 from controlplane.controllers.disruption import plan as planning
+from controlplane.controllers.disruption.scales import OwnerScales
 from controlplane.controllers.shell import Kit
 from wherry.api import labels, meta
 from wherry.api.errors import NotFound
@@ -23,6 +25,7 @@ from wherry.pb import apps_v1_pb2, core_v1_pb2, meta_v1_pb2, policy_v1_pb2
 
 SLICE = 500  # pods looked at between two pauses
 SETTLE_S = 0.05
+UNKNOWN_AGAIN_S = 30.0  # nothing tells when an owner of another kind, or its scale, comes to be
 
 # Owners of pods that say how many there should be, beside ReplicaSets.
 _SCALED: dict[tuple[str, str], type[Message]] = {
@@ -41,6 +44,7 @@ class DisruptionController:
         )
         self._deployments = kit.informers.informer(apps_v1_pb2.Deployment)
         self._pods = shell.pods(kit)
+        self._owners = OwnerScales(kit.client)
         self._recorder = kit.recorder("controllermanager")
         self._runner: Controller[str] = Controller("disruption", self.reconcile, workers=workers)
         self._budgets.add_handler(self._on_budget)
@@ -98,6 +102,7 @@ class DisruptionController:
             text = f"Failed to calculate the number of expected pods: {error}"
             self._recorder.event(budget, WARNING, "CalculateExpectedPodCountFailed", text)
             outcome = planning.plan_failure(budget, str(error), now)
+            outcome.again_in_s = UNKNOWN_AGAIN_S
         for pod in outcome.undeleted:
             text = f"Pod was expected by PDB {key} to be deleted but it wasn't"
             self._recorder.event(pod, WARNING, "NotDeleted", text)
@@ -147,7 +152,7 @@ class DisruptionController:
             return self._scale_of_set(namespace, owner, deployments)
         cls = _SCALED.get((group, owner.kind))
         if cls is None:
-            return None
+            return await self._owners.read(namespace, owner)
         try:
             found: Any = await self._client.get(cls, owner.name, namespace)
         except NotFound:

@@ -228,6 +228,11 @@ class CustomStrategy(Strategy):
             out.status.selector = selector
         return out
 
+    def lacks_replicas(self, obj: Any) -> str:
+        if self.scale is None or type(find(body_of(obj), self.scale.replicas)) is int:
+            return ""
+        return "." + ".".join(self.scale.replicas)
+
     def write_scale(self, obj: Any, replicas: int) -> None:
         assert self.scale is not None
         body = body_of(obj)
