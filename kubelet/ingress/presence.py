@@ -1,8 +1,9 @@
 """Which `wherry ingress` there are, and under which addresses they are found together: what an Ingress' status names. Run by
 `controller`.
 
-Each keeps a Lease with its addresses; one that was not renewed for a while is gone, by the clock of who watches it. All of them
-come to the same list, so none overwrites another's.
+Each keeps a Lease with its addresses; one that was not renewed for a while is gone, by the clock of who watches it, and only by
+one who could see renewals all that while: an outage of our own looks the same as the absence of all others. All of them come to
+the same list, so none overwrites another's.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ LABEL, VALUE = "wherry.dev/component", "ingress"
 ADDRESSES = "wherry.dev/addresses"
 RENEW_S = 10.0
 DURATION_S = 40.0
+CONTACT_S = 2 * RENEW_S  # after this without a renewal of our own we are the ones who were away
 
 
 class Presence:
     """`changed` is called when `addresses` says something else. Invariant: `_seen` holds when each Lease that is there was seen
-    to change, by the loop's clock."""
+    to change, `_since` when contact with the control plane that still lasts began, `_contact` when there was some last: all by
+    the loop's clock."""
 
     def __init__(
         self, client: ClientAPI, env: Env, name: str, addresses: Sequence[str], changed: Callable[[], None]
@@ -45,6 +48,7 @@ class Presence:
             client, Lease, env, selection=Selection(namespace=NAMESPACE, label_selector=f"{LABEL}={VALUE}")
         )
         self._seen: dict[str, float] = {}
+        self._since = self._contact = float("-inf")
         self._last: tuple[str, ...] = ()
         self._leases.add_handler(self._on_lease)
 
@@ -53,7 +57,7 @@ class Presence:
         async with TaskGroup() as group:
             group.keep(self._leases.run, name="ingress-leases")
             while True:
-                await self._renew()
+                self._note(await self._renew())
                 await self._forget_gone()
                 self._tell()
                 await asyncio.sleep(RENEW_S)
@@ -84,7 +88,20 @@ class Presence:
     def _is_gone(self, lease: Lease) -> bool:
         if lease.metadata.name == self._name:
             return False
-        return asyncio.get_running_loop().time() - self._seen[meta.key(lease)] > DURATION_S
+        now = asyncio.get_running_loop().time()
+        if now - self._contact > CONTACT_S:
+            return False  # nobody can be judged by us, until we have listened anew for as long
+        return now - max(self._seen[meta.key(lease)], self._since) > DURATION_S
+
+    def _note(self, renewed: bool) -> None:
+        """After each try. A gap may also be one in which we did not run."""
+        now = asyncio.get_running_loop().time()
+        if not renewed:
+            self._contact = float("-inf")
+            return
+        if now - self._contact > CONTACT_S:
+            self._since = now
+        self._contact = now
 
     def _on_lease(self, old: Any, new: Any) -> None:
         if new is None:
@@ -98,7 +115,8 @@ class Presence:
             self._last = now
             self._changed()
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> bool:
+        """Whether the control plane has taken it."""
         try:
             try:
                 lease = await self._client.get(Lease, self._name, NAMESPACE)
@@ -117,6 +135,8 @@ class Presence:
             pass  # ours, of a moment ago
         except APIError as error:
             log.debug("lease %s: %s", self._name, error)
+            return False
+        return True
 
     async def _forget_gone(self) -> None:
         for lease in self._leases.list():

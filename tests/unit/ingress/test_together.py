@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
@@ -14,11 +15,25 @@ from kubelet.ingress.acknowledge import ROUTE, RouteStream
 from kubelet.ingress.presence import DURATION_S, RENEW_S, Presence
 from kubelet.network.level import Level
 from wherry.api.context import Env
-from wherry.api.errors import Forbidden
+from wherry.api.errors import Forbidden, ServiceUnavailable
+from wherry.client.base import ClientAPI
 from wherry.pb import coordination_v1_pb2, core_v1_pb2, discovery_v1_pb2, nodelink_pb2
 from wherry.testing.serving import node_identity, plane
 
 INGRESS = Identity(INGRESS_USER, ("system:authenticated",))
+
+
+class Line:
+    """To the control plane; without it nothing is written, and the watch of the Leases is silent because all are without."""
+
+    def __init__(self, client: ClientAPI) -> None:
+        self._client = client
+        self.broken = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.broken:
+            raise ServiceUnavailable("Connection refused")
+        return getattr(self._client, name)
 
 
 class Together:
@@ -26,13 +41,14 @@ class Together:
 
     def __init__(self, control_plane: ControlPlane, env: Env) -> None:
         self._control_plane, self._env = control_plane, env
+        self.lines: dict[str, Line] = {}
         self.all: dict[str, Presence] = {}
         self.changes: list[str] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, *addresses: str) -> None:
-        client = self._control_plane.local_client(INGRESS)
-        self.all[name] = Presence(client, self._env, name, addresses, lambda: self.changes.append(name))
+        self.lines[name] = line = Line(self._control_plane.local_client(INGRESS))
+        self.all[name] = Presence(cast(ClientAPI, line), self._env, name, addresses, lambda: self.changes.append(name))
         self._tasks[name] = asyncio.create_task(self.all[name].run())
 
     async def kill(self, name: str) -> None:
@@ -73,6 +89,37 @@ async def test_all_ingresses_publish_the_addresses_of_all(env: Env) -> None:
         assert ingresses.addresses() == {("192.0.2.1", "192.0.2.2")}
         await ingresses.all["three"].leave()
         await asyncio.sleep(RENEW_S)
+        for name in list(ingresses.all):
+            await ingresses.kill(name)
+
+
+async def test_an_outage_of_ones_own_is_not_the_others_absence(env: Env) -> None:
+    async with plane(env) as control_plane:
+        ingresses = Together(control_plane, env)
+        ingresses.start("one", "192.0.2.1")
+        ingresses.start("two", "192.0.2.2")
+        await asyncio.sleep(RENEW_S)
+        both = {("192.0.2.1", "192.0.2.2")}
+        assert ingresses.addresses() == both
+        for line in ingresses.lines.values():
+            line.broken = True
+        for _ in range(12):
+            await asyncio.sleep(RENEW_S)
+            assert ingresses.addresses() == both
+        ingresses.changes.clear()
+        ingresses.lines["one"].broken = False  # the other is back a little later
+        await asyncio.sleep(DURATION_S / 2)
+        client = control_plane.local_client(ADMIN)
+        left = [lease.metadata.name for lease in (await client.list(coordination_v1_pb2.Lease)).items]
+        assert [name for name in left if "ingress" in name] == ["wherry-ingress-one", "wherry-ingress-two"]
+        ingresses.lines["two"].broken = False
+        await asyncio.sleep(3 * DURATION_S)
+        assert ingresses.addresses() == both
+        assert not ingresses.changes
+        # Who really stays away is missed after all.
+        ingresses.lines["two"].broken = True
+        await asyncio.sleep(DURATION_S + 2 * RENEW_S)
+        assert ingresses.all["one"].addresses() == ("192.0.2.1",)
         for name in list(ingresses.all):
             await ingresses.kill(name)
 
