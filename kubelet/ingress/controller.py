@@ -24,7 +24,7 @@ from kubelet.network.services.controller import SERVICE_INDEX, by_service
 from kubelet.runtime.base import RuntimeFailure
 from wherry.api import meta
 from wherry.api.context import Env
-from wherry.api.errors import AlreadyExists, APIError
+from wherry.api.errors import AlreadyExists, APIError, Conflict, NotFound
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import ClientAPI, Selection, Transport
 from wherry.client.events import WARNING, EventRecorder
@@ -222,9 +222,13 @@ class IngressController:
             copy.status.load_balancer.CopyFrom(wanted)
             try:
                 await self._client.update_status(copy)
-            except APIError as error:
+            except (Conflict, NotFound) as error:
                 # Its next version wakes us.
                 log.debug("status of ingress %s: %s", meta.key(ingress), error)
+            except APIError as error:
+                log.warning("status of ingress %s: %s; again in %g s", meta.key(ingress), error, RETRY_S)
+                self._dirty = None
+                asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
 
     async def _ensure_class(self) -> None:
         """The class that people find without making one. It is the default, unless there is another."""
