@@ -18,6 +18,9 @@ from wherry.api.problems import DecodeError, FieldProblem, join_path
 
 MAX_DEPTH = 200  # levels of objects and lists; what real manifests have stays under 40
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# The end of a number with an exponent that makes it larger, in compact JSON (or of something like it within a string). It begins
+# with a letter of its own so that the search is fast.
+_LARGE = re.compile(rb"e\+?\d+(?:[,}\]]|\Z)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -75,8 +78,9 @@ def _may_have_lost(raw: bytes, again: bytes) -> bool:
 
 
 def _has_large_numbers(written: bytes) -> bool:
-    """orjson reads an integer of more than 64 bits as a float, and writes such floats with an exponent."""
-    return b"+" in written and b"e+" in written
+    """orjson reads an integer of more than 64 bits as a float, and writes such floats with an exponent: some of its versions
+    with a sign (1e+20), others without."""
+    return _LARGE.search(written) is not None
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -215,7 +215,7 @@ class Informer(Generic[M]):
                 continue
             key = key_of(event.object)
             if event.type == "DELETED":
-                self._remove(key, event.object)
+                self._remove(key, without_managers(event.object))
             else:
                 self._put(key, without_managers(event.object))
         if batch.resource_version:

@@ -15,7 +15,8 @@ from wherry.api.errors import Cause
 from wherry.pb import core_v1_pb2
 
 TERMINAL = ("Succeeded", "Failed")
-# Pods of one template have one spec: it is looked at once, and found again by its bytes.
+# Pods of one template have one spec: it is looked at once, and found again by its bytes. Larger ones are not
+# kept: a cache of 128 of them would be a part of the process' memory.
 MAX_ALIKE_BYTES = 8 << 10
 
 
@@ -28,10 +29,15 @@ def _with_defaults(raw: bytes) -> bytes:
 
 
 @lru_cache(maxsize=128)
-def _qos_class(raw: bytes) -> str:
+def _qos_class_of(raw: bytes) -> str:
     obj = core_v1_pb2.Pod()
     obj.spec.MergeFromString(raw)
     return resources.qos_class(obj)
+
+
+def _qos_class(obj: Any) -> str:
+    raw = obj.spec.SerializeToString(deterministic=True)
+    return resources.qos_class(obj) if len(raw) > MAX_ALIKE_BYTES else _qos_class_of(raw)
 
 
 @lru_cache(maxsize=128)
@@ -60,7 +66,7 @@ class Pods(Strategy):
         obj.ClearField("status")
         obj.metadata.generation = 1
         obj.status.phase = "Pending"
-        obj.status.qos_class = _qos_class(obj.spec.SerializeToString(deterministic=True))
+        obj.status.qos_class = _qos_class(obj)
         if obj.spec.scheduling_gates:
             condition = obj.status.conditions.add(
                 type="PodScheduled",

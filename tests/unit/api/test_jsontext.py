@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -96,6 +97,35 @@ def test_canonical_json_has_no_nan(number: float) -> None:
         jsonforms.canonical({"a": [number]})
     with pytest.raises(ValueError, match="number"):
         jsontext.load(json.dumps({"a": number}).encode())
+
+
+@pytest.mark.parametrize("text", ["1e20", "[-1.5e+20]", '{"a":1e20}', '{"a":[1e16,2]}', "[2e300,1]"])
+def test_large_numbers_are_seen_however_their_exponent_is_written(text: str) -> None:
+    """Versions of orjson differ in the sign."""
+    assert jsontext._has_large_numbers(text.encode())
+
+
+@pytest.mark.parametrize("text", ["1e-7", '{"uid":"5e1a0e12-3e44"}', "[10,0.5]", '{"e+":"e+"}', '{"e1":1}'])
+def test_what_only_looks_like_a_large_number_is_read_fast(text: str) -> None:
+    assert not jsontext._has_large_numbers(text.encode())
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_large_integers_are_exact_with_every_version_of_orjson(monkeypatch: pytest.MonkeyPatch, signed: bool) -> None:
+    class Other:
+        JSONDecodeError = orjson.JSONDecodeError
+        loads = staticmethod(orjson.loads)
+
+        @staticmethod
+        def dumps(value: Any) -> bytes:
+            plain = orjson.dumps(value).replace(b"e+", b"e")
+            return plain.replace(b"e", b"e+") if signed else plain
+
+    monkeypatch.setattr(jsontext, "orjson", Other)
+    for text in (b"100000000000000000001", b'{"a": [18446744073709551616, 1]}'):
+        value = json.loads(text)
+        assert same(jsontext.parse(text)[0], value)
+        assert same(jsontext.load(text), value)
 
 
 def nested(depth: int) -> bytes:

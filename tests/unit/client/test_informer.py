@@ -137,6 +137,19 @@ async def test_a_part_of_a_batch_is_no_place_to_resume_from(env: Env) -> None:
     assert script.lists == 1
 
 
+async def test_what_goes_has_no_managed_fields_either(env: Env) -> None:
+    gone = make_pod("a", 2)
+    gone.metadata.managed_fields.add(manager="m", operation="Update").fields_v1.raw = b"{}"
+    script = Script()
+    script.pods = [make_pod("a", 1)]
+    script.watches = [[batch("2", ("DELETED", gone)), asyncio.Event()]]
+    informer = Informer(script, Pod, env)  # type: ignore[arg-type]
+    went: list[Any] = []
+    informer.add_handler(lambda old, new: went.append(old) if new is None else None)
+    await settle(informer)
+    assert went == [make_pod("a", 2)]
+
+
 async def test_objects_have_no_managed_fields(env: Env) -> None:
     script = Script()
     listed, watched = make_pod("a", 1), make_pod("b", 2)

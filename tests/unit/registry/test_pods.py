@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controlplane.registry.registry import Registry
+from controlplane.registry.strategies import pods
 from controlplane.store.base import Put
 from wherry.api import kinds
 from wherry.api.context import Env
@@ -380,3 +381,16 @@ async def test_an_account_that_is_left_of_an_old_namespace_stays(registry: Regis
     await registry.create(admin(), kinds.by_name("v1", "Namespace"), "", obj("v1", "Namespace", "again"))
     found = await registry.get(admin(), kinds.by_name("v1", "ServiceAccount"), "again", "default")
     assert found.message().metadata.labels["old"] == "y"
+
+
+async def test_what_large_specs_are_worth_is_not_kept(registry: Registry) -> None:
+    """A few of them would hold as much memory as everything else."""
+    for cached in (pods._with_defaults, pods._qos_class_of, pods._is_fine, pods._spec_warnings):
+        cached.cache_clear()
+    size = pods.MAX_ALIKE_BYTES
+    large = pod("large", containers=[{"name": "c", "image": "app:1", "env": [{"name": "A", "value": "x" * size}]}])
+    assert (await create(registry, large)).status.qos_class == "BestEffort"
+    for cached in (pods._with_defaults, pods._qos_class_of, pods._is_fine, pods._spec_warnings):
+        assert cached.cache_info().currsize == 0, cached
+    await create(registry, pod("small"))
+    assert pods._qos_class_of.cache_info().currsize == 1
