@@ -25,10 +25,15 @@ class View:
 def view(request: Request, uid: str, in_version: str = "") -> View:
     """`in_version`: as it is in another version of its kind."""
     kind = request.kind
-    version = in_version or kind.version
     operation = matching.operation(request)
-    group, name = kind.group, kind.kind
-    obj, old = (_in_version(matching.plain(each), group, version) for each in (request.obj, request.old))
+    group, version, name = kind.group, in_version or kind.version, kind.kind
+    obj, old = matching.plain(request.obj), matching.plain(request.old)
+    body_version, body_kind = matching.body_type(request)
+    if (body_version, body_kind) == (kind.api_version, kind.kind):
+        obj, old = _in_version(obj, group, version), _in_version(old, group, version)
+    else:
+        group, _, version = body_version.rpartition("/")
+        name = body_kind
     if request.subresource == "scale":
         group, version, name = "autoscaling", "v1", "Scale"
         obj, old = _scale(request.obj, request.read_scale), _scale(request.old, request.read_scale)
@@ -36,8 +41,6 @@ def view(request: Request, uid: str, in_version: str = "") -> View:
         group, version, name = "policy", "v1", "Eviction"
         meta = {"name": request.name, "namespace": request.namespace}
         obj, old = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}, None
-    elif request.subresource == "binding":
-        group, version, name = "", "v1", "Binding"
     elif request.session is not None:
         group, version, name = "", "v1", str(request.session["kind"])
         obj, old = request.session, None

@@ -18,10 +18,6 @@ def _as_it_is(obj: Any) -> None:
     """Of a kind without defaults."""
 
 
-def _unknown() -> Any:
-    """Of a request without an object."""
-
-
 @dataclass(slots=True)
 class Request:
     """One write, or a session with a container (CONNECT). `obj` is None for DELETE and CONNECT, `old` for CREATE and CONNECT;
@@ -43,9 +39,17 @@ class Request:
     annotations: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     session: dict[str, Any] | None = None
-    merge_type: Callable[[], Any] = _unknown  # how apply merges objects of the kind (`wherry.api.typed`)
+    merge_type: Callable[[], Any] | None = None  # how apply merges what is asked for, where its message does not say it
     defaults: Callable[[Any], None] = _as_it_is  # of the kind, for an object that somebody outside has changed
     read_scale: Callable[[Any], Any] = _as_it_is  # of the kind; None where the figures are where workloads have them
+
+    def object_type(self) -> Any:
+        """How apply merges the object (`wherry.api.typed`). A body of a subresource is of a kind of its own."""
+        if self.merge_type is not None:
+            return self.merge_type()
+        from wherry.api import apply
+
+        return apply.type_of(type(self.obj))
 
     def forbid(self, reason: str, *, causes: tuple[Cause, ...] = ()) -> Forbidden:
         """The refusal in Kubernetes' words: `pods "x" is forbidden: <reason>`."""

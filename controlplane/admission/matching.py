@@ -105,6 +105,15 @@ def object_matches(selector: Any, request: Request) -> bool:
     return any(found.matches(obj.metadata.labels) for obj in (request.obj, request.old) if obj is not None)
 
 
+def body_type(request: Request) -> tuple[str, str]:
+    """apiVersion and kind of the object: that of a subresource may be of another kind than what it belongs to."""
+    from wherry.api import schema
+
+    obj = request.obj if request.obj is not None else request.old
+    own = None if obj is None else schema.type_meta(type(obj))
+    return own or (request.kind.api_version, request.kind.kind)
+
+
 def plain(obj: Any | None) -> dict[str, Any] | None:
     """An object as its JSON."""
     if obj is None:
@@ -128,8 +137,10 @@ def accept(request: Request, result: Mapping[str, Any]) -> bool:
         made.CopyFrom(request.obj)
         made.spec.replicas = int((result.get("spec") or {}).get("replicas") or 0)
     else:
-        own = request.kind.api_version if "apiVersion" in result else None
-        made = from_plain({**result, **({"apiVersion": own} if own else {})}, request.obj)
+        version, kind = body_type(request)
+        if result.get("kind", kind) != kind:
+            raise ValueError(f'kind: "{result["kind"]}"; wanted "{kind}", as it was')
+        made = from_plain({**result, **({"apiVersion": version} if "apiVersion" in result else {})}, request.obj)
     request.defaults(made)
     if made == request.obj:
         return False

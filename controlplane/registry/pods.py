@@ -19,7 +19,7 @@ from controlplane.registry.base import BindResult, RequestContext
 from controlplane.registry.state import Entry, Served, State
 from controlplane.registry.writes import MODIFIED, Extra, Writer, conflict, not_found
 from controlplane.store.base import BatchItem, Compare, Delete, Operation, Put
-from wherry.api import apply, meta
+from wherry.api import meta
 from wherry.api.errors import APIError, BadRequest, Conflict, ServiceUnavailable
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2
 
@@ -99,12 +99,10 @@ class PodOperations:
         self, ctx: RequestContext, operation: admission.Operation, subresource: str, namespace: str, name: str, obj: Any,
         old: Any,
     ) -> admission.Request:  # fmt: skip
-        request = admission.Request(
+        return admission.Request(
             operation, self._pods.kind, subresource, namespace, name, obj, old, ctx.identity, ctx.dry_run, ctx.warnings,
             ctx.annotations,
         )  # fmt: skip
-        request.merge_type = lambda: apply.type_of(type(obj))
-        return request
 
     def _bound(self, request: pods_pb2.BindRequest, entry: Entry, now: float) -> tuple[tuple[Compare, ...], Operation]:
         kind, name = self._pods.kind, request.name

@@ -422,7 +422,10 @@ class Registry:
         self._expect(authentication_v1_pb2.TokenRequest, obj)
         asked = authentication_v1_pb2.TokenRequest()
         asked.CopyFrom(obj)
-        request = Request("CREATE", served.kind, "token", namespace, name, asked, None, ctx.identity, ctx.dry_run)
+        request = Request(
+            "CREATE", served.kind, "token", namespace, name, asked, None, ctx.identity, ctx.dry_run, ctx.warnings,
+            ctx.annotations,
+        )  # fmt: skip
         await self._chain.mutate(request)
         await self._chain.validate(request)
         issued = await self._issue(ctx, namespace, name, asked)

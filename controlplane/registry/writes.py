@@ -25,7 +25,7 @@ from controlplane.store.base import Compare, Delete, Operation, Put
 from wherry.api import normal
 from wherry.api.errors import AlreadyExists, BadRequest, Conflict, MethodNotAllowed, NotFound
 from wherry.api.kinds import Kind
-from wherry.pb import meta_v1_pb2
+from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2
 
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 _GENERATE_TRIES = 8
@@ -62,9 +62,11 @@ def conflict(kind: Kind, name: str, detail: str = MODIFIED, subresource: str = "
     return Conflict(message, group=kind.group, kind=resource, name=name)
 
 
-def _merge_type(served: Served) -> Any:
+def _merge_type(served: Served, subresource: str = "") -> Any:
     from wherry.api import apply
 
+    if subresource == "scale":
+        return apply.type_of(autoscaling_v1_pb2.Scale)  # as which it is put before policies
     return served.strategy.merge_type or apply.type_of(served.kind.message)
 
 
@@ -330,7 +332,7 @@ class Writer:
         strategy.defaults(obj)
         strategy.defaults_of_name(obj)
         request.defaults = strategy.defaults
-        request.merge_type = partial(_merge_type, served)
+        request.merge_type = partial(_merge_type, served, subresource)
         if await self._chain.mutate(request):
             self._check_identity(kind, name, obj, old)
         metadata.keep_system_fields(obj.metadata, old.metadata)

@@ -61,14 +61,16 @@ class Mutator:
             head = f"policy '{name}' with binding '{binding.metadata.name}' denied request"
             try:
                 given = await collect(policy.spec, binding.spec, asked.request.namespace, self._lookup)
-                for params in given:
-                    changed = await self._apply(compiled, asked, params) or changed
             except BadParams as error:
                 if insists:
                     raise _refusal(asked, f"{head}: failed to configure binding: {error}") from error
-            except (MutationFailed, ConditionError) as error:
-                if insists:
-                    raise _refusal(asked, f"{head}: {error}") from error
+                continue
+            for params in given:
+                try:
+                    changed = await self._apply(compiled, asked, params) or changed
+                except (MutationFailed, ConditionError) as error:
+                    if insists:
+                        raise _refusal(asked, f"{head}: {error}") from error
         return changed
 
     async def _apply(self, compiled: Mutations, asked: Asked, params: dict[str, Any] | None) -> bool:
@@ -80,7 +82,7 @@ class Mutator:
             made: dict[str, Any] | None = None
             try:
                 if compiled.holds(given):
-                    made = compiled.apply(given, request.merge_type())
+                    made = compiled.apply(given, request.object_type())
             except (MutationFailed, ConditionError) as error:
                 failure = error
             if not await self._source.answer(asked):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from controlplane.admission import attributes, matching
+from controlplane.admission.base import Request
 from controlplane.admission.chain import Outside
 from controlplane.admission.policies.authorizer import Decision, Question
 from controlplane.registry.base import Identity, RequestContext
@@ -14,6 +16,7 @@ from controlplane.registry.registry import Registry
 from wherry.api import codec, kinds
 from wherry.api.context import Env
 from wherry.api.errors import APIError, Invalid
+from wherry.pb import authentication_v1_pb2, pods_pb2
 from wherry.testing.registries import admin, obj, open_registry, pod
 
 V1 = "admissionregistration.k8s.io/v1"
@@ -180,3 +183,112 @@ async def test_what_is_refused_when_it_is_stored(registry: Registry, name: str) 
     with pytest.raises(Invalid) as refused:
         await policy(registry, apply("Object{}"), **spec)
     assert path in [cause.field for cause in refused.value.causes]
+
+
+# what is no object of the kind that the rule names
+
+
+ANNOTATE = "Object{metadata: Object.metadata{annotations: {'seen': object.kind}}}"
+PATCH = "[JSONPatch{op: 'add', path: '/metadata/annotations', value: {'seen': object.kind}}]"
+
+
+async def ask_for_token(registry: Registry) -> Any:
+    """What reaches the issuer."""
+    asked: list[Any] = []
+
+    async def issue(ctx: RequestContext, namespace: str, name: str, request: Any) -> Any:
+        asked.append(request)
+        return request
+
+    registry.issue_with(issue)
+    account = kinds.by_name("v1", "ServiceAccount")
+    await registry.create(admin(), account, "default", obj("v1", "ServiceAccount", "a"))
+    request = authentication_v1_pb2.TokenRequest()
+    request.spec.audiences.append("x")
+    await registry.create(admin(), account, "default", request, name="a", subresource="token")
+    return asked[0]
+
+
+@pytest.mark.parametrize("mutation", [apply(ANNOTATE), patch(PATCH)], ids=["apply", "patch"])
+@pytest.mark.parametrize("resource", ["*/*", "serviceaccounts/token"])
+async def test_a_request_for_a_token(registry: Registry, mutation: dict[str, Any], resource: str) -> None:
+    await policy(registry, mutation, resource=resource)
+    asked = await ask_for_token(registry)
+    assert dict(asked.metadata.annotations) == {"seen": "TokenRequest"}
+    assert list(asked.spec.audiences) == ["x"]
+
+
+@pytest.mark.parametrize("expression", ["Object{spec: Object.spec{audiences: ['y']}}", "Object{nope: object.nope}"])
+async def test_a_token_is_issued_where_a_policy_that_may_fail_does(registry: Registry, expression: str) -> None:
+    await policy(registry, apply(expression), resource="*/*", failurePolicy="Ignore")
+    assert list((await ask_for_token(registry)).spec.audiences) == ["x"]
+
+
+NODE = "Object{target: Object.target{name: 'n2'}}"
+NODE_PATCH = "[JSONPatch{op: 'replace', path: '/target/name', value: 'n2'}]"
+ATOMIC = "may not mutate atomic arrays, maps or structs: .target"
+
+
+@pytest.mark.parametrize(("mutation", "told"), [(apply(NODE), ATOMIC), (patch(NODE_PATCH), "")], ids=["apply", "patch"])
+async def test_a_binding(registry: Registry, mutation: dict[str, Any], told: str) -> None:
+    """ObjectReference is atomic in Kubernetes."""
+    await make(registry, pod("p"))
+    await policy(registry, mutation, resource="pods/binding")
+    (result,) = await registry.bind(admin(), [pods_pb2.BindRequest(namespace="default", name="p", node="n1")])
+    assert told in str(result.error or "")
+    if not told:
+        found: Any = (await registry.get(admin(), POD, "default", "p")).message()
+        assert found.spec.node_name == "n2"
+
+
+REPLICAS = "Object{spec: Object.spec{replicas: object.spec.replicas * 2}}"
+REPLICAS_PATCH = "[JSONPatch{op: 'replace', path: '/spec/replicas', value: object.spec.replicas * 2}]"
+
+
+@pytest.mark.parametrize("mutation", [apply(REPLICAS), patch(REPLICAS_PATCH)], ids=["apply", "patch"])
+async def test_a_scale(registry: Registry, mutation: dict[str, Any]) -> None:
+    deployment = kinds.by_name("apps/v1", "Deployment")
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "app:1"}]}}
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "template": template}
+    await make(registry, obj("apps/v1", "Deployment", "web", spec=spec))
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments/scale"], "operations": ["UPDATE"]}
+    await policy(registry, mutation, matchConstraints={"resourceRules": [rule]})
+    scale: Any = (await registry.get(admin(), deployment, "default", "web", subresource="scale")).message()
+    scale.spec.replicas = 2
+    changed: Any = await registry.update(admin(), deployment, "default", "web", scale, subresource="scale")
+    assert changed.message().spec.replicas == 4
+
+
+async def test_one_parameter_that_fails_does_not_end_its_binding(registry: Registry) -> None:
+    """A policy is applied with each of them, in whatever order they come."""
+    for name, data in {"p1": {"k": "one"}, "p2": {}, "p3": {"k": "three"}}.items():
+        await make(registry, obj("v1", "ConfigMap", name, meta={"labels": {"params": "yes"}}, data=data))
+    by_param = "Object{metadata: Object.metadata{annotations: {params.data.k: params.metadata.name}}}"
+    await policy(
+        registry, apply(by_param), name="q", failurePolicy="Ignore", paramKind={"apiVersion": "v1", "kind": "ConfigMap"}
+    )
+    ref = {"selector": {"matchLabels": {"params": "yes"}}, "parameterNotFoundAction": "Deny"}
+    spec = {"policyName": "q", "paramRef": ref}
+    await registry.create(admin(), BINDING, "", obj(V1, "MutatingAdmissionPolicyBinding", "params", spec=spec))
+    assert (await make(registry, config()))["metadata"]["annotations"] == {"one": "p1", "three": "p3"}
+
+
+def token_request(**facts: Any) -> Request:
+    account = kinds.by_name("v1", "ServiceAccount")
+    asked = authentication_v1_pb2.TokenRequest()
+    asked.spec.audiences.append("x")
+    return Request("CREATE", account, "token", "default", "a", asked, None, Identity("u", ()), **facts)
+
+
+def test_a_body_of_a_subresource_is_shown_and_taken_back_as_what_it_is() -> None:
+    request = token_request()
+    shown = attributes.view(request, "uid")
+    assert shown.object is not None
+    assert (shown.object["apiVersion"], shown.object["kind"]) == ("authentication.k8s.io/v1", "TokenRequest")
+    assert shown.request["kind"] == {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}
+    assert shown.request["resource"] == {"group": "", "version": "v1", "resource": "serviceaccounts"}
+    assert not matching.accept(request, shown.object)
+    assert matching.accept(request, {**shown.object, "spec": {"audiences": ["y"]}})
+    assert list(request.obj.spec.audiences) == ["y"]
+    with pytest.raises(ValueError, match='kind: "Pod"; wanted "TokenRequest"'):
+        matching.accept(request, {**shown.object, "kind": "Pod"})
