@@ -1,4 +1,5 @@
-"""What of the runtime's sandboxes and containers is this node's. Read by `kubelet.agent` at its start and at every relist."""
+"""What of the runtime's sandboxes and containers is this node's. Read by `kubelet.agent` at its start and at every relist, and
+by `wherry agent --remove`, which takes them away."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from wherry.api.supervise import keep_running
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+REMOVALS = 8  # at once
 Sandboxes = dict[str, list[SandboxStatus]]  # by pod uid
 Containers = dict[str, list[ContainerStatus]]
 
@@ -43,6 +45,29 @@ class Inventory:
     async def wait_for(self) -> tuple[Sandboxes, Containers]:
         """The same, however long it takes until the runtime answers."""
         return await keep_running("inventory", self._patiently)
+
+    async def remove_all(self, *, timeout_s: float = 60.0) -> None:
+        """The orderly way, so that the network gives back what it took. Raises RuntimeFailure when any is left: in a runtime that
+        is not ours nothing is removed by force afterwards."""
+        limit = asyncio.Semaphore(REMOVALS)
+
+        async def remove(sandbox_id: str) -> None:
+            async with limit:
+                await self._runtime.stop_sandbox(sandbox_id)
+                await self._runtime.remove_sandbox(sandbox_id)
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                sandboxes, _ = await self.list()
+                ids = [sandbox.id for found in sandboxes.values() for sandbox in found]
+                results = await asyncio.gather(*(remove(sandbox_id) for sandbox_id in ids), return_exceptions=True)
+                left, _ = await self.list()
+        except TimeoutError as error:
+            raise RuntimeFailure(f"the pods of node {self._node_name} did not go within {timeout_s:g} s") from error
+        if left:
+            names = ", ".join(sorted(f"{found[0].namespace}/{found[0].name}" for found in left.values()))
+            why = next((f": {result}" for result in results if isinstance(result, BaseException)), "")
+            raise RuntimeFailure(f"pods of node {self._node_name} are left in the runtime ({names}){why}")
 
     async def _patiently(self) -> tuple[Sandboxes, Containers]:
         while True:

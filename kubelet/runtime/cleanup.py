@@ -9,6 +9,8 @@ import logging
 import os
 import shutil
 import signal
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -66,8 +68,7 @@ def kill_shims(layout: Layout) -> None:
     doomed: dict[int, ProcessRef] = {}
     for pid, arguments in command_lines().items():
         is_shim = "containerd-shim" in os.path.basename(arguments[0]) and address in arguments
-        is_runc = os.path.basename(arguments[0]) == "runc" and str(layout.run / "runc") in arguments
-        if (is_shim or is_runc) and (ref := ProcessRef.of(pid)) is not None:
+        if (is_shim or is_low_level(arguments, layout.run)) and (ref := ProcessRef.of(pid)) is not None:
             doomed[pid] = ref
     # The containers' first processes: CRI notes their pids in each bundle; a shim's children are the same, or more.
     for pid_file in sorted(layout.state.glob("io.containerd.runtime.v2.task/*/*/init.pid")):
@@ -86,6 +87,14 @@ def kill_shims(layout: Layout) -> None:
         for pid in doomed:
             reap(pid)
         sleep(0.01)
+
+
+def is_low_level(arguments: Sequence[str], run: Path) -> bool:
+    """Whether it is runc, or what is used as runc is, at work for the containerd of this directory. A shim names each handler's
+    directory there, and its own namespace below that."""
+    roots = [after for word, after in pairwise(arguments) if word == "--root"]
+    roots += [word.removeprefix("--root=") for word in arguments if word.startswith("--root=")]
+    return any(Path(root).is_relative_to(run) for root in roots)
 
 
 def _belongs(pid: int, layout: Layout) -> bool:

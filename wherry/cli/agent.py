@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -205,7 +204,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     data = runtimes.make_directory(arguments.data_dir)
-    name = arguments.node_name or socket.gethostname().lower()
+    name = flags.node_name(arguments)
     options = flags.options(arguments, name)
     # Containerd first: it takes longest, and joining goes on beside it.
     starting = loop.create_task(runtimes.start(arguments, env))

@@ -58,6 +58,10 @@ def options(arguments: argparse.Namespace, name: str) -> AgentOptions:
     )
 
 
+def node_name(arguments: argparse.Namespace) -> str:
+    return str(arguments.node_name or socket.gethostname().lower())
+
+
 def docker_bridge(arguments: argparse.Namespace) -> str:
     """The Docker network that is the node's own; "" when it has none."""
     named = arguments.runtime == "docker" and arguments.docker_network not in ("cni", "bridge")
@@ -88,6 +92,9 @@ def _starts(capacity: Mapping[str, str]) -> int:
 
 def handlers(given: Sequence[str]) -> dict[str, str]:
     """Raises ValueError, naming the flag."""
+    from kubelet.runtime.containerd import HOST_PORTS_HANDLER
+    from kubelet.runtime.cri import DEFAULT_HANDLER
+
     found = {}
     for text in given:
         name, equals, runtime = text.partition("=")
@@ -96,6 +103,11 @@ def handlers(given: Sequence[str]) -> dict[str, str]:
             raise ValueError(
                 f'--runtime-handler: "{text}"; wanted NAME=RUNTIME, the name as in a RuntimeClass, the runtime as the path of a '
                 "binary or as io.containerd.NAME.VERSION"
+            )
+        if name in (DEFAULT_HANDLER, HOST_PORTS_HANDLER) or name.endswith(f"-{HOST_PORTS_HANDLER}"):
+            raise ValueError(
+                f'--runtime-handler: "{text}"; the name {name} is reserved: {DEFAULT_HANDLER} is the default runtime, and '
+                f"{HOST_PORTS_HANDLER} and NAME-{HOST_PORTS_HANDLER} are for pods with host ports"
             )
         found[name] = runtime
     return found

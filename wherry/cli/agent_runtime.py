@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import logging
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,7 +107,7 @@ def _docker(arguments: argparse.Namespace, env: Env) -> DockerRuntime:
         own = (str(arguments.cni_bin_dir),) if arguments.cni_bin_dir else ()
         conf_dir = arguments.cni_conf_dir or layout.cni_conf_dir
         cni = Plugins(conf_dir, (*own, *CNI_BIN_DIRS), arguments.data_dir / "cni" / "results")
-    node = arguments.node_name or socket.gethostname().lower()
+    node = flags.node_name(arguments)
     if bridge := flags.docker_bridge(arguments):
         # Several clusters may share the daemon, and each has a node of this name.
         return DockerRuntime(env, host, bridge, bridge=bridge, files=arguments.data_dir / "resolvers")
@@ -126,7 +125,6 @@ async def remove(arguments: argparse.Namespace) -> None:
 
     from kubelet.cgroups import PodCgroups
     from kubelet.runtime import mounts
-    from kubelet.runtime.cleanup import remove_all_sandboxes
     from kubelet.runtime.containerd import Containerd, ContainerdOptions, Layout
     from wherry.cli.cluster import cgroups
 
@@ -138,16 +136,42 @@ async def remove(arguments: argparse.Namespace) -> None:
     if arguments.runtime == "docker":
         await _remove_docker(arguments)
     elif arguments.runtime_endpoint:
-        # Somebody else's containerd stays; what is in its namespace for CRI is the node's, as it is for a running agent.
-        await remove_all_sandboxes(arguments.runtime_endpoint)
+        await _remove_from_endpoint(arguments)
     else:
         await Containerd(ContainerdOptions(layout)).destroy()
-    await network.remove(pod_cidr)
+    if arguments.runtime != "cri" or not arguments.runtime_endpoint:
+        await network.remove(pod_cidr)  # else there is none of ours, and what has its names is another agent's
     cgroups.remove_empty(PodCgroups(arguments.cgroup_parent).pods_parent)
     cgroups.remove_empty(arguments.cgroup_parent or "kubepods")
     mounts.unmount_below(layout.run, layout.data)
     for directory in (layout.run, layout.data):
         shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _remove_from_endpoint(arguments: argparse.Namespace) -> None:
+    """Somebody else's containerd stays, and so does what other nodes have in it. Raises RuntimeFailure when a pod is left."""
+    from kubelet.inventory import Inventory
+    from kubelet.runtime.cri import CriRuntime
+
+    runtime = CriRuntime(arguments.runtime_endpoint)
+    try:
+        await Inventory(runtime, removed_name(arguments)).remove_all()
+    finally:
+        await runtime.close()
+
+
+def removed_name(arguments: argparse.Namespace) -> str:
+    """Of the node that leaves: unless it is said, the one that its certificate bears."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    from kubelet.identity import IdentityStore
+
+    identity = None if arguments.node_name else IdentityStore(arguments.data_dir / "identity").load()
+    if identity is None:
+        return flags.node_name(arguments)
+    names = x509.load_pem_x509_certificate(identity.certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value).removeprefix("system:node:")
 
 
 async def _remove_docker(arguments: argparse.Namespace) -> None:

@@ -24,3 +24,14 @@ def test_simultaneous_starts_follow_the_cpus(tmp_path: Path, flags: list[str], s
         ["--server", "127.0.0.1:1", "--data-dir", str(tmp_path), "--run-dir", str(tmp_path), *flags]
     )
     assert agent_flags.options(arguments, "n1").simultaneous_starts == starts
+
+
+@pytest.mark.parametrize("name", ["runc", "host-ports", "crun-host-ports"])
+def test_a_reserved_runtime_handler_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf'--runtime-handler: "{name}=/usr/bin/crun"; the name {name} is reserved'):
+        agent_flags.handlers([f"{name}=/usr/bin/crun"])
+
+
+def test_runtime_handlers() -> None:
+    given = ["crun=/usr/bin/crun", "host-ports-x=io.containerd.runsc.v1"]
+    assert agent_flags.handlers(given) == {"crun": "/usr/bin/crun", "host-ports-x": "io.containerd.runsc.v1"}

@@ -18,6 +18,8 @@ from kubelet import identity as identity_module
 from kubelet.identity import Identity, IdentityError, IdentityStore, new_request, public_key_info
 from kubelet.link import CONNECT, SESSION
 from wherry.api.context import Env
+from wherry.cli import agent
+from wherry.cli.agent_runtime import removed_name
 from wherry.client.validity import is_due, validity
 
 
@@ -33,6 +35,10 @@ async def test_a_request_is_signed_kept_and_found_again(tmp_path: Path) -> None:
     assert store.load() is None
     store.save(identity)
     assert store.load() == identity
+    leaving = agent.parser().parse_args(["--data-dir", str(tmp_path), "--remove"])
+    assert removed_name(leaving) == "n1"
+    leaving.node_name = "other"
+    assert removed_name(leaving) == "other"
     assert stat.S_IMODE((tmp_path / "identity" / "node.pem").stat().st_mode) == 0o600
     assert not is_due(certificate, not_before + 0.69 * (not_after - not_before))
     assert is_due(certificate, not_before + 0.71 * (not_after - not_before))
