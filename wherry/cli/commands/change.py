@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from wherry.api import codec, jsonpath
-from wherry.api.errors import APIError, NotFound
+from wherry.api.errors import APIError, Expired, NotFound
 from wherry.cli.commands.get import list_all
 from wherry.cli.commands.streams import seconds_of
 from wherry.cli.completion import complete_words
@@ -251,10 +251,11 @@ async def until_gone(session: Session, target: Target, namespace: str, uid: str)
         if uid and current.metadata.uid != uid:
             return
         since = current.metadata.resource_version
-        async with contextlib.aclosing(watching(session, cls, selection, since)) as batches:
-            async for batch in batches:
-                if any(event.type == "DELETED" for event in batch.events):
-                    return
+        with contextlib.suppress(Expired):  # away for long: look anew
+            async with contextlib.aclosing(watching(session, cls, selection, since)) as batches:
+                async for batch in batches:
+                    if any(event.type == "DELETED" for event in batch.events):
+                        return
 
 
 def condition_met(wanted: str) -> tuple[str, Callable[[dict[str, Any]], bool]]:
@@ -358,10 +359,19 @@ async def _until(
     if not may_be_absent:
         await session.client.get(cls, target.name, namespace)  # NotFound is the answer, not a reason to wait
     selection = Selection(namespace, field_selector=f"metadata.name={target.name}")
-    async with contextlib.aclosing(watching(session, cls, selection)) as batches:
-        async for batch in batches:
-            for event in batch.events:
-                if event.type == "DELETED" and not may_be_absent:
-                    raise UsageError(f"{full_name(target.resource)}/{target.name} was deleted while it was waited for")
-                if event.type in ("ADDED", "MODIFIED") and predicate(codec.to_dict(event.object)):
-                    return
+    deleted = UsageError(f"{full_name(target.resource)}/{target.name} was deleted while it was waited for")
+    while True:
+        # Listed, not watched from the start: also where nothing is there yet, there is a version to go on from.
+        items, since = await list_all(session.client, cls, selection)
+        if any(predicate(codec.to_dict(item)) for item in items):
+            return
+        if not items and not may_be_absent:
+            raise deleted
+        with contextlib.suppress(Expired):  # away for long: look anew
+            async with contextlib.aclosing(watching(session, cls, selection, since)) as batches:
+                async for batch in batches:
+                    for event in batch.events:
+                        if event.type == "DELETED" and not may_be_absent:
+                            raise deleted
+                        if event.type in ("ADDED", "MODIFIED") and predicate(codec.to_dict(event.object)):
+                            return

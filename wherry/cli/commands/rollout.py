@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from wherry.api import codec, labels, yamlout
-from wherry.api.errors import Conflict, NotFound
+from wherry.api.errors import Conflict, Expired, NotFound
 from wherry.api.times import to_time
 from wherry.cli import output as printing
 from wherry.cli.commands.get import list_all
@@ -109,15 +109,21 @@ def status(
 
         async def follow() -> int:
             selection = Selection(scope, field_selector=f"metadata.name={target.name}")
-            since = deployment.metadata.resource_version
-            async with contextlib.aclosing(watching(session, apps_v1_pb2.Deployment, selection, since)) as batches:
-                async for batch in batches:
-                    for event in batch.events:
-                        if event.type == "DELETED":
-                            raise UsageError("object has been deleted")
-                        if event.type != "BOOKMARK" and say(event.object):
-                            return 0
-            return 1
+            current = deployment
+            while not say(current):
+                since = current.metadata.resource_version
+                with contextlib.suppress(Expired):  # away for long: look anew
+                    async with contextlib.aclosing(
+                        watching(session, apps_v1_pb2.Deployment, selection, since)
+                    ) as batches:
+                        async for batch in batches:
+                            for event in batch.events:
+                                if event.type == "DELETED":
+                                    raise UsageError("object has been deleted")
+                                if event.type != "BOOKMARK" and say(event.object):
+                                    return 0
+                current = await session.client.get(apps_v1_pb2.Deployment, target.name, scope)
+            return 0
 
         try:
             return await asyncio.wait_for(follow(), limit)
