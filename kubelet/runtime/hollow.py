@@ -40,7 +40,7 @@ from kubelet.runtime.base import (
     SandboxState,
     SandboxStatus,
 )
-from kubelet.runtime.hollow_sessions import HollowStream, simulate
+from kubelet.runtime.hollow_sessions import HollowShell, HollowStream, simulate
 from wherry.api.context import Env
 from wherry.api.times import format_seconds
 
@@ -292,6 +292,8 @@ class HollowRuntime:
     ) -> ByteStream:
         if self._get(container_id).status.state is not ContainerState.RUNNING:
             raise RuntimeFailure("container is not running")
+        if stdin and list(command) == ["sh"]:
+            return HollowShell(tty=tty)
         output, code = simulate(command)
         return HollowStream(echo=stdin and list(command) == ["cat"], first=output if stdout else b"", exit_code=code)
 

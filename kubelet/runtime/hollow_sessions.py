@@ -1,9 +1,12 @@
-"""What a hollow container says: the few commands that it knows, and its sessions (exec, attach, ports). For `hollow`."""
+"""What a hollow container says: the few commands that it knows, a shell for them, and its sessions (exec, attach, ports). For
+`hollow`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+
+MAX_LINE_BYTES = 64 << 10
 
 
 def simulate(command: Sequence[str]) -> tuple[bytes, int]:
@@ -61,3 +64,39 @@ class HollowStream:
 
     async def close(self) -> None:
         self._finish()
+
+
+class HollowShell(HollowStream):
+    """`sh` with input: a command a line, until `exit` or the end of input. With a terminal it echoes what is typed, as a terminal
+    does, and `stty size` says how large that is."""
+
+    def __init__(self, *, tty: bool) -> None:
+        super().__init__(echo=True, first=b"", exit_code=0)
+        self._tty = tty
+        self._line = b""
+
+    async def send(self, data: bytes) -> None:
+        if self._done.is_set():
+            return
+        if self._tty:
+            data = data.replace(b"\r", b"\n")
+            self._say(data)
+        *lines, self._line = (self._line + data).split(b"\n")
+        self._line = self._line[-MAX_LINE_BYTES:]
+        for line in lines:
+            words = line.decode(errors="replace").split()
+            if words[:1] == ["exit"]:
+                if words[1:] and words[1].isdigit():
+                    self._exit_code = int(words[1]) & 0xFF
+                self._finish()
+                return
+            if words == ["stty", "size"] and self._tty:
+                width, height = self.size or (0, 0)
+                self._say(f"{height} {width}\n".encode())
+            else:
+                output, self._exit_code = simulate(words)
+                self._say(output)
+
+    def _say(self, data: bytes) -> None:
+        if data:
+            self._queue.put_nowait(data.replace(b"\n", b"\r\n") if self._tty else data)

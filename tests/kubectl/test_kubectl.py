@@ -316,11 +316,28 @@ def test_a_session_with_a_container(web: Kubectl) -> None:
     assert web("exec", "-i", pod, "--", "cat", stdin="typed\n") == "typed\n"
     assert "exit code 1" in web.fails("exec", pod, "--", "false")
     assert web.run("exec", pod, "--", "false").returncode == 1
-    assert "hi" in web.on_terminal("exec", "-it", pod, "--", "echo", "hi", typed="")
     assert 'pods "nope" not found' in web.fails("exec", "nope", "--", "x")
     assert "not valid for pod" in web.fails("logs", pod, "-c", "nope")
     assert web.run("logs", pod, "--tail=5").returncode == 0
     assert web.run("logs", "-l", "app=web", "--prefix", "--all-containers").returncode == 0
+
+
+@versions(NEWEST, OLDEST)
+def test_a_shell_on_a_terminal(web: Kubectl) -> None:
+    """Over WebSockets and over SPDY: what is typed is echoed and answered, the size follows the terminal, the exit code comes."""
+    pod = web("get", "pods", "-o", "jsonpath={.items[0].metadata.name}")
+    with web.on_terminal("exec", "-it", pod, "--", "sh") as terminal:
+        terminal.until(r"\r\n24 80\r\n", typing="stty size\r")
+        terminal.resize(132, 43)
+        terminal.until(r"\r\n43 132\r\n", typing="stty size\r")
+        terminal.type("echo hello out there\r")
+        terminal.until(r"(?s)echo hello out there\r\n(.*\n)?hello out there\r\n")
+        terminal.type("exit 7\r")
+        assert terminal.end() == 7
+        assert "command terminated with exit code 7" in terminal.seen
+    with web.on_terminal("exec", "-it", pod, "--", "echo", "hi") as terminal:
+        assert terminal.end() == 0
+        assert "hi" in terminal.seen
 
 
 @versions(NEWEST, OLDEST)

@@ -7,12 +7,11 @@ skip, and fail where nothing may be missing (`require_kubectl`).
 from __future__ import annotations
 
 import os
-import pty
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from wherry.cli.commands.kubeconfig import for_kubectl
 from wherry.client.config import load_config, write_config
 from wherry.testing.require import missing
 from wherry.testing.server import MAIN, Server, free_port
+from wherry.testing.terminal import Terminal, on_terminal
 
 _VERSIONED = re.compile(r"kubectl[.-]v?(\d+)\.(\d+)$")
 TIMEOUT_S = 60
@@ -135,29 +135,9 @@ class Kubectl:
             finally:
                 process.kill()
 
-    def on_terminal(self, *words: str, typed: str) -> str:
-        """What a person sees who runs it on a terminal and types this."""
-        ours, theirs = pty.openpty()
-        process = subprocess.Popen(
-            self.command(*words),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=self.environment,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        seen = b""
-        try:
-            os.write(ours, typed.encode())
-            while chunk := os.read(ours, 4096):
-                seen += chunk
-        except OSError:
-            pass  # the last process on the terminal has ended
-        finally:
-            process.wait(TIMEOUT_S)
-            os.close(ours)
-        return seen.decode(errors="replace")
+    def on_terminal(self, *words: str) -> AbstractContextManager[Terminal]:
+        """Run by a person who sits before it."""
+        return on_terminal(self.command(*words), self.environment)
 
 
 class KubectlCluster:

@@ -196,7 +196,8 @@ class _Session:
 
     async def run_spdy(self, start: pods_pb2.StreamStart) -> web.StreamResponse:
         frames, first = await self._open(start)
-        connection = spdy.Connection(RawLink(self._exchange.request, _upgraded(SPDY_EXEC[0])))
+        link = RawLink(self._exchange.request, _upgraded(SPDY_EXEC[0]))
+        connection = spdy.Connection(link)
         self._exchange.prepared = True
         wanted = {"error"} | {name for name in ("stdin", "stdout", "stderr") if getattr(start, name)}
         if start.tty:
@@ -232,6 +233,8 @@ class _Session:
             await self._run(frames, first, read(), write)
         except (ConnectionError, TimeoutError, BadRequest):
             pass
+        finally:
+            link.close()
         return Taken()
 
     async def _received(self, name: str, event: spdy.Received) -> None:
@@ -252,7 +255,10 @@ class _Session:
         frames, first = await self._open(start)
         link = RawLink(self._exchange.request, _upgraded(SPDY_FORWARD))
         self._exchange.prepared = True
-        await self._forward(frames, first, forward.over_spdy(spdy.Connection(link), self.say))
+        try:
+            await self._forward(frames, first, forward.over_spdy(spdy.Connection(link), self.say))
+        finally:
+            link.close()
         return Taken()
 
     async def forward_socket(self, start: pods_pb2.StreamStart) -> web.StreamResponse:

@@ -63,6 +63,10 @@ class RawLink:
         self._writer.write(data)
         await self._writer.drain()
 
+    def close(self) -> None:
+        """The session is over; what was written is still sent."""
+        self._writer.close()
+
 
 def content(message: WSMessage) -> bytes:
     """Of a message of either type: there are clients that send text frames. Empty for what is no data."""
