@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from kubelet.pods.naming import hosts_text
 from kubelet.runtime.base import Mount
 from wherry.pb import core_v1_pb2
 
+NODE_HOSTS = Path("/etc/hosts")
 TERMINATION_LIMIT = 4096
 TERMINATION_LOG_LINES = 80
 TERMINATION_LOG_BYTES = 2048
@@ -26,24 +28,17 @@ class PodFiles:
         metadata = pod.metadata
         return str(self._logs / f"{metadata.namespace}_{metadata.name}_{metadata.uid}")
 
-    def hosts_mount(self, pod: core_v1_pb2.Pod, ips: Sequence[str], hostname: str) -> Mount | None:
-        aliases = [f"{alias.ip}\t{' '.join(alias.hostnames)}" for alias in pod.spec.host_aliases]
+    def hosts_mount(self, pod: core_v1_pb2.Pod, ips: Sequence[str], names: Sequence[str]) -> Mount | None:
+        """None where what the runtime gives to pods on the node's network will do."""
+        node_file = ""
         if pod.spec.host_network:
-            if not aliases:
+            if not pod.spec.host_aliases:
                 return None
-            lines = Path("/etc/hosts").read_text().splitlines()
-        else:
-            lines = [
-                "# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback",
-                "fe00::0\tip6-localnet", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters",
-                *(f"{ip}\t{hostname}" for ip in ips),
-            ]  # fmt: skip
-        if aliases:
-            lines += ["", "# Entries added by HostAliases.", *aliases]
+            node_file = NODE_HOSTS.read_text()
         path = self._pods / pod.metadata.uid / "etc-hosts"
         path.parent.mkdir(parents=True, exist_ok=True)
         # In place, not by renaming: running containers have this very file mounted.
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text(hosts_text(pod, ips, names, node_file))
         path.chmod(0o644)
         return Mount(str(path), "/etc/hosts")
 

@@ -98,7 +98,8 @@ def _resolver_configuration(path: str) -> DNSConfig:
             if not _on_loopback(words[1]):
                 servers.append(words[1])
         elif words[:1] in (["search"], ["domain"]):
-            searches = words[1:]
+            # With and without the dot at the end it is one domain; alone it is the root.
+            searches = [word.removesuffix(".") or word for word in words[1:]]
         elif words[:1] == ["options"]:
             options = words[1:]
     return DNSConfig(tuple(servers), tuple(searches), tuple(options))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from kubelet.pods import model as m
 from kubelet.pods.env import expand
+from kubelet.pods.naming import dns_of, hostname_of
 from kubelet.pods.policy import spec_hash
 from kubelet.pods.resources import container_resources, overhead, pod_resources
 from kubelet.pods.security import container_security, sandbox_security
@@ -19,7 +20,6 @@ from kubelet.runtime.base import (
     POD_NAMESPACE,
     POD_UID,
     ContainerConfig,
-    DNSConfig,
     Image,
     Mount,
     PortMapping,
@@ -27,49 +27,7 @@ from kubelet.runtime.base import (
 )
 from wherry.pb import core_v1_pb2
 
-HOSTNAME_LIMIT = 63
 DEFAULT_TERMINATION_PATH = "/dev/termination-log"
-
-
-def hostname_of(pod: core_v1_pb2.Pod, node: NodeSettings) -> str:
-    if pod.spec.host_network:
-        return node.facts.name
-    name = (pod.spec.hostname or pod.metadata.name)[:HOSTNAME_LIMIT].rstrip("-.")
-    if pod.spec.set_hostname_as_fqdn and pod.spec.subdomain:
-        return f"{name}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{node.cluster_domain}"
-    return name
-
-
-def dns_of(pod: core_v1_pb2.Pod, node: NodeSettings) -> DNSConfig:
-    """By dnsPolicy, with dnsConfig on top."""
-    spec, host = pod.spec, node.host_dns
-    policy = spec.dns_policy or "ClusterFirst"
-    if policy == "ClusterFirst" and spec.host_network:
-        policy = "Default"
-    if policy in ("ClusterFirst", "ClusterFirstWithHostNet") and node.cluster_dns:
-        domain = node.cluster_domain
-        own = (f"{pod.metadata.namespace}.svc.{domain}", f"svc.{domain}", domain)
-        searches = own + tuple(s for s in host.searches if s not in own)
-        base = DNSConfig((node.cluster_dns,), searches, ("ndots:5",))
-    elif policy == "None":
-        base = DNSConfig()
-    else:
-        base = host
-    if not spec.HasField("dns_config"):
-        return base
-    extra = spec.dns_config
-    options = {option.partition(":")[0]: option for option in base.options}
-    for option in extra.options:
-        options[option.name] = f"{option.name}:{option.value}" if option.value else option.name
-    return DNSConfig(
-        _unique((*base.servers, *extra.nameservers)),
-        _unique((*base.searches, *extra.searches)),
-        tuple(options.values()),
-    )
-
-
-def _unique(items: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(items))
 
 
 def sandbox_config(

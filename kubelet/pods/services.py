@@ -75,7 +75,7 @@ class Files(Protocol):
     """The agent's own files for a pod: /etc/hosts, termination messages, logs."""
 
     def log_directory(self, pod: core_v1_pb2.Pod) -> str: ...
-    def hosts_mount(self, pod: core_v1_pb2.Pod, ips: Sequence[str], hostname: str) -> Mount | None: ...
+    def hosts_mount(self, pod: core_v1_pb2.Pod, ips: Sequence[str], names: Sequence[str]) -> Mount | None: ...
     def termination_file(self, pod: core_v1_pb2.Pod, container: str, attempt: int) -> str:
         """A fresh empty file on the host, or "" where there are no files."""
         ...
@@ -233,7 +233,7 @@ class NoFiles:
     def log_directory(self, pod: core_v1_pb2.Pod) -> str:
         return "/nowhere"
 
-    def hosts_mount(self, pod: core_v1_pb2.Pod, ips: Sequence[str], hostname: str) -> Mount | None:
+    def hosts_mount(self, pod: core_v1_pb2.Pod, ips: Sequence[str], names: Sequence[str]) -> Mount | None:
         return None
 
     def termination_file(self, pod: core_v1_pb2.Pod, container: str, attempt: int) -> str:

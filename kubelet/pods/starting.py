@@ -10,9 +10,10 @@ import base64
 from dataclasses import replace
 
 from kubelet.pods import model as m
-from kubelet.pods.config import container_config, find_container, hostname_of, target_of
+from kubelet.pods.config import container_config, find_container, target_of
 from kubelet.pods.env import Found, environment, references
 from kubelet.pods.hooks import POST_START_LIMIT_S, run_hook
+from kubelet.pods.naming import names_of
 from kubelet.pods.podstate import PodState
 from kubelet.pods.resizing import told, with_resources
 from kubelet.pods.resources import container_resources, larger, memory_bytes, pod_resources
@@ -49,7 +50,7 @@ class ContainerActions:
             allocatable=services.node.allocatable, services=services.service_env(pod),
         )  # fmt: skip
         mounts = services.volumes.mounts(pod, container, env)
-        hosts = services.files.hosts_mount(pod, sandbox.ips, hostname_of(pod, services.node))
+        hosts = services.files.hosts_mount(pod, sandbox.ips, names_of(pod, services.node))
         if hosts is not None and all(mount.container_path != "/etc/hosts" for mount in mounts):
             mounts.append(hosts)
         async with services.starts.container():

@@ -17,6 +17,7 @@ from kubelet.pods import model as m
 from kubelet.pods import resizing
 from kubelet.pods.config import find_container
 from kubelet.pods.images import ensure_image
+from kubelet.pods.naming import dns_complaints
 from kubelet.pods.plan import plan
 from kubelet.pods.podstate import RETRY_S, PodState
 from kubelet.pods.probing import Probing
@@ -404,6 +405,8 @@ class PodWorker:
             if self._state.stopping():
                 return
             services.cgroups.create(self.pod, pod_resources(self.pod))
+            for complaint in dns_complaints(self.pod, services.node):
+                self._state.emit("Warning", "DNSConfigForming", complaint)
             sandbox_id = await services.runtime.run_sandbox(await self._state.sandbox_config(action.attempt))
             made = await services.runtime.sandbox_status(sandbox_id)
             if services.isolate is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from kubelet.node import host_dns
 from wherry.testing import kubectl
 from wherry.testing.local import IMAGE, MAIN, LocalCluster, containers, deployment, is_ready, until
 from wherry.testing.require import require_containerd, require_root
@@ -82,6 +83,8 @@ def shell(script: str) -> str:
 
 SLOW_SIDE = "sleep 4; echo side >> /d/o; touch /up; exec sleep 1000000"
 
+NAMES = "hostname; cat /etc/hosts; echo resolv.conf; cat /etc/resolv.conf"
+
 PODS = {
     "environment": pod(
         "environment",
@@ -134,6 +137,24 @@ PODS = {
         "hostly",
         shell("hostname; exec httpd -f -p 18123"),
         "hostNetwork: true, hostPID: true, shareProcessNamespace: false",
+    ),
+    "named": pod(
+        "named",
+        shell(NAMES),
+        "restartPolicy: Never, hostname: front, subdomain: club, hostAliases: [{ip: 192.0.2.7, hostnames: [db, db.example.com]}]",
+    ),
+    "dns-own": pod(
+        "dns-own",
+        shell(NAMES),
+        "restartPolicy: Never, dnsPolicy: None, dnsConfig: {nameservers: [198.51.100.1, 198.51.100.2], "
+        "searches: [a.example.com, b.example.com], options: [{name: ndots, value: '2'}, {name: edns0}]}",
+    ),
+    "dns-default": pod("dns-default", shell(NAMES), "restartPolicy: Never, dnsPolicy: Default"),
+    "dns-host": pod(
+        "dns-host",
+        shell(NAMES),
+        "restartPolicy: Never, hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet, "
+        "hostAliases: [{ip: 192.0.2.8, hostnames: [mail]}], dnsConfig: {options: [{name: ndots, value: '3'}]}",
     ),
     "signalled": pod(
         "signalled",
@@ -285,6 +306,52 @@ def test_a_pod_on_the_hosts_network(cluster: LocalCluster) -> None:
     assert cluster.ok("logs", "hostly").strip() == socket.gethostname()
     with socket.create_connection((found["status"]["hostIP"], 18123), 5):
         pass
+
+
+def names(cluster: LocalCluster, name: str) -> tuple[str, list[str], dict[str, list[str]]]:
+    """A pod's hostname, the lines of its /etc/hosts, and the words of its resolv.conf by keyword."""
+    completed(cluster, name)
+    hosts, _, resolver = cluster.ok("logs", name).partition("resolv.conf\n")
+    hostname, *lines = hosts.splitlines()
+    words: dict[str, list[str]] = {}
+    for line in resolver.splitlines():
+        keyword, *rest = line.split() or [""]
+        words.setdefault(keyword, []).extend(rest)
+    return hostname, lines, words
+
+
+CLUSTER_DOMAINS = ["default.svc.cluster.local", "svc.cluster.local", "cluster.local"]
+
+
+def test_names_of_a_pod(cluster: LocalCluster) -> None:
+    hostname, hosts, words = names(cluster, "named")
+    assert hostname == "front"
+    assert hosts[0] == "# Kubernetes-managed hosts file."
+    ip = get(cluster, "named")["status"]["podIP"]
+    assert f"{ip}\tfront.club.default.svc.cluster.local\tfront" in hosts
+    assert hosts[-2:] == ["# Entries added by HostAliases.", "192.0.2.7\tdb\tdb.example.com"]
+    assert words["nameserver"] == ["10.96.0.10"]
+    assert words["search"][:3] == CLUSTER_DOMAINS
+    assert words["options"] == ["ndots:5"]
+
+
+def test_resolvers_of_each_policy(cluster: LocalCluster) -> None:
+    _, _, own = names(cluster, "dns-own")
+    assert own["nameserver"] == ["198.51.100.1", "198.51.100.2"]
+    assert own["search"] == ["a.example.com", "b.example.com"]
+    assert own["options"] == ["ndots:2", "edns0"]
+    _, _, default = names(cluster, "dns-default")
+    node = host_dns()
+    if node.servers:
+        assert default["nameserver"] == list(node.servers)[:3]
+        assert default.get("search", []) == list(node.searches)
+    hostname, hosts, words = names(cluster, "dns-host")
+    assert hostname == socket.gethostname()
+    assert set(Path("/etc/hosts").read_text().splitlines()) <= set(hosts)
+    assert hosts[-2:] == ["# Entries added by HostAliases.", "192.0.2.8\tmail"]
+    assert words["nameserver"] == ["10.96.0.10"]
+    assert words["search"][:3] == CLUSTER_DOMAINS
+    assert words["options"] == ["ndots:3"]
 
 
 WAITING = {

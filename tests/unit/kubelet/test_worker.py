@@ -15,6 +15,7 @@ from kubelet.pods.reach import HollowReach
 from kubelet.pods.services import NoCgroups, NodeSettings, NoFiles, NoVolumes, PodServices, StartSlots
 from kubelet.pods.states import Stage
 from kubelet.pods.worker import PodWorker
+from kubelet.runtime.base import DNSConfig
 from kubelet.runtime.hollow import BEHAVIOUR, HollowRuntime, Latency
 from wherry.api.context import Env
 from wherry.api.errors import NotFound
@@ -121,6 +122,19 @@ async def test_a_pod_starts_with_little_added_to_the_runtime_calls(node: Node) -
     entry = node.status.container_statuses[0]
     assert (node.status.phase, entry.ready, entry.container_id[:9]) == ("Running", True, "hollow://")
     assert node.status.pod_ip.startswith("10.244.")
+
+
+async def test_a_resolver_over_the_limits_is_told_once_per_sandbox(node: Node) -> None:
+    node.services.node.host_dns = DNSConfig(tuple(f"192.0.2.{number}" for number in range(1, 5)))
+    made = behave("")
+    made._pod.spec.dns_policy = "Default"
+    node.run(made)
+    await node.until(node.ready)
+    told = [message for reason, message in node.events if reason == "DNSConfigForming"]
+    assert told == [
+        "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "
+        "192.0.2.1 192.0.2.2 192.0.2.3"
+    ]
 
 
 async def test_the_image_is_pulled_beside_the_sandbox(node: Node) -> None:
