@@ -58,7 +58,7 @@ def sandbox_config(
         dns=dns_of(pod, node),
         port_mappings=tuple(ports),
         labels={**metadata.labels, **_labels(pod)},
-        annotations={**metadata.annotations, m.NODE: node.facts.name},
+        annotations={**metadata.annotations, m.NODE: node.facts.name, m.RUNTIME_HANDLER: runtime_handler},
         security=sandbox_security(pod),
         sysctls={sysctl.name: sysctl.value for sysctl in pod.spec.security_context.sysctls},
         resources=pod_resources(pod),

@@ -12,8 +12,10 @@ from kubelet.pods.states import Role, Stage
 from kubelet.runtime.base import ContainerState, ContainerStatus, Image, SandboxState, SandboxStatus
 from wherry.pb import core_v1_pb2
 
-# Annotations that the agent puts on containers, so that a restarted agent knows what it would otherwise have forgotten.
+# Annotations that the agent puts on sandboxes and containers, so that a restarted agent knows what it would otherwise have
+# forgotten.
 NODE = "wherry.dev/node"  # on sandboxes: a runtime may hold those of another agent, or of a kubelet
+RUNTIME_HANDLER = "wherry.dev/runtime-handler"  # on sandboxes: of the pod's RuntimeClass, or ""
 SPEC_HASH = "wherry.dev/container-hash"
 RESTART_BACKOFF = "wherry.dev/restart-backoff-seconds"  # how long to wait once this one has exited
 GRACE_PERIOD = "wherry.dev/grace-period-seconds"

@@ -127,8 +127,7 @@ class PodState:
                 elif runtime_id in self.sandboxes:
                     self.sandboxes[runtime_id] = await self.services.runtime.sandbox_status(runtime_id)
             except RuntimeNotFound:
-                self.containers.pop(runtime_id, None)
-                self.sandboxes.pop(runtime_id, None)
+                self.forget(runtime_id)
             except RuntimeFailure as error:
                 log.warning("%s: cannot look at %s: %s", self.pod.metadata.name, runtime_id[:13], error.message)
                 asyncio.get_running_loop().call_later(RETRY_S, self.touch, runtime_id)
@@ -138,7 +137,9 @@ class PodState:
         if old is not None and not container_may_move(old.state, status.state):
             return  # an answer that was overtaken
         if _is_unexplained(status):
-            if self.services.out_of_memory(status.id):
+            # The kernel's log and what is kept of it are bounded: what was told once stays.
+            told = old is not None and old.state is ContainerState.EXITED and old.reason == OUT_OF_MEMORY
+            if told or self.services.out_of_memory(status.id) or _ran_out_of_memory(self.memory.status, status.id):
                 status = replace(status, reason=OUT_OF_MEMORY)
             elif old is None or old.state is not ContainerState.EXITED:
                 # The runtime hears of the end and of its cause from two sides, in either order.
@@ -159,12 +160,30 @@ class PodState:
         try:
             self.record(await self.services.runtime.container_status(container_id))
         except RuntimeNotFound:
-            self.containers.pop(container_id, None)
+            self.forget(container_id)
+
+    def forget(self, runtime_id: str) -> None:
+        """It is gone, and so is all that is remembered by its id: a pod may crash and start anew for ever."""
+        self.containers.pop(runtime_id, None)
+        self.sandboxes.pop(runtime_id, None)
+        memory = self.memory
+        for of_ids in (memory.applied, memory.termination_messages, memory.start_failures):
+            of_ids.pop(runtime_id, None)
+        for ids in (memory.resize_kills, memory.hooks_failed, memory.stopped_sandboxes):
+            ids.discard(runtime_id)
 
     def ip(self) -> str:
+        """Where probes and hooks go."""
+        return self.address() or self._node_ip()
+
+    def address(self) -> str:
+        """The pod's own, or with the host's network the node's; "" while it has none."""
         current = self.observed.current
         if current is not None and current.ips:
             return current.ips[0]
+        return self._node_ip() if self.pod.spec.host_network else ""
+
+    def _node_ip(self) -> str:
         ips = self.services.node.facts.ips
         return ips[0] if ips else "127.0.0.1"
 
@@ -172,22 +191,38 @@ class PodState:
         """The pod is to end: decided before the next round has planned for it."""
         return self.memory.removed or self.memory.ended is not None or self.pod.metadata.HasField("deletion_timestamp")
 
-    async def sandbox_config(self, attempt: int) -> SandboxConfig:
-        """Raises APIError when the pod's RuntimeClass is not there (any more) or cannot be asked for."""
-        services = self.services
+    async def runtime_handler(self) -> str:
+        """What a new sandbox is to run on. Raises APIError when the pod's RuntimeClass is not there (any more) or cannot be asked
+        for."""
         name = self.pod.spec.runtime_class_name
         if name and not self._handler:
             from wherry.pb.node_v1_pb2 import RuntimeClass
 
-            self._handler = (await services.objects.get(RuntimeClass, "", name)).handler  # which never changes
+            self._handler = (await self.services.objects.get(RuntimeClass, "", name)).handler  # which never changes
+        return self._handler
+
+    def sandbox_config(self, attempt: int, handler: str) -> SandboxConfig:
+        services = self.services
         return sandbox_config(
             self.pod,
             attempt,
             services.node,
             log_directory=services.files.log_directory(self.pod),
             cgroup_parent=services.cgroups.parent_of(self.pod),
-            runtime_handler=self._handler,
+            runtime_handler=handler,
         )
+
+
+def _ran_out_of_memory(reported: core_v1_pb2.PodStatus | None, container_id: str) -> bool:
+    """Whether the agent before this one has told so."""
+    if reported is None:
+        return False
+    entries = (*reported.init_container_statuses, *reported.container_statuses, *reported.ephemeral_container_statuses)
+    return any(
+        end.terminated.reason == OUT_OF_MEMORY and end.terminated.container_id.rpartition("://")[2] == container_id
+        for entry in entries
+        for end in (entry.state, entry.last_state)
+    )
 
 
 def _is_unexplained(status: ContainerStatus) -> bool:

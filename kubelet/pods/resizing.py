@@ -28,7 +28,7 @@ RESTART = "RestartContainer"
 def of_spec(pod: core_v1_pb2.Pod) -> dict[str, Requirements]:
     """By the container's name; of those that can be resized: containers and sidecars."""
     return {
-        container.name: _copy(container.resources)
+        container.name: copied(container.resources)
         for container, role in containers_of(pod.spec)
         if role in (Role.APP, Role.SIDECAR)
     }
@@ -38,13 +38,13 @@ def allocated_before(pod: core_v1_pb2.Pod) -> dict[str, Requirements]:
     """What a restarted agent takes for allocated: what containers run with, as the status tells, or else what is wanted."""
     entries = [*pod.status.init_container_statuses, *pod.status.container_statuses]
     applied = {entry.name: entry.resources for entry in entries if entry.HasField("resources")}
-    return {name: _copy(applied.get(name, wanted)) for name, wanted in of_spec(pod).items()}
+    return {name: copied(applied.get(name, wanted)) for name, wanted in of_spec(pod).items()}
 
 
 def applied_ids(status: core_v1_pb2.PodStatus) -> dict[str, Requirements]:
     """What containers run with, by the runtime's id."""
     return {
-        entry.container_id.rpartition("://")[2]: _copy(entry.resources)
+        entry.container_id.rpartition("://")[2]: copied(entry.resources)
         for entry in [*status.init_container_statuses, *status.container_statuses]
         if entry.container_id and entry.HasField("resources")
     }
@@ -76,7 +76,8 @@ def _amounts(given: Requirements) -> list[int | None]:
     return found
 
 
-def _copy(given: Requirements) -> Requirements:
+def copied(given: Requirements) -> Requirements:
+    """What is kept must not be a part of a pod: it would keep all of it."""
     made = Requirements()
     made.CopyFrom(given)
     return made

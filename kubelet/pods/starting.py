@@ -15,7 +15,7 @@ from kubelet.pods.env import Found, environment, references
 from kubelet.pods.hooks import POST_START_LIMIT_S, run_hook
 from kubelet.pods.naming import names_of
 from kubelet.pods.podstate import PodState
-from kubelet.pods.resizing import told, with_resources
+from kubelet.pods.resizing import copied, told, with_resources
 from kubelet.pods.resources import container_resources, larger, memory_bytes, pod_resources
 from kubelet.pods.services import ConfigError
 from kubelet.pods.states import Role
@@ -62,9 +62,9 @@ class ContainerActions:
                 pod, container, action, services.node, env=env, mounts=mounts, termination_file=termination_file,
                 processes_of=target,
             )  # fmt: skip
-            created = await services.runtime.create_container(
-                action.sandbox_id, config, await self._state.sandbox_config(sandbox.attempt)
-            )
+            # What the sandbox was made with: the control plane, who knows the RuntimeClass, may be away.
+            made_with = self._state.sandbox_config(sandbox.attempt, sandbox.annotations.get(m.RUNTIME_HANDLER, ""))
+            created = await services.runtime.create_container(action.sandbox_id, config, made_with)
             self._state.containers[created] = ContainerStatus(
                 id=created, sandbox_id=action.sandbox_id, name=container.name, attempt=action.attempt,
                 state=ContainerState.CREATED, created_at=services.env.now(), started_at=0.0, finished_at=0.0,
@@ -72,7 +72,7 @@ class ContainerActions:
                 labels=config.labels, annotations=config.annotations,
             )  # fmt: skip
             memory.create_failures.pop(container.name, None)
-            memory.applied[created] = container.resources
+            memory.applied[created] = copied(container.resources)
             memory.images.pop(container.image, None)
             self._state.emit("Normal", "Created", f"Container created: {container.name}", _path(role, container))
             await self.start(container, role, created)
@@ -170,7 +170,7 @@ class ContainerActions:
             given = container_resources(pod, container, services.node.memory_bytes)
             await self._check_usage(container_id, given, memory.applied.get(container_id))
             await services.runtime.update_resources(container_id, given)
-            memory.applied[container_id] = container.resources
+            memory.applied[container_id] = copied(container.resources)
         services.cgroups.create(pod, wanted)
         memory.resize_failure = None
         state.emit("Normal", "ResizeCompleted", f"Pod resize completed: {told(pod)}")

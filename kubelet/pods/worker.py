@@ -172,8 +172,8 @@ class PodWorker:
         return current.id if current is not None else ""
 
     def address(self) -> str:
-        """The pod's own, or its node's; "" while it has none."""
-        return self._state.ip()
+        """The pod's own, or with the host's network the node's; "" while it has none."""
+        return self._state.address()
 
     def container(self, name: str, *, previous: bool = False) -> ContainerStatus | None:
         """The newest of that name, or the one before it."""
@@ -347,13 +347,13 @@ class PodWorker:
                 await self._stop_sandbox(action.sandbox_id)
             case m.RemoveSandbox():
                 await self._services.runtime.remove_sandbox(action.sandbox_id)
-                self._state.sandboxes.pop(action.sandbox_id, None)
+                self._state.forget(action.sandbox_id)
                 for container in [c for c in self._state.containers.values() if c.sandbox_id == action.sandbox_id]:
-                    self._state.containers.pop(container.id, None)
+                    self._state.forget(container.id)
             case m.RemoveContainer():
                 await self._services.runtime.remove_container(action.container_id)
                 self._services.files.remove_log(action.log_path)
-                self._state.containers.pop(action.container_id, None)
+                self._state.forget(action.container_id)
             case m.Cleanup():
                 await self._services.volumes.teardown(self.pod.metadata.uid)
                 self._services.cgroups.remove(self.pod)
@@ -401,13 +401,14 @@ class PodWorker:
 
     async def _create_sandbox(self, action: m.CreateSandbox) -> None:
         services = self._services
+        handler = await self._state.runtime_handler()
         async with services.starts.sandbox():
             if self._state.stopping():
                 return
             services.cgroups.create(self.pod, pod_resources(self.pod))
             for complaint in dns_complaints(self.pod, services.node):
                 self._state.emit("Warning", "DNSConfigForming", complaint)
-            sandbox_id = await services.runtime.run_sandbox(await self._state.sandbox_config(action.attempt))
+            sandbox_id = await services.runtime.run_sandbox(self._state.sandbox_config(action.attempt, handler))
             made = await services.runtime.sandbox_status(sandbox_id)
             if services.isolate is not None:
                 await services.isolate(self.pod, made.ips)
@@ -418,7 +419,7 @@ class PodWorker:
         try:
             await self._services.runtime.stop_sandbox(sandbox_id)
         except RuntimeNotFound:
-            self._state.sandboxes.pop(sandbox_id, None)
+            self._state.forget(sandbox_id)
             return
         self.memory.stopped_sandboxes.add(sandbox_id)
         if sandbox_id in self._state.sandboxes:

@@ -176,6 +176,8 @@ class Sessions:
         if not sandbox_id:
             raise BadRequest(f'pod "{worker.pod.metadata.name}" is not running')
         address = worker.address() if start.to_address else ""
+        if start.to_address and not address:
+            raise BadRequest(f'pod "{worker.pod.metadata.name}" has no address')
         await Forwarding(stream, self._runtime, sandbox_id, windows=start.windows, address=address).run()
 
     # -- stats
