@@ -3,6 +3,7 @@ Used by `manager`."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -38,10 +39,27 @@ def memory_root(root: Path) -> Path | None:
     return SHARED_MEMORY / f"wherry-{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}"
 
 
+def foreign(root: Path) -> str:
+    """What is wrong with what stands at a `memory_root`, whose name everybody can guess and take first; "" for ours."""
+    facts = os.lstat(root)
+    if not stat.S_ISDIR(facts.st_mode):
+        return f"is no directory (owner {facts.st_uid}, mode {stat.filemode(facts.st_mode)})"
+    mode = stat.S_IMODE(facts.st_mode)
+    if facts.st_uid != os.geteuid() or mode & 0o077:
+        return f"is not ours alone (owner {facts.st_uid}, mode {mode:04o})"
+    return ""
+
+
 def link_memory(path: Path, place: Path) -> None:
     """Makes the volume a link to a directory below `memory_root`, which a reboot empties. Idempotent. Nothing but the look
-    at what is over its limit holds it to its size."""
-    place.parent.parent.mkdir(mode=0o700, exist_ok=True)
+    at what is over its limit holds it to its size. Raises VolumeError when somebody else was there first."""
+    root = place.parent.parent
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    if problem := foreign(root):
+        raise VolumeError(
+            f"{root} {problem}: remove it; a directory of user {os.geteuid()} with mode 0700 is made there"
+        )
     place.mkdir(parents=True, exist_ok=True)
     place.chmod(0o777)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -194,7 +194,10 @@ class VolumeManager:
         """Unmounts what is ours and removes it; hostPath volumes stay as they are."""
         self._tokens.forget(pod_uid)
         shutil.rmtree(self._payloads / pod_uid, ignore_errors=True)
-        for path in (self._pods / pod_uid / "volumes", *([self._memory / pod_uid] if self._memory is not None else [])):
+        doomed = [self._pods / pod_uid / "volumes"]
+        if self._memory is not None and self._memory.is_dir() and not directories.foreign(self._memory):
+            doomed.append(self._memory / pod_uid)
+        for path in doomed:
             if path.is_dir():
                 await self._take_away(path)
 

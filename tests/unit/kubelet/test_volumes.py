@@ -339,6 +339,36 @@ async def test_memory_without_root_is_a_place_in_shared_memory(
     assert (path.is_symlink(), place.exists(), place.parent.exists()) == (False, False, False)
 
 
+@pytest.mark.parametrize("there", ["wide", "link", "file", "foreign"])
+async def test_a_place_in_shared_memory_that_somebody_took_first_is_refused(
+    manager: VolumeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    root, target = tmp_path / "wherry-x", tmp_path / "target"
+    target.mkdir(mode=0o700)
+    monkeypatch.setattr(manager, "_memory", root)
+    pod = pod_with(empty_dir=core_v1_pb2.EmptyDirVolumeSource(medium="Memory"))
+    said = {
+        "wide": "is not ours alone .owner .*, mode 0777",
+        "link": "is no directory .owner .*, mode l",
+        "file": "is no directory",
+    }
+    if there == "link":
+        (target / pod.metadata.uid).mkdir()
+        root.symlink_to(target)
+    elif there == "file":
+        root.touch()
+    else:
+        root.mkdir(mode=0o700)
+        if there == "wide":
+            root.chmod(0o777)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: root.stat().st_uid + 1)
+    with pytest.raises(VolumeError, match=f"wherry-x {said.get(there, 'is not ours alone .owner .*, mode 0700')}"):
+        await manager.prepare(pod)
+    await manager.teardown(pod.metadata.uid)
+    assert (target / pod.metadata.uid).exists() == (there == "link")
+
+
 async def test_what_others_have_left_is_swept_away(manager: VolumeManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where files belong to users that the agent is not."""
     pod = pod_with(empty_dir=core_v1_pb2.EmptyDirVolumeSource())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.docker_node import NODE_IMAGE
-from kubelet.volumes.directories import memory_root
+from kubelet.volumes.directories import foreign, memory_root
 from wherry.cli.cluster import dockerhost, images, launch, layout
 from wherry.cli.cluster.dockerhost import Daemon
 from wherry.cli.cluster.layout import DOCKER, NETWORKS, Cluster, ClusterError
@@ -82,7 +82,9 @@ def _remove_files(cluster: Cluster, daemon: Daemon, keep_data: bool) -> bool:
     from wherry.cli.cluster.down import forget_context, remove_empty
 
     memory = memory_root(cluster.node(1).data)
-    doomed = [cluster.run, *([memory] if memory is not None else []), *([] if keep_data else [cluster.data])]
+    doomed = [cluster.run, *([] if keep_data else [cluster.data])]
+    if memory is not None and memory.is_dir() and not foreign(memory):
+        doomed.append(memory)
     changed = False
     for path in doomed:
         if path.is_dir():
