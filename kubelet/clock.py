@@ -20,12 +20,13 @@ class ClockWatch:
 
     def observe(self, sent: float, received: float, theirs: float) -> str:
         """What is new, or "". `theirs` is what their clock showed at some moment between `sent` and `received` of ours, which
-        bounds the difference from both sides: an answer that was long under way is no proof."""
+        bounds the difference from both sides: an answer that was long under way proves neither."""
         if not theirs:
             return ""  # a control plane that does not say
         ahead, behind = sent - theirs, theirs - received
         wrong = max(ahead, behind) > LIMIT_S
-        if wrong == self.wrong:
+        agrees = received - theirs <= LIMIT_S and theirs - sent <= LIMIT_S
+        if wrong == self.wrong or not (wrong or agrees):
             return ""
         self.wrong = wrong
         if not wrong:

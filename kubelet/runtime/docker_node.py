@@ -316,9 +316,17 @@ class BridgeGround:
 
     async def serve_names(self, server: NameServer, address: str) -> None:
         """At this machine's end of the bridge, on any port, to which the node leads what is sent to the cluster's address. Until
-        cancelled."""
-        bridge = await self._node.bridge()
-        async with TaskGroup() as group:
-            group.create_task(server.serve(bridge.gateway, 0), name="name-server")
-            await server.serving.wait()
-            await self._node.hold_names(Names(address, *server.address))
+        cancelled. Raises NetworkError or OSError."""
+        try:
+            bridge = await self._node.bridge()
+            async with TaskGroup() as group:
+                group.create_task(server.serve(bridge.gateway, 0), name="name-server")
+                await server.serving.wait()
+                await self._node.hold_names(Names(address, *server.address))
+        except BaseExceptionGroup as several:
+            first = several.exceptions[0]
+            if isinstance(first, RuntimeFailure):
+                raise NetworkError(first.message) from several
+            raise first from several
+        except RuntimeFailure as error:
+            raise NetworkError(error.message) from error

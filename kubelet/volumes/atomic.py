@@ -17,29 +17,47 @@ Payload = Mapping[str, tuple[bytes, int]]  # relative path -> (content, mode)
 
 
 def write(directory: Path, payload: Payload, *, group: int | None = None) -> bool:
-    """Makes the directory hold exactly `payload`; False when it did already. Killed half-way, the old contents stay and the
-    next call tidies up."""
+    """Makes the directory hold exactly `payload`; False when it did already. Killed half-way, the old contents stay (or the new
+    ones are there, not all under their names yet) and the next call tidies up."""
     os.makedirs(directory, exist_ok=True)
     if group is not None and not directories.may_give(directory, group):
         # What the group may, everybody has to: an agent without root can't give files away.
         payload = {path: (content, mode | (mode | 0o440) >> 3 & 0o007) for path, (content, mode) in payload.items()}
         group = None
+    names = {path.partition("/")[0] for path in payload}
     there = sorted(os.listdir(directory))
-    if DATA in there and current(directory) == dict(payload):
-        return False
-    dated = [name for name in there if name.startswith(_DATED)]
     # Kubernetes dates it; a counter serves as well and needs no clock.
-    number = 1 + max((int(name.removeprefix(_DATED) or 0) for name in dated), default=0)
+    number = 1 + max((int(name.removeprefix(_DATED) or 0) for name in there if name.startswith(_DATED)), default=0)
+    there = _without_leftovers(directory, there)
+    if DATA in there and current(directory) == dict(payload):
+        _link_names(directory, there, names)
+        return False
     name = f"{_DATED}{number}"
-    _fill(f"{directory}/{name}", payload, group)
-    if _NEXT in there:
-        os.unlink(f"{directory}/{_NEXT}")
+    try:
+        _fill(f"{directory}/{name}", payload, group)
+    except BaseException:
+        # It may be memory, and whoever tries again does so with another number.
+        shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
+        raise
     os.symlink(name, f"{directory}/{_NEXT}")
     os.replace(f"{directory}/{_NEXT}", f"{directory}/{DATA}")
-    _link_names(directory, there, {path.partition("/")[0] for path in payload})
-    for old in dated:
-        shutil.rmtree(f"{directory}/{old}", ignore_errors=True)
+    _link_names(directory, there, names)
+    _without_leftovers(directory, there)
     return True
+
+
+def _without_leftovers(directory: Path, there: Sequence[str]) -> list[str]:
+    """Removes, of the names that are `there`, what `..data` does not lead to. The names that are left."""
+    live = os.readlink(f"{directory}/{DATA}") if DATA in there else ""
+    left = []
+    for name in there:
+        if name == _NEXT:
+            os.unlink(f"{directory}/{name}")
+        elif name.startswith(_DATED) and name != live:
+            shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
+        else:
+            left.append(name)
+    return left
 
 
 def current(directory: Path) -> dict[str, tuple[bytes, int]] | None:

@@ -31,6 +31,16 @@ def test_each_change_is_told_once() -> None:
     assert not watch.observe(130, 130, 130)
 
 
+def test_what_proves_nothing_takes_nothing_back() -> None:
+    watch = ClockWatch()
+    assert watch.observe(500, 500, 100)
+    assert not watch.observe(510, 600, 590)
+    assert watch.wrong
+    assert not watch.observe(580, 600, 610)
+    assert watch.wrong
+    assert "agrees" in watch.observe(605, 610, 600)
+
+
 @pytest.mark.parametrize(
     ("now", "said"), [(5, "before the node's own certificate"), (50, ""), (100, "has expired at 1970-01-01T00:01:40Z")]
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from kubelet.network import NetworkError
 from kubelet.runtime import docker_messages as messages
 from kubelet.runtime.base import PortMapping, RuntimeFailure, SandboxConfig, SecurityContext
-from kubelet.runtime.docker_node import Bridge, Names, describe, node_body, rules
+from kubelet.runtime.docker_node import Bridge, BridgeGround, Names, describe, node_body, rules
 
 BRIDGE = Bridge("wherry-a", "10.78.0.1", "10.78.1.1", "10.78.8.0/21", "node-1")
 DOCUMENT = {
@@ -64,6 +66,47 @@ def test_the_nodes_own_rules(names: Names | None, ports: list[tuple[PortMapping,
     assert [line.strip() for line in text.splitlines() if "dnat to" in line] == lines
     assert "ct status dnat masquerade" in text
     assert rules(BRIDGE, names, reversed(ports)) == text
+
+
+class Node:
+    """`problem`: at which step, and what."""
+
+    def __init__(self, step: str, problem: Exception) -> None:
+        self.step, self.problem = step, problem
+        self.serving = asyncio.Event()
+        self.address = ("10.78.0.1", 4711)
+        self.sweep: Any = None
+
+    def _reach(self, step: str) -> None:
+        if step == self.step:
+            raise self.problem
+
+    async def bridge(self) -> Bridge:
+        self._reach("bridge")
+        return BRIDGE
+
+    async def serve(self, address: str, port: int) -> None:
+        self._reach("serve")
+        self.serving.set()
+        await asyncio.Event().wait()
+
+    async def hold_names(self, names: Names) -> None:
+        self._reach("hold")
+
+
+@pytest.mark.parametrize(
+    ("step", "problem", "kind"),
+    [
+        ("bridge", RuntimeFailure("no such network"), NetworkError),
+        ("serve", OSError("address not available"), OSError),
+        ("hold", RuntimeFailure("rules were refused"), NetworkError),
+    ],
+)
+async def test_why_names_are_not_served_is_said(step: str, problem: Exception, kind: type[Exception]) -> None:
+    node: Any = Node(step, problem)
+    with pytest.raises(kind) as raised:
+        await BridgeGround(node).serve_names(node, "10.78.8.10")
+    assert str(raised.value) == str(problem)
 
 
 def sandbox(**security: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -116,6 +117,74 @@ async def test_an_update_swaps_everything_at_once(manager: VolumeManager, object
     assert sorted(entry.name for entry in base.iterdir() if entry.name.startswith("..2")) == [
         os.readlink(base / atomic.DATA)
     ]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = {"a": (b"1", 0o644)}, {"a": (b"2", 0o644), "b": (b"2", 0o644)}
+    atomic.write(tmp_path, old)
+    before = sorted(os.listdir(tmp_path))
+    really = os.write
+
+    def full(handle: int, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            atomic.write(tmp_path, new)
+    monkeypatch.setattr(os, "write", really)
+    assert sorted(os.listdir(tmp_path)) == before
+    assert atomic.current(tmp_path) == old
+    assert atomic.write(tmp_path, new)
+
+
+@pytest.mark.parametrize("again", ["the new", "the old"])
+def test_a_write_that_was_killed_anywhere_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    old: atomic.Payload = {"a": (b"1", 0o644), "gone/x": (b"1", 0o644)}
+    new: atomic.Payload = {"a": (b"2", 0o644), "b": (b"2", 0o644), "c/d": (b"2", 0o600)}
+
+    class Killed(BaseException):
+        pass
+
+    def run(directory: Path, lives_for: int) -> bool:
+        """Killed before a call that changes the directory: nothing of ours runs after it."""
+        calls = 0
+
+        def count(real: Any) -> Any:
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls > lives_for:
+                    raise Killed
+                return real(*args, **kwargs)
+
+            return counted
+
+        with monkeypatch.context() as patch:
+            for name in ("mkdir", "open", "write", "fchmod", "symlink", "replace", "unlink"):
+                patch.setattr(os, name, count(getattr(os, name)))
+            patch.setattr(shutil, "rmtree", count(shutil.rmtree))
+            try:
+                atomic.write(directory, new)
+            except Killed:
+                return False
+        return True
+
+    lives_for, over = 0, False
+    while not over:
+        directory = tmp_path / str(lives_for)
+        atomic.write(directory, old)
+        over = run(directory, lives_for)
+        lives_for += 1
+        wanted = new if again == "the new" else old
+        atomic.write(directory, wanted)
+        assert atomic.current(directory) == wanted
+        names = sorted({path.partition("/")[0] for path in wanted})
+        assert sorted(os.listdir(directory)) == sorted([atomic.DATA, os.readlink(directory / atomic.DATA), *names])
+        assert all((directory / path).read_bytes() == content for path, (content, _) in wanted.items())
+    assert lives_for > 10
 
 
 def test_a_writer_killed_half_way_leaves_the_old_contents(tmp_path: Path) -> None:
