@@ -15,6 +15,7 @@ from controlplane.registry import deletion
 from wherry.api import names
 from wherry.api.errors import Cause
 from wherry.api.kinds import Kind
+from wherry.api.turns import Slices
 from wherry.pb import meta_v1_pb2
 
 NameRule = Callable[[str, bool], Sequence[str]]  # (name, is it a prefix for generateName) -> what is wrong with it
@@ -149,6 +150,12 @@ class Strategy:
 
     def prepare_subresource(self, obj: Any, old: Any, subresource: str) -> None:
         """For subresources other than status that are served by an update of the object."""
+
+    def examine(self, obj: Any, old: Any | None, subresource: str) -> Slices[list[Cause]]:
+        """What is wrong with an object that is new (`old` is None) or changed, in slices. Only for kinds of which an object may
+        take long this is more than the functions below."""
+        return self.validate(obj) if old is None else self.check_update(obj, old, subresource)
+        yield
 
     def check_update(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
         if subresource == "status":

@@ -25,6 +25,7 @@ from controlplane.store.base import Compare, Delete, Operation, Put
 from wherry.api import normal
 from wherry.api.errors import AlreadyExists, BadRequest, Conflict, MethodNotAllowed, NotFound
 from wherry.api.kinds import Kind
+from wherry.api.turns import in_turns
 from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2
 
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
@@ -111,7 +112,7 @@ class Writer:
                 meta.name = request.name = metadata.generate_name(meta.generate_name, self._state.env)
             served.strategy.defaults_of_name(obj)
             if attempt == 0:
-                self._validate_new(ctx, served, obj)
+                await self._validate_new(ctx, served, obj)
                 await self._chain.validate(request)
             async with self._chain.charging(request) as charge:
                 stored, existing = await self._insert(ctx, served, obj, charge)
@@ -140,12 +141,12 @@ class Writer:
         elif namespace:
             raise BadRequest(f"{kind.group_resource} are not namespaced: the request names namespace {namespace!r}")
 
-    def _validate_new(self, ctx: RequestContext, served: Served, obj: Any) -> None:
+    async def _validate_new(self, ctx: RequestContext, served: Served, obj: Any) -> None:
         kind, strategy = served.kind, served.strategy
         causes = metadata.validate(
             obj.metadata, kind.namespaced, strategy.name_rule, any_finalizer=strategy.any_finalizer
         )
-        causes += strategy.validate(obj)
+        causes += await in_turns(strategy.examine(obj, None, ""))
         violations.raise_if(kind, obj.metadata.name, causes)
         ctx.warnings.extend(strategy.warnings(obj, None))
 
@@ -341,7 +342,7 @@ class Writer:
         strategy.prepare(obj, old, subresource)
         managers.track(ctx, strategy, obj, old, self._state.env, subresource=subresource, applied=applied)
         causes = metadata.validate_update(obj.metadata, old.metadata, any_finalizer=strategy.any_finalizer)
-        causes += strategy.check_update(obj, old, subresource)
+        causes += await in_turns(strategy.examine(obj, old, subresource))
         violations.raise_if(kind, name, causes)
         ctx.warnings.extend(strategy.warnings(obj, old))
         await self._chain.validate(request)

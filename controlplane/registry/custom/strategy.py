@@ -20,6 +20,7 @@ from controlplane.registry.custom.validating import ABSENT
 from controlplane.registry.strategy import Strategy
 from wherry.api import jsonforms, jsontext, typed
 from wherry.api.errors import BadRequest, Cause
+from wherry.api.turns import Slices
 from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2, resources_pb2
 
 _BLOCKING = frozenset((
@@ -128,22 +129,16 @@ class CustomStrategy(Strategy):
     def prepare_subresource(self, obj: Any, old: Any, subresource: str) -> None:
         self.prepare_update(obj, old)
 
-    def check_update(self, obj: Any, old: Any, subresource: str) -> list[Cause]:
-        return self._check(obj, old)
-
-    def validate(self, obj: Any) -> list[Cause]:
-        return self._check(obj, None)
-
-    def _check(self, obj: Any, old: Any | None) -> list[Cause]:
+    def examine(self, obj: Any, old: Any | None, subresource: str) -> Slices[list[Cause]]:
         schema = dict(self.schema)
         value = _whole(obj)
         before: Any = ABSENT if old is None else _whole(old)
         body, old_body = _inner(value), ABSENT if before is ABSENT else _inner(before)
-        causes = validating.validate(body, schema, "", old_body)
+        causes = yield from validating.validating(body, schema, "", old_body)
         causes += self._check_metadata(value, before)
         causes += self._check_scale(value)
         causes += embedded.validate(body, schema)
-        causes += validating.validate_lists(body, schema, "", old_body)
+        causes += yield from validating.validating_lists(body, schema, "", old_body)
         node = self._compiled()
         if node:
             if any(cause.reason in _BLOCKING for cause in causes):

@@ -19,7 +19,9 @@ from controlplane.store.open import open_store
 from wherry.api import apply, codec, kinds, names
 from wherry.api.context import Env
 from wherry.api.errors import APIError
+from wherry.api.turns import at_once
 from wherry.pb import apiextensions_v1_pb2, resources_pb2
+from wherry.testing.registries import open_registry
 
 S, I, O = {"type": "string"}, {"type": "integer"}, {"type": "object"}  # noqa: E741
 KEEP = {"x-kubernetes-preserve-unknown-fields": True}
@@ -475,7 +477,7 @@ def test_any_schema_is_refused_or_serves_any_object(schema: Any, first: Any, sec
             served.check_fields(RequestContext(ADMIN, field_validation="Warn"), made)
             served.defaults(made)
             served.prepare_create(made)
-            served.validate(made)
+            at_once(served.examine(made, None, ""))
         except APIError:
             return
         once = body_of(made)
@@ -487,7 +489,7 @@ def test_any_schema_is_refused_or_serves_any_object(schema: Any, first: Any, sec
         for column in columns.of_version(definition.spec.versions[0]):
             column.cell(made, 0.0)
         objects.append(made)
-    served.check_update(objects[1], objects[0], "")
+    at_once(served.examine(objects[1], objects[0], ""))
     config = codec.to_dict(objects[1])
     config["metadata"] = {"name": "x"}
     try:
@@ -559,3 +561,59 @@ def test_what_takes_too_many_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -
     (cause,) = validating.validate([1] * 100, {"type": "array", "items": nested(8, {"minimum": 5})}, "spec.list")
     assert (cause.field, cause.reason) == ("spec.list", "FieldValueInvalid")
     assert "validation takes more than 1000 steps" in cause.message
+
+
+def test_long_texts_count_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validating, "MAX_STEPS", 1000)
+    schema = {"anyOf": [{"pattern": "^b"}] * 10}
+    assert "steps" not in validating.validate("a" * 1000, schema)[0].message
+    assert "validation takes more than 1000 steps" in validating.validate("a" * 100_000, schema)[0].message
+
+
+LARGE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "a list": (["x"] * 10_000, {"type": "array", "items": S}),
+    "a map": ({f"k{i}": i for i in range(10_000)}, {"type": "object", "additionalProperties": I}),
+    "a set": (
+        [f"k{i}" for i in range(10_000)], {"type": "array", "items": S, "x-kubernetes-list-type": "set"},
+    ),
+    "alternatives": (["x"] * 1000, {"type": "array", "items": {"oneOf": [S, *[I] * 9]}}),
+    "wrong ones": ([7] * 10_000, {"type": "array", "items": S}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_values_are_validated_in_slices(name: str) -> None:
+    value, schema = LARGE[name]
+    assert len(list(validating.validating(value, schema, "a"))) >= 38  # of 10,000 steps
+    assert bool(validating.validate(value, schema, "a")) == (name == "wrong ones")
+    if name in ("a list", "a map", "a set"):
+        assert len(list(validating.validating_lists(value, schema, "a"))) >= 38
+
+
+async def test_others_get_their_turn_while_a_large_object_is_written(env: Env) -> None:
+    async with open_registry(env) as registry:
+        ctx = RequestContext(ADMIN)
+        defined = kinds.by_name("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+        await registry.create(ctx, defined, "", _definition(obj(data={"type": "array", "items": S})))
+        found: Any = (await registry.get(ctx, defined, "", "things.example.com")).message()
+        found.status.conditions.add(type="Established", status="True")
+        await registry.update(ctx, defined, "", "things.example.com", found, subresource="status")
+        kind = registry.kind("example.com", "v1", "things")
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        async def turns_of(size: int) -> int:
+            before = turns
+            made = codec.from_dict({"metadata": {"name": f"a{size}"}, "data": ["x"] * size}, kind.message)
+            await registry.create(ctx, kind, "default", made)
+            return turns - before
+
+        task = asyncio.create_task(other())
+        few, many = await turns_of(1), await turns_of(10_000)
+        task.cancel()
+        assert many - few >= 76  # one for 250 steps of the schema, and of its lists
