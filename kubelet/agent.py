@@ -140,6 +140,9 @@ class Agent:
             zone = options.labels.get(ZONE, "")
             here = Where(options.node_name, options.ips[0] if options.ips else "", zone)
             self.traffic = NodeTraffic(self.client, transport, env, here, root, options.network, options.ground)
+            # For pods that start before the control plane has said so again.
+            self.settings.cluster_dns = self.traffic.settings.cluster_dns
+            self.settings.cluster_domain = self.traffic.settings.cluster_domain
             self.services.service_env = self._service_env
             self.services.isolate = self.traffic.isolate
             self.drain = self.services.drain = Drain(self.traffic.slices, self.link.ask_routes)

@@ -1,7 +1,7 @@
 """What pods of this node reach: pods of other nodes (the mesh), Services (a table), names (a server); all over shared informers.
 
-Run by `kubelet.agent`, which hands on the control plane's settings. The last settings are kept in a file, so that a restarted
-agent answers before it has reached the control plane.
+Run by `kubelet.agent`, which hands on the control plane's settings. The last settings are kept in a file, and what Services and
+endpoints are known in another (`known`), so that a restarted agent answers before it has reached the control plane.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kubelet.network.dns import records
 from kubelet.network.dns.records import Zone
 from kubelet.network.dns.server import NameServer
 from kubelet.network.dns.upstream import Upstream
+from kubelet.network.known import Known
 from kubelet.network.mesh.controller import MeshController
 from kubelet.network.mesh.plan import Peer
 from kubelet.network.policy.controller import PolicyController
@@ -43,6 +44,9 @@ ZONE = "topology.kubernetes.io/zone"
 RETRY_S = 5.0
 NAMESPACE_INDEX = "namespace"
 LEVEL_LIMIT_S = 5.0
+# The last agent's table is at work, and may be newer than its file: only when the control plane does not answer for so long is
+# the table made of the file. Names are answered by it at once.
+PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,17 @@ class NodeTraffic:
             discovery_v1_pb2.EndpointSlice,
             indexers={SERVICE_INDEX: by_service, records.ADDRESS_INDEX: records.slice_addresses},
         )
+        self._known = Known(root / "known.pb", self._services, self.slices)
+        self._known.load()
         self._settings = _load(self._file)
         self._changed = asyncio.Event()
         self._router: ServiceController | None = None
         self._policies: PolicyController | None = None
+
+    @property
+    def settings(self) -> TrafficSettings:
+        """The last that the control plane gave, to this agent or to the one before."""
+        return self._settings
 
     def configure(self, settings: TrafficSettings) -> None:
         if settings == self._settings:
@@ -119,7 +130,7 @@ class NodeTraffic:
 
     def environment(self, pod: core_v1_pb2.Pod, *, wait: bool) -> dict[str, str]:
         """The variables that tell a pod of Services. Raises ConfigError while these are not known, unless nobody is to `wait`."""
-        if wait and not self._services.synced:
+        if wait and not self._services.usable:
             raise ConfigError("services have not yet been read at least once, cannot construct envvars")
         near = self._services.by_index(NAMESPACE_INDEX, pod.metadata.namespace)
         api = self._services.get(serviceenv.API_SERVICE, serviceenv.API_NAMESPACE)
@@ -144,12 +155,21 @@ class NodeTraffic:
     async def run(self) -> None:
         async with TaskGroup() as group:
             group.keep(self._informers.run, name="traffic-informers")
+            group.keep(self._known.run, name="traffic-known")
+            group.create_task(self._trust(), name="traffic-trust")
             while True:
                 self._changed.clear()
                 work = group.create_task(self._work(self._settings), name="traffic")
                 await self._changed.wait()
                 work.cancel()
                 await asyncio.wait((work,))
+
+    async def _trust(self) -> None:
+        """What the last agent knew, when nobody tells better in time."""
+        await asyncio.sleep(PATIENCE_S)
+        if not (self._services.synced and self.slices.synced):
+            self._services.trust()
+            self.slices.trust()
 
     async def _work(self, settings: TrafficSettings) -> None:
         async with TaskGroup() as group:

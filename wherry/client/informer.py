@@ -84,6 +84,8 @@ class Informer(Generic[M]):
         self._indexes: dict[str, dict[str, dict[str, None]]] = {}
         self._handlers: list[Handler] = []
         self._synced = asyncio.Event()
+        self._usable = asyncio.Event()
+        self._primed = False
         self._version = ""
         self._generation = 0
         for name, function in (indexers or {}).items():
@@ -96,6 +98,16 @@ class Informer(Generic[M]):
     @property
     def synced(self) -> bool:
         return self._synced.is_set()
+
+    @property
+    def known(self) -> bool:
+        """Synced, or primed."""
+        return self._primed or self.synced
+
+    @property
+    def usable(self) -> bool:
+        """Synced, or primed and trusted."""
+        return self._usable.is_set()
 
     @property
     def resource_version(self) -> str:
@@ -150,6 +162,23 @@ class Informer(Generic[M]):
         """Returns when the first list is in the copy and all handlers have seen it."""
         await self._synced.wait()
 
+    def prime(self, objects: Iterable[M]) -> None:
+        """What was known in an earlier life stands in until the first list, which takes its place; nothing once that has come."""
+        if self.synced:
+            return
+        for obj in objects:
+            self._put(key_of(obj), obj)
+        self._primed = True
+
+    def trust(self) -> None:
+        """What it was primed with is to be acted on."""
+        if self._primed:
+            self._usable.set()
+
+    async def wait_usable(self) -> None:
+        """As `wait_synced`, or until what it was primed with is trusted."""
+        await self._usable.wait()
+
     async def run(self) -> None:
         """Until cancelled."""
         loop = asyncio.get_running_loop()
@@ -200,6 +229,7 @@ class Informer(Generic[M]):
             self._put(key, obj)
         self._version = page.resource_version
         self._synced.set()
+        self._usable.set()
 
     async def _watch(self) -> None:
         stream: Any = self._client.watch(self._cls, self._selection, resource_version=self._version, bookmarks=True)
@@ -225,7 +255,8 @@ class Informer(Generic[M]):
         old = self._objects.get(key)
         if old is not None:
             before, after = old.metadata, obj.metadata  # type: ignore[attr-defined]
-            if before.resource_version == after.resource_version:
+            # What it was primed with may be of another store, whose revisions say nothing here.
+            if before.resource_version == after.resource_version and (self.synced or old == obj):
                 return
             if before.uid != after.uid:
                 # Deleted and made anew while we did not look: two changes for those who listen.

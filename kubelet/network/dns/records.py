@@ -8,7 +8,8 @@
     D.C.B.A.in-addr.arpa                    PTR: the Service, or the endpoint of a headless one, with that address
 
 A name that exists without a record of the type asked for is an empty answer, one that doesn't exist is NXDOMAIN: resolvers
-go on to the next search domain in either case. Nothing is said before the informers have synced.
+go on to the next search domain in either case. Nothing is said before the informers have synced, or were
+primed with what an earlier agent knew.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Lookup(Protocol[T]):
     """What is needed of an informer."""
 
     @property
-    def synced(self) -> bool: ...
+    def known(self) -> bool: ...
     @property
     def generation(self) -> int: ...
     def get(self, name: str, namespace: str = "") -> T | None: ...
@@ -96,7 +97,7 @@ class Zone:
             return self._reverse(name, labels, kind)
         if labels[-len(self._labels) :] != self._labels:
             return None
-        if not (self._services.synced and self._slices.synced):
+        if not (self._services.known and self._slices.known):
             raise NotSynced
         inner = labels[: -len(self._labels)]
         match inner:

@@ -1,7 +1,7 @@
 """Keeps the node's table level with Services and EndpointSlices. Run by `kubelet.network.traffic`.
 
 Nothing is written before both informers have synced, so a restarted agent leaves the last one's table at work until it knows
-better, and then writes only what differs. Without the control plane the table stays as it is.
+better, and then writes only what differs. Without the control plane it goes by what the last agent knew, a while after the start.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class ServiceController:
         await self._level.reached(revision)
 
     async def _run(self) -> None:
-        await self._services.wait_synced()
-        await self._slices.wait_synced()
+        await self._services.wait_usable()
+        await self._slices.wait_usable()
         visible = await asyncio.to_thread(self._kernel.prepare)
         self._ruleset = Ruleset(TABLE, skeleton(TABLE, bridged_pods="" if visible else self._place.pod_cidr))
         self._dirty = dict.fromkeys(self._services.keys())

@@ -209,3 +209,43 @@ async def test_informers_of_one_kind_are_shared_and_late_ones_are_started(env: E
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_it_was_primed_with_stands_in_until_the_first_list(env: Env) -> None:
+    script = Script()
+    script.pods, script.revision = [make_pod("same", 5), make_pod("changed", 9), make_pod("new", 8)], 9
+    script.list_errors = [ServiceUnavailable("away")] * 4
+    informer = Informer(script, Pod, env)  # type: ignore[arg-type]
+    informer.add_indexer("node", lambda pod: [pod.spec.node_name])
+    informer.prime([make_pod("same", 5), make_pod("changed", 6, node="n1"), make_pod("gone", 7)])
+    assert (informer.known, informer.synced, informer.usable) == (True, False, False)
+    assert [pod.metadata.name for pod in informer.by_index("node", "n1")] == ["changed"]
+    seen = changes(informer)
+    assert seen == [("", "5"), ("", "6"), ("", "7")]
+    await settle(informer, 0.01)
+    assert (informer.known, informer.synced, informer.usable) == (True, False, False)
+    informer.trust()
+    assert (informer.synced, informer.usable) == (False, True)
+    await informer.wait_usable()
+    await settle(informer)
+    assert informer.synced
+    assert seen[3:] == [("7", ""), ("6", "9"), ("", "8")]
+    informer.prime([make_pod("late", 3)])
+    assert informer.get("late", "default") is None
+
+
+async def test_what_it_was_primed_with_may_be_of_another_store(env: Env) -> None:
+    script = Script()
+    script.pods = [make_pod("p", 5, node="n2")]
+    informer = Informer(script, Pod, env)  # type: ignore[arg-type]
+    informer.prime([make_pod("p", 5, node="n1")])
+    await settle(informer)
+    found = informer.get("p", "default")
+    assert found is not None
+    assert found.spec.node_name == "n2"
+
+
+async def test_nothing_is_trusted_that_is_not_there(env: Env) -> None:
+    informer = Informer(Script(), Pod, env)  # type: ignore[arg-type]
+    informer.trust()
+    assert (informer.known, informer.usable) == (False, False)

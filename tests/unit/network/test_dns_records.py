@@ -26,7 +26,7 @@ class Objects:
     """As an informer, without one."""
 
     def __init__(self, objects: list[Any], **indexes: Any) -> None:
-        self.synced = True
+        self.known = True
         self._objects, self._indexes = objects, indexes
 
     def get(self, name: str, namespace: str = "") -> Any:
@@ -133,7 +133,7 @@ def test_names(name: str, kind: str, wanted: Answer | None) -> None:
 
 def test_nothing_is_said_of_the_cluster_before_it_is_known() -> None:
     unsynced = Objects([], **{ADDRESS_INDEX: service_addresses})
-    unsynced.synced = False
+    unsynced.known = False
     zone = Zone("cluster.local", unsynced, SLICES)
     with pytest.raises(NotSynced):
         zone.find(WEB, "A")
