@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -207,32 +208,81 @@ THERE = {
     "namespaces", "nodes", "events", "events.events.k8s.io", "componentstatuses", "nodes.metrics.k8s.io", "pods.metrics.k8s.io",
     "certificatesigningrequests.certificates.k8s.io",
 }  # fmt: skip
-LATER = {"customresourcedefinitions.apiextensions.k8s.io"}
+DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
+DEFINITION = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: boats.GROUP}
+spec:
+  group: GROUP
+  scope: Namespaced
+  names: {plural: boats, kind: Boat, shortNames: [bt]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, properties: {crew: {type: integer, description: How many row.}}}}
+"""
+# Some kubectls look for these in a version that Kubernetes has given up.
+GIVEN_UP = ("volumeattributesclasses.storage", "ipaddresses.networking", "servicecidrs.networking")
+
+
+def beside(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((Path(__file__).parent / name).read_text())
+    return found
 
 
 @versions(NEWEST, OLDEST)
 def test_describe_of_every_kind(kubectl: Kubectl, tmp_path: Path) -> None:
     """Makes one of each, describes it, gets it as a table, and takes it away."""
     listed = set(kubectl("api-resources", "--verbs=list,get", "-o", "name").split())
-    every = yaml.safe_load((Path(__file__).parent / "every.yaml").read_text())
-    assert listed - THERE - LATER == set(every), "a kind has come or gone"
+    every, wanted = beside("every.yaml"), beside("described.yaml")
     for obj in every.values():
         obj.setdefault("metadata", {}).setdefault("name", kubectl.namespace)
+    every[DEFINITIONS] = yaml.safe_load(DEFINITION.replace("GROUP", f"{kubectl.namespace}.example"))
+    assert listed - THERE == set(every) == set(wanted), "a kind has come or gone"
     manifest = tmp_path / "every.yaml"
     manifest.write_text(yaml.safe_dump_all(every.values()))
     try:
         created = kubectl("create", "-f", str(manifest))
         assert created.count("created") == len(every)
         described = kubectl.run("describe", "-f", str(manifest))
-        # Some kubectls look for these in a version that Kubernetes has given up.
-        given_up = "volumeattributesclasses", "ipaddresses", "servicecidrs"
-        failures = [line for line in described.stderr.splitlines() if not any(kind in line for kind in given_up)]
+        given_up = {
+            kind
+            for kind in every
+            for name in GIVEN_UP
+            if kind.startswith(name) and name.partition(".")[0] in described.stderr
+        }
+        failures = [
+            line
+            for line in described.stderr.splitlines()
+            if not any(kind.partition(".")[0] in line for kind in given_up)
+        ]
         assert failures == []
-        shown = len(re.findall(r"^Name: ", described.stdout, re.MULTILINE))
-        assert shown >= len(every) - len(given_up)
+        # In the order of the file; without those that kubectl did not find.
+        texts = re.split(r"\n\n\n(?=Name: )", described.stdout)
+        kinds = [kind for kind in every if kind not in given_up]
+        assert len(texts) == len(kinds)
+        for kind, text in zip(kinds, texts, strict=True):
+            lines = [" ".join(line.split()) for line in text.splitlines()]
+            assert lines[0] == f"Name: {every[kind]['metadata']['name']}", kind
+            missing = [
+                line for line in wanted[kind] if not set(lines) & ({line} if isinstance(line, str) else set(line))
+            ]
+            assert missing == [], f"{kind}:\n{text}"
         rows = kubectl("get", "-f", str(manifest), "--no-headers").splitlines()
         assert len([row for row in rows if row.strip()]) >= len(every)
         for kind in sorted(THERE):
             assert kubectl.run("describe", kind, "-A").returncode == 0, kind
+        node = [" ".join(line.split()) for line in kubectl("describe", "node", "hollow").splitlines()]
+        assert {
+            "Name: hollow",
+            "Unschedulable: false",
+            "Capacity:",
+            "Allocatable:",
+            "System Info:",
+            "Allocated resources:",
+        } <= set(node)
+        assert any(line.startswith("Ready True ") for line in node)
     finally:
         kubectl("delete", "-f", str(manifest), "--ignore-not-found", "--wait=false", "--grace-period=0", "--force")
