@@ -23,7 +23,6 @@ REGISTRY: dict[str, dict[int, str]] = {
         27: DRY_RUN_TEXT,
         **dict.fromkeys((60, 61, 62, 63, 69), "protection finalizers come with the controller that takes them off"),
         124: "questions are answered by controlplane.auth; see tests/unit/auth/test_reviews.py",
-        103: "nobody keeps books on who owns which field of an Event",
         109: "the types of a policy are checked in the write itself, and not by a controller a moment later",
         66: "the status of a CSINode is newer than the recorded server",
     },

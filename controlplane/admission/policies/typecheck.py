@@ -1,5 +1,5 @@
-"""What of a ValidatingAdmissionPolicy's expressions does not fit the kinds that it matches: `status.typeChecking`. Pure; called
-by the strategy of the kind when a policy is written.
+"""What of a ValidatingAdmissionPolicy's expressions does not fit the kinds that it matches: `status.typeChecking`. Pure, and in
+slices (`wherry.api.turns`): one for each expression and kind. Called by the strategy of the kind when a policy is written.
 
 Warnings and no more, since a kind may have other versions tomorrow: when a request comes, expressions run on whatever it has.
 Rules with wildcards are not checked, as in Kubernetes; nor are custom resources, of which the schema may change at any time.
@@ -20,9 +20,10 @@ from wherry.api.cel import program
 from wherry.api.cel import types as cel
 from wherry.api.cel.syntax import CompileError
 from wherry.api.kinds import Kind
+from wherry.api.turns import Slices
 
 _MAX_KINDS = 10  # of one policy
-_MAX_CHECKS = 500  # expressions times kinds: a check takes up to a millisecond, in which nothing else happens
+_MAX_CHECKS = 500  # expressions (variables among them) times kinds: a check takes up to a millisecond
 _SPECIAL: dict[str, cel.Type] = {
     "wherry.meta.v1.Time": cel.TIMESTAMP,
     "wherry.meta.v1.MicroTime": cel.TIMESTAMP,
@@ -37,20 +38,26 @@ _SCALARS: dict[int, cel.Type] = {
 }
 
 
-def warnings(spec: Any) -> Iterator[tuple[str, str]]:
-    """Each with the path of its expression."""
-    scopes = [(_name(kind), _scope(spec, kind)) for kind in _kinds(spec.match_constraints.resource_rules)]
+def warnings(spec: Any) -> Slices[list[tuple[str, str]]]:
+    """Each with the path of its expression. Kinds for which there are more expressions left than checks are passed over."""
+    sources = [
+        (f"spec.validations[{index}].{field}", source)
+        for index, item in enumerate(spec.validations)
+        for field, source in (("expression", item.expression), ("messageExpression", item.message_expression))
+        if source
+    ]
+    found: dict[str, list[str]] = {path: [] for path, _ in sources}
     left = _MAX_CHECKS
-    for index, item in enumerate(spec.validations):
-        for field, source in (("expression", item.expression), ("messageExpression", item.message_expression)):
-            if not source:
-                continue
-            left -= len(scopes)
-            if left < 0:
-                return
-            found = [f"{name}: {text}\n" for name, scope in scopes if (text := _check(source, scope))]
-            if found:
-                yield f"spec.validations[{index}].{field}", "\n".join(found)
+    for kind in _kinds(spec.match_constraints.resource_rules):
+        left -= len(spec.variables) + len(sources)
+        if left < 0:
+            break
+        scope = yield from _scope(spec, kind)
+        for path, source in sources:
+            yield
+            if text := _check(source, scope):
+                found[path].append(f"{_name(kind)}: {text}\n")
+    return [(path, "\n".join(texts)) for path, texts in found.items() if texts]
 
 
 def _name(kind: Kind) -> str:
@@ -81,7 +88,7 @@ def _built_in(group: str, version: str, resource: str) -> Kind | None:
     return kinds.by_resource(group, version, resource)
 
 
-def _scope(spec: Any, kind: Kind) -> dict[str, cel.Type]:
+def _scope(spec: Any, kind: Kind) -> Slices[dict[str, cel.Type]]:
     """What expressions see where the object is of this kind."""
     obj = of_kind(kind)
     variables: dict[str, cel.Type] = {}
@@ -91,7 +98,8 @@ def _scope(spec: Any, kind: Kind) -> dict[str, cel.Type]:
         params = of_kind(own) if own is not None else cel.DYN
     given = {**BASE, "object": obj, "oldObject": obj, "params": params}
     given["variables"] = cel.object_of("kubernetes.variables", variables)
-    for variable in spec.variables[:_MAX_CHECKS]:
+    for variable in spec.variables:
+        yield
         try:
             variables[variable.name] = program.compile(
                 variable.expression, given, functions=authorizer.functions()

@@ -1,4 +1,5 @@
-"""ValidatingAdmissionPolicy: its expressions are checked against the kinds it matches when it is written, into its status."""
+"""ValidatingAdmissionPolicy: its expressions are checked against the kinds it matches when it is written, into its status. That
+takes long, so it is a part of the examination, which is made in slices."""
 
 from __future__ import annotations
 
@@ -6,27 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.registry.strategies.declared import Declared
+from wherry.api.errors import Cause
+from wherry.api.turns import Slices
 
 
 @dataclass(slots=True)
 class ValidatingPolicies(Declared):
     has_status: bool = True
 
-    def prepare_create(self, obj: Any) -> None:
-        Declared.prepare_create(self, obj)
-        _check_types(obj)
-
-    def prepare_update(self, obj: Any, old: Any) -> None:
-        Declared.prepare_update(self, obj, old)
-        if obj.metadata.generation != old.status.observed_generation:
-            _check_types(obj)
+    def examine(self, obj: Any, old: Any | None, subresource: str) -> Slices[list[Cause]]:
+        causes = yield from Declared.examine(self, obj, old, subresource)
+        if not causes and not subresource and obj.metadata.generation != obj.status.observed_generation:
+            yield from _check_types(obj)
+        return causes
 
 
-def _check_types(obj: Any) -> None:
+def _check_types(obj: Any) -> Slices[None]:
     from controlplane.admission.policies import typecheck
 
     obj.status.observed_generation = obj.metadata.generation
     obj.status.type_checking.Clear()
     obj.status.type_checking.SetInParent()
-    for path, text in typecheck.warnings(obj.spec):
+    for path, text in (yield from typecheck.warnings(obj.spec)):
         obj.status.type_checking.expression_warnings.add(field_ref=path, warning=text)

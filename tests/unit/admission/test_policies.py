@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from controlplane.admission.chain import Outside
+from controlplane.admission.policies import typecheck
 from controlplane.admission.policies.authorizer import Decision, Question
 from controlplane.registry.base import Identity, RequestContext
 from controlplane.registry.registry import Registry
 from wherry.api import kinds
 from wherry.api.context import Env
 from wherry.api.errors import APIError, Invalid
+from wherry.api.turns import at_once
 from wherry.testing.registries import admin, obj, open_registry
 
 V1 = "admissionregistration.k8s.io/v1"
@@ -357,3 +359,31 @@ async def test_expressions_that_do_not_fit_their_kinds_are_named(registry: Regis
     changed = (await registry.update(admin(), POLICY, "", "p", stored)).message()
     assert changed.status.observed_generation == 2
     assert not changed.status.type_checking.expression_warnings
+
+
+def heavy(variables: int, validations: int) -> Any:
+    """A policy for two kinds."""
+    spec = {
+        "matchConstraints": {"resourceRules": [DEPLOYMENTS, {**RULE, "resources": ["configmaps"]}]},
+        "variables": [{"name": f"v{i}", "expression": "object.metadata.name"} for i in range(variables)],
+        "validations": [{"expression": "object.data.size() > 0"}] * validations,
+    }
+    return obj(V1, "ValidatingAdmissionPolicy", "p", spec=spec).spec
+
+
+@pytest.mark.parametrize(
+    ("variables", "validations", "slices", "told"),
+    [
+        pytest.param(10, 20, 60, 20, id="all"),
+        pytest.param(400, 10, 410, 10, id="the first kind"),
+        pytest.param(500, 1, 0, 0, id="nothing"),
+        pytest.param(0, 501, 0, 0, id="nothing of so many validations"),
+    ],
+)
+def test_what_the_check_of_types_takes_is_limited_and_in_slices(
+    variables: int, validations: int, slices: int, told: int
+) -> None:
+    """A slice for each expression and kind: variables count as well."""
+    spec = heavy(variables, validations)
+    assert len(list(typecheck.warnings(spec))) == slices
+    assert len(at_once(typecheck.warnings(spec))) == told
