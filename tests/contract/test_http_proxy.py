@@ -6,13 +6,14 @@ How the agent leads there is shown with real containers in tests/kubectl.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from controlplane.nodelink.podports import PodPorts
 from wherry.api.context import Env
@@ -60,6 +61,12 @@ async def answer(request: web.Request) -> web.StreamResponse:
         raise web.HTTPFound("/there")
     if request.path == "/page":
         return web.Response(text='<a href="/there">', content_type="text/html")
+    if request.path == "/bomb":
+        page = gzip.compress(b"<a href=/x>" * ((15 << 20) // 11))
+        return web.Response(body=page, content_type="text/html", headers={"Content-Encoding": "gzip"})
+    if request.path == "/torn":
+        page = gzip.compress(b"first")[:-1]
+        return web.Response(body=page, content_type="text/html", headers={"Content-Encoding": "gzip"})
     if request.path == "/cut":
         response = web.StreamResponse()
         await response.prepare(request)
@@ -89,7 +96,7 @@ async def pods(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Direct]:
     app = web.Application(client_max_size=64 << 20)
     app.router.add_route("*", "/{path:.*}", answer)
     app[DIRECT] = direct = Direct(0)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, auto_decompress=False)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     direct.port = runner.addresses[0][1]
@@ -153,6 +160,12 @@ async def test_requests_and_answers_are_passed_on(admin: Caller, pods: Direct) -
     assert pods.asked == [("p", 8080), *[("p", 8081)] * 5, ("p", 99)]
 
 
+async def test_a_packed_body_is_passed_on_packed(admin: Caller) -> None:
+    packed = gzip.compress(b"x" * 100_000)
+    got = await admin.ask("POST", f"{PODS}/p/proxy/packed", packed, Content_Encoding="gzip")
+    assert got.json["body"] == len(packed)
+
+
 async def test_pages_find_their_way_back(admin: Caller) -> None:
     place = f"{SERVICES}/s:web/proxy"
     async with admin.session.get(f"{admin.base}{place}", allow_redirects=False) as answer:
@@ -174,6 +187,63 @@ async def test_an_answer_that_breaks_off_breaks_off(admin: Caller) -> None:
         assert await answer.content.read(5) == b"first"
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.content.read()
+
+
+async def test_a_page_that_was_torn_breaks_off(admin: Caller) -> None:
+    async with admin.session.get(f"{admin.base}{PODS}/p/proxy/torn") as answer:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+
+
+async def test_others_are_answered_while_a_page_is_unpacked(admin: Caller) -> None:
+    """A page of 20 KiB that becomes 100 MiB: read by nobody until others have been answered."""
+    async with admin.session.get(f"{admin.base}{PODS}/p/proxy/bomb") as answer:
+        size = 0
+        while size < 1 << 20:
+            size += len(await answer.content.readany())
+        assert (await admin.ask("GET", "/version")).status == 200
+        assert not answer.content.is_eof()
+        assert size < 8 << 20, "it comes as it is read"
+
+
+async def raw(front: Https, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """For what no client library would send."""
+    host, _, port = front.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=front.context("admin"))
+    writer.write(request)
+    await writer.drain()
+    return reader, writer
+
+
+@pytest.mark.parametrize("path", [f"{PODS}/p/proxy/", PODS])
+async def test_a_malformed_body_is_the_clients_mistake(
+    admin: Caller, front: Https, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+    waiting = StreamReader._wait
+
+    async def wait(self: StreamReader, name: str) -> None:
+        begun.set()
+        await waiting(self, name)
+
+    monkeypatch.setattr(StreamReader, "_wait", wait)
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n"
+    reader, writer = await raw(front, head.encode() + b"2\r\n{}\r\n")
+    await begun.wait()  # what is malformed from the start is refused by aiohttp, before anybody looks at the path
+    writer.write(b"nonsense\r\n")
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert b"the body of the request is malformed" in answer
+    assert answer.count(b"HTTP/1.") == 1, "one answer, and the connection ends"
+    writer.close()
+
+
+async def test_a_host_that_is_not_utf8(admin: Caller, front: Https) -> None:
+    head = f"GET {PODS}/p/proxy/x HTTP/1.1\r\nConnection: close\r\n"
+    reader, writer = await raw(front, head.encode() + b"Host: \xe9\r\n\r\n")
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    writer.close()
 
 
 async def test_a_websocket_goes_through(admin: Caller) -> None:

@@ -1,4 +1,4 @@
-"""Structured tasks in a fixed order. Owns `TaskGroup`, which everyone uses in place of `asyncio.TaskGroup`.
+"""Structured tasks in a fixed order. Owns `TaskGroup`, which everyone uses in place of `asyncio.TaskGroup`, and `stop`.
 
 The standard group keeps its tasks in a set, so it cancels them in the order of their addresses, and two runs of one
 simulation differ. This one starts and cancels its children in the order of their creation. Errors are as in the standard
@@ -11,13 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
 from wherry.api.supervise import keep_running
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+
+async def stop(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels them, in this order, and waits until they have ended: for helpers of one call that end with it. What one of them
+    has ended with is logged, since nobody else asks."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("%s failed", task.get_name(), exc_info=error)
 
 
 class TaskGroup:

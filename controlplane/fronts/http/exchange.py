@@ -19,7 +19,7 @@ from controlplane.fronts.http import encoding, media
 from controlplane.fronts.http.media import Form
 from controlplane.fronts.pace import Pace
 from controlplane.registry.base import Identity, RequestContext
-from wherry.api.errors import APIError, RequestEntityTooLarge, Timeout, Unauthorized
+from wherry.api.errors import APIError, BadRequest, RequestEntityTooLarge, Timeout, Unauthorized
 
 if TYPE_CHECKING:
     from controlplane.audit.recorder import Record
@@ -102,7 +102,7 @@ class Exchange:
         return self._body or b""
 
     async def body(self) -> bytes:
-        """Raises RequestEntityTooLarge, before more than that has been read."""
+        """Raises RequestEntityTooLarge, before more than that has been read; BadRequest, Timeout."""
         if self._body is None and self.request.content.is_eof():
             self._body = self.request.content.read_nowait()  # all of it is here, in a small buffer
             if len(self._body) > MAX_BODY_BYTES:
@@ -111,9 +111,16 @@ class Exchange:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
                     self._body = await self._read()
+            except web.RequestPayloadError as error:
+                raise self.malformed(error) from error
             except TimeoutError as error:
                 raise Timeout(f"Timeout: the request's body did not come within {BODY_TIMEOUT_S:g} s") from error
         return self._body
+
+    def malformed(self, error: web.RequestPayloadError) -> BadRequest:
+        """Of a body that breaks HTTP's rules. Where the next request would begin nobody knows, so the connection ends."""
+        self.request.protocol.close()
+        return BadRequest(f"the body of the request is malformed: {str(error).strip()}")
 
     async def _read(self) -> bytes:
         length = self.request.content_length

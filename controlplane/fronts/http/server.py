@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from controlplane.fronts.http.connection import Connection
 from controlplane.fronts.http.handler import Handler
 from controlplane.fronts.http.issuer import Issuer
 from controlplane.fronts.http.sessions import Sessions
@@ -86,15 +87,8 @@ class HttpServer:
         self._context = context
         # Connections that have not asked for anything yet, each with what ends it.
         self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
-        self._server = web.Server(
-            self._answer,
-            handler_cancellation=True,  # a watch whose client is gone ends at once; writes are shielded
-            keepalive_timeout=KEEPALIVE_S,
-            access_log=None,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            tcp_keepalive=True,
-        )
+        # A watch whose client is gone ends at once; writes are shielded.
+        self._server = web.Server(self._answer, handler_cancellation=True)
         self._listener: asyncio.Server | None = None
 
     async def start(self, listening: socket.socket) -> None:
@@ -106,8 +100,17 @@ class HttpServer:
         self._listener = await loop.create_server(self._accept, sock=listening, **options)
 
     def _accept(self) -> web.RequestHandler:
-        connection: web.RequestHandler = self._server()
         loop = asyncio.get_running_loop()
+        connection = Connection(
+            self._server,
+            loop=loop,
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,  # type: ignore[arg-type]
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            tcp_keepalive=True,
+            auto_decompress=False,  # as in Kubernetes; and what goes to a pod must be what its headers say
+        )
         self._silent[connection] = loop.call_later(FIRST_REQUEST_S, self._give_up, connection)
         return connection
 

@@ -54,7 +54,7 @@ class RawLink:
         protocol.connection_made(transport)
         self._writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         lines = ["HTTP/1.1 101 Switching Protocols", *(f"{name}: {value}" for name, value in headers.items())]
-        transport.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        transport.write("\r\n".join([*lines, "", ""]).encode())  # as aiohttp writes headers
 
     async def read(self) -> bytes:
         return await self._reader.read(_READ_BYTES)

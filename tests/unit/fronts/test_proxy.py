@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import zlib
+from collections.abc import Iterable
 
 import pytest
 
@@ -103,6 +105,11 @@ def test_backends_are_ready_pods_behind_the_port() -> None:
         (f"{PREFIX}/", PREFIX, "/"),
         (f"{PREFIX}?x=1", PREFIX, "?x=1"),
         ("//api/v1//namespaces/n/pods/p/proxy//a", "//api/v1//namespaces/n/pods/p/proxy", "//a"),
+        (
+            f"{PREFIX}/caf\udce9?\u00e9",
+            PREFIX,
+            "/caf%E9?%C3%A9",
+        ),  # as aiohttp shows bytes that are not UTF-8, and that are
     ],
 )
 def test_paths(path: str, prefix: str, url: str) -> None:
@@ -139,6 +146,26 @@ def test_headers_of_one_connection_and_secrets_stay_behind() -> None:
     ) == [("Set-Cookie", "a"), ("Set-Cookie", "b")]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        (b"X-Name", b"caf\xc3\xa9", "caf\u00e9"),
+        (b"X-Name", b"caf\xe9", "caf\u00e9"),
+        (b"Location", b"/caf\xe9", f"{PREFIX}/caf%E9"),
+        (b"Location", b"/caf\xc3\xa9", f"{PREFIX}/caf%C3%A9"),
+    ],
+)
+def test_headers_beyond_ascii(name: bytes, value: bytes, wanted: str) -> None:
+    ((_, text),) = rewrite.response_headers([(name, value)], PREFIX, "api")
+    assert text == wanted
+    text.encode()
+
+
+def test_a_request_that_is_not_utf8_is_passed_on() -> None:
+    made = dict(rewrite.request_headers([], peer="", host="\udce9", uri="/\udce9"))
+    assert (made[b"X-Forwarded-Host"], made[b"X-Forwarded-Uri"]) == (b"\xe9", b"/\xe9")
+
+
 PAGE = (
     b'<html><a href="/x">/x</a><img src=\'/i.png\'><a href="rel">r</a><a href="//cdn/x">c</a><form action=/go>'
     b'<p title="/no">1 < 2 /x</p></html>'
@@ -147,20 +174,80 @@ SEEN = PAGE.replace(b'"/x"', f'"{PREFIX}/x"'.encode()).replace(b"'/i", f"'{PREFI
 SEEN = SEEN.replace(b"=/go", f"={PREFIX}/go".encode())
 
 
+HTML = ("Content-Type", "text/html; charset=utf-8")
+
+
+def passed(pieces: Iterable[bytes], encoding: str) -> bytes:
+    body = rewrite.body_of([HTML, ("Content-Encoding", encoding)], PREFIX)
+    return b"".join([*(part for piece in pieces for part in body.feed(piece)), *body.end()])
+
+
+def cut(page: bytes, size: int) -> list[bytes]:
+    return [page[at : at + size] for at in range(0, len(page), size)]
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_links_of_a_page(size: int, encoding: str) -> None:
     page = gzip.compress(PAGE) if encoding == "gzip" else PAGE
-    headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Encoding", encoding)]
-    body = rewrite.body_of(headers, PREFIX)
-    assert b"".join([*(body.feed(page[at : at + size]) for at in range(0, len(page), size)), body.end()]) == SEEN
-    assert "content-length" in body.taken
+    assert passed(cut(page, size), encoding) == SEEN
+    assert "content-length" in rewrite.body_of([HTML, ("Content-Encoding", encoding)], PREFIX).taken
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_page_of_several_members(size: int) -> None:
+    page = b"".join(gzip.compress(part) for part in (PAGE[:20], b"", PAGE[20:]))
+    assert passed(cut(page, size), "gzip") == SEEN
+
+
+def test_no_body_is_no_page() -> None:
+    assert passed([], "gzip") == passed([], "identity") == b""
 
 
 @pytest.mark.parametrize(
-    "headers", [[("Content-Type", "text/css")], [], [("Content-Type", "text/html"), ("Content-Encoding", "br")]]
+    ("page", "why"),
+    [
+        (gzip.compress(PAGE)[:-1], "ends in its middle"),
+        (gzip.compress(PAGE) + gzip.compress(PAGE)[:12], "ends in its middle"),
+        (gzip.compress(PAGE) + b"more", "malformed"),
+        (zlib.compress(PAGE), "malformed"),
+        (PAGE, "malformed"),
+    ],
+)
+def test_a_page_that_is_not_packed_as_it_says_breaks_off(page: bytes, why: str) -> None:
+    with pytest.raises(rewrite.BadBody, match=why):
+        passed([page], "gzip")
+
+
+def test_a_page_is_unpacked_in_slices() -> None:
+    page = b'<a href="/x">some text</a>' * 40_000
+    body = rewrite.body_of([HTML, ("Content-Encoding", "gzip")], "/p")
+    packed = gzip.compress(page)
+    assert len(packed) < rewrite.SLICE_BYTES
+    parts = [*body.feed(packed), *body.end()]
+    assert b"".join(parts) == page.replace(b"/x", b"/p/x")
+    assert max(map(len, parts)) <= 2 * rewrite.SLICE_BYTES
+
+
+def test_a_page_that_grows_beyond_reason_breaks_off() -> None:
+    body = rewrite.body_of([HTML, ("Content-Encoding", "gzip")], "/p")
+    sizes: list[int] = []
+    with pytest.raises(rewrite.BadBody, match="bytes of gzip unpack to more than"):
+        sizes.extend(map(len, body.feed(gzip.compress(bytes(rewrite.MIN_RATED_BYTES * 2)))))
+    size = sum(sizes)
+    assert rewrite.MIN_RATED_BYTES - rewrite.SLICE_BYTES <= size <= rewrite.MIN_RATED_BYTES
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Content-Type", "text/css")],
+        [],
+        [("Content-Type", "text/html"), ("Content-Encoding", "br")],
+        [("Content-Type", "text/html"), ("Content-Encoding", "deflate")],
+    ],
 )
 def test_what_is_no_page_stays_as_it_is(headers: list[tuple[str, str]]) -> None:
     body = rewrite.body_of(headers, PREFIX)
-    assert body.feed(b'<a href="/x">') == b'<a href="/x">'
+    assert [*body.feed(b'<a href="/x">'), *body.end()] == [b'<a href="/x">']
     assert not body.taken

@@ -6,8 +6,9 @@ Bodies are streamed both ways at the pace of the slower side; an upgrade (a WebS
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
-import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -17,10 +18,14 @@ from multidict import CIMultiDict
 from controlplane.fronts.http.exchange import Exchange
 from controlplane.fronts.http.proxy import rewrite
 from controlplane.fronts.http.upgrade import RawLink, Taken
-from wherry.api.errors import ServiceUnavailable
+from controlplane.fronts.pace import Pace
+from wherry.api.errors import APIError, ServiceUnavailable
+from wherry.api.tasks import stop
 
 if TYPE_CHECKING:
     from controlplane.nodelink.podports import PodConnection
+
+log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 256 << 10
 _PIECE_BYTES = 64 << 10
@@ -29,8 +34,8 @@ _PIECE_BYTES = 64 << 10
 async def pass_on(
     exchange: Exchange, connection: PodConnection, *, tls: bool, url: str, prefix: str
 ) -> web.StreamResponse:
-    """`url` is path and query for the pod. The connection is the caller's. Raises ServiceUnavailable until the answer begins,
-    ConnectionError when it breaks off after that."""
+    """`url` is path and query for the pod. The connection is the caller's. Until the answer begins, raises ServiceUnavailable, or
+    BadRequest when the client's body is malformed; ConnectionError when it breaks off after that."""
     context = None
     if tls:
         # As in Kubernetes, the certificate is nobody's that we could know: the way to the pod is the node's.
@@ -55,7 +60,7 @@ async def pass_on(
 
 
 class _Passing:
-    """`_backend` is the state of HTTP between us and the pod."""
+    """`_backend` is the state of HTTP between us and the pod. `_malformed`: what the client's body turned out to be."""
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class _Passing:
         self._exchange, self._connection, self._prefix = exchange, connection, prefix
         self._reader, self._writer = reader, writer
         self._backend = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._malformed: APIError | None = None
 
     async def run(self, url: str) -> web.StreamResponse:
         request = self._exchange.request
@@ -86,8 +92,7 @@ class _Passing:
         try:
             return await self._answer()
         finally:
-            sending.cancel()
-            await asyncio.wait((sending,))
+            await stop(sending)
 
     async def _send(self, head: bytes | None) -> None:
         """An answer may come before the pod has read everything, so what goes wrong here shows there."""
@@ -100,8 +105,9 @@ class _Passing:
             await self._writer.drain()
         except (OSError, h11.LocalProtocolError):
             pass  # the pod has hung up, or its answer is over already
-        except web.HTTPException:
-            self._writer.close()  # the client's body is malformed
+        except web.RequestPayloadError as error:
+            self._malformed = self._exchange.malformed(error)
+            self._writer.transport.abort()  # the pod must not take what it has for all; `_answer` wakes up
 
     async def _event(self) -> Any:
         while True:
@@ -116,9 +122,9 @@ class _Passing:
             while isinstance(event, h11.InformationalResponse) and event.status_code != 101:
                 event = await self._event()
         except (OSError, h11.RemoteProtocolError) as error:
-            raise _unreachable(self._connection, error) from error
+            raise self._malformed or _unreachable(self._connection, error) from error
         if isinstance(event, h11.ConnectionClosed):
-            raise _unreachable(self._connection, None)
+            raise self._malformed or _unreachable(self._connection, None)
         headers = rewrite.response_headers(event.headers.raw_items(), self._prefix, self._exchange.request.host)
         if event.status_code == 101:
             return await self._pipe(event, headers)
@@ -138,13 +144,23 @@ class _Passing:
             response.enable_chunked_encoding()
         await response.prepare(request)
         self._exchange.prepared = True
+        pace = Pace()
+
+        async def write(parts: Iterator[bytes]) -> None:
+            for part in parts:
+                if part:
+                    await response.write(part)
+                await pace.breathe()
+
         try:
             while isinstance(event := await self._event(), h11.Data):
-                if piece := body.feed(bytes(event.data)):
-                    await response.write(piece)
-            if piece := body.end():
-                await response.write(piece)
-        except (OSError, h11.RemoteProtocolError, zlib.error) as error:
+                await write(body.feed(bytes(event.data)))
+            await write(body.end())
+        except rewrite.BadBody as error:
+            # The client can't be told any more: its answer has begun.
+            log.warning("%s %s: the answer of the pod is broken off: %s", request.method, request.path, error)
+            raise ConnectionError(str(error)) from error
+        except (OSError, h11.RemoteProtocolError) as error:
             raise ConnectionError("the pod broke its answer off") from error
         await response.write_eof()
         return response
@@ -165,9 +181,7 @@ class _Passing:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await stop(*tasks)
         return Taken()
 
     async def _down(self, link: RawLink, early: bytes) -> None:

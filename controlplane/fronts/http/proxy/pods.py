@@ -10,7 +10,7 @@ from aiohttp import web
 
 from controlplane.fronts.http.exchange import Exchange
 from controlplane.fronts.http.paths import Target
-from controlplane.fronts.http.proxy import places
+from controlplane.fronts.http.proxy import places, rewrite
 from controlplane.fronts.http.proxy.exchange import pass_on
 from controlplane.registry.base import ListOptions, RegistryAPI
 from wherry.api import kinds
@@ -86,8 +86,9 @@ class PodProxy:
 
 
 def split_path(raw_path: str) -> tuple[str, str]:
-    """The path of the proxy, and what follows it with the query, both as they were written: a pod may tell %2F from a slash."""
-    path, mark, query = raw_path.partition("?")
+    """The path of the proxy, and what follows it with the query, both as they were written (a pod may tell %2F from a slash),
+    but for bytes that no URL has."""
+    path, mark, query = rewrite.ascii_url(raw_path.encode("utf-8", "surrogateescape")).partition("?")
     at = 0
     for _ in range(_SEGMENTS):
         while path[at : at + 1] == "/":
