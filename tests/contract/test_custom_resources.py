@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from controlplane.server import Options
@@ -342,3 +343,40 @@ async def test_collectors_know_custom_kinds() -> None:
         assert (await caller.ask("DELETE", "/api/v1/namespaces/shop")).status == 200
         await until(caller, "/api/v1/namespaces/shop", lambda found: found.status == 404)
         assert (await caller.ask("GET", "/apis/example.com/v1/things")).json["items"] == []
+
+
+AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+
+async def established(stream: aiohttp.StreamReader, name: str) -> None:
+    """Reads the watch until the definition says that it is."""
+    while line := await stream.readline():
+        seen = json.loads(line)["object"]
+        found = seen.get("status", {}).get("conditions") or []
+        if seen["metadata"]["name"] == name and any(
+            c["type"] == "Established" and c["status"] == "True" for c in found
+        ):
+            return
+    raise AssertionError(f"the watch ended before {name} was Established")
+
+
+async def test_whoever_sees_it_established_finds_it(caller: Caller) -> None:
+    """At once, the first time that they ask: in discovery, in OpenAPI, and by making an object."""
+    async with asyncio.timeout(60), caller.session.get(f"{caller.base}{DEFINITIONS}?watch=true") as watch:
+        for number in range(5):
+            plural = f"things{number}"
+            body = definition(plural=plural, kind=f"Thing{number}")
+            body["spec"]["group"] = group = f"g{number}.example.com"
+            body["metadata"]["name"] = name = f"{plural}.{group}"
+            assert (await caller.ask("POST", DEFINITIONS, body)).status == 201
+            await established(watch.content, name)
+            resources = await caller.ask("GET", f"/apis/{group}/v1")
+            assert [each["name"] for each in resources.json["resources"]] == [plural]
+            groups = (await caller.ask("GET", "/apis")).json["groups"]
+            aggregated = (await caller.ask("GET", "/apis", Accept=AGGREGATED)).json["items"]
+            assert group in [each["name"] for each in groups]
+            assert group in [each["metadata"]["name"] for each in aggregated]
+            assert f"apis/{group}/v1" in (await caller.ask("GET", "/openapi/v3")).json["paths"]
+            made = {"apiVersion": f"{group}/v1", "kind": f"Thing{number}", "metadata": {"name": "a"}}
+            answer = await caller.ask("POST", f"/apis/{group}/v1/namespaces/default/{plural}", made)
+            assert answer.status == 201, answer.text
