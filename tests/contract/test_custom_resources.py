@@ -371,6 +371,7 @@ async def test_whoever_sees_it_established_finds_it(caller: Caller) -> None:
             assert (await caller.ask("POST", DEFINITIONS, body)).status == 201
             await established(watch.content, name)
             resources = await caller.ask("GET", f"/apis/{group}/v1")
+            assert resources.status == 200, resources.text
             assert [each["name"] for each in resources.json["resources"]] == [plural]
             groups = (await caller.ask("GET", "/apis")).json["groups"]
             aggregated = (await caller.ask("GET", "/apis", Accept=AGGREGATED)).json["items"]
