@@ -125,9 +125,9 @@ class DockerRuntime:
             if self.node_container is not None and config.port_mappings:
                 await self._level_ports()
         except (RuntimeFailure, NetworkError, asyncio.CancelledError) as error:
-            with contextlib.suppress(RuntimeFailure):
-                await self.stop_sandbox(sandbox_id)
-                await self.remove_sandbox(sandbox_id)
+            for undo in (self.stop_sandbox, self.remove_sandbox):
+                with contextlib.suppress(RuntimeFailure):
+                    await undo(sandbox_id)
             if isinstance(error, NetworkError):
                 raise RuntimeFailure(str(error), reason=reason) from error
             raise
@@ -148,7 +148,8 @@ class DockerRuntime:
                 raise RuntimeFailure(str(error), reason="KillPodSandboxError") from error
         await self._kill(document)
         if self.node_container is not None and document["HostConfig"].get("PortBindings"):
-            await self._level_ports()
+            with contextlib.suppress(RuntimeFailure):  # the pod has ended all the same; `list_sandboxes` does it again
+                await self._level_ports()
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         try:
