@@ -13,14 +13,15 @@ RESOLV_CONF = "/etc/resolv.conf"
 
 
 def write_resolver(path: str | Path, dns: DNSConfig) -> None:
-    """In place: running containers may have this very file mounted."""
+    """In place, and only when it says something else: running containers may have this very file mounted."""
     lines = [f"nameserver {server}" for server in dns.servers]
     if dns.searches:
         lines.append(f"search {' '.join(dns.searches)}")
     if dns.options:
         lines.append(f"options {' '.join(dns.options)}")
-    with open(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
+    wanted, path = "\n".join(lines) + "\n", Path(path)
+    if not path.exists() or path.read_text() != wanted:
+        path.write_text(wanted)
 
 
 class Resolvers:
