@@ -80,20 +80,17 @@ def up(
 
         progress = Progress()
         place = Path(data_dir) if data_dir else None
-        chosen = runtime_of(layout.load(layout.check_name(name)), name, runtime)
-        if chosen == layout.DOCKER:
-            refuse_with_docker(nodes, ingress=ingress, registry_config_dir=registry_config_dir)
-        elif docker_host:
-            raise ClusterError("--docker-host is of --runtime docker only")
-        else:
-            module.check_machine()
-        with layout.locked(name):
-            if chosen == layout.DOCKER:
+        with layout.locked(layout.check_name(name)):
+            known = layout.load(name)
+            if runtime_of(known, name, runtime) == layout.DOCKER:
+                refuse_with_docker(nodes, ingress=ingress, registry_config_dir=registry_config_dir)
                 from wherry.cli.cluster import dockerup
 
                 await dockerup.up(name, place, docker_host, progress)
             else:
-                known = layout.load(name)
+                if docker_host:
+                    raise ClusterError("--docker-host is of --runtime docker only")
+                module.check_machine()
                 count = nodes or (known.node_count if known else module.DEFAULT_NODES)
                 settings = module.Settings(ingress=ingress, registry_config_dir=registries)
                 await module.up(name, count, place, progress, settings)
