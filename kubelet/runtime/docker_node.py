@@ -35,6 +35,7 @@ NODE_IMAGE = "wherry.local/node:1"
 ADDRESS, SERVICES, NODE_NAME = "wherry.dev/node-address", "wherry.dev/services", "wherry.dev/node-name"
 NODE_TABLE = "wherry-node"
 RUN_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 2 * RUN_TIMEOUT_S + 5.0  # the container is made, and something is run in it
 MAX_OUTPUT_BYTES = 1 << 20
 
 
@@ -93,19 +94,26 @@ def node_body(bridge: Bridge) -> dict[str, Any]:
     }
 
 
-def sweeper_body(directory: Path) -> dict[str, Any]:
+def sweeper_body(directory: Path, network: str) -> dict[str, Any]:
     """A container that empties a directory of this machine, as root: what containers have written there as somebody else, an
-    agent without root can't remove."""
+    agent without root can't remove. By its labels `down` finds one whose maker was killed."""
     return {
         "Image": NODE_IMAGE,
         "Cmd": ["/bin/sh", "-c", "rm -rf /swept/* /swept/.[!.]* /swept/..?*"],
         "User": "0:0",
+        "Labels": {messages.NODE: network, messages.TYPE: "sweeper"},
         "HostConfig": {
             "Mounts": [{"Type": "bind", "Source": str(directory), "Target": "/swept"}],
             "NetworkMode": "none",
             "LogConfig": {"Type": "none"},
         },
     }
+
+
+def check_swept(directory: Path, ended: Mapping[str, Any]) -> None:
+    """`ended`: Docker's answer about the sweeper. Raises RuntimeFailure when it could not remove everything."""
+    if code := int(ended.get("StatusCode") or 0):
+        raise RuntimeFailure(f"emptying {directory}: rm ended with exit code {code}")
 
 
 def rules(bridge: Bridge, names: Names | None, ports: Iterable[tuple[PortMapping, str]]) -> str:
@@ -178,8 +186,9 @@ class NodeContainer:
                 found = await self._make()
             if found != self.id:
                 self.id, self._written = found, ""
+                self.replaced()  # before anything can fail: the next time it is no other one
+            if not self._written:
                 await self._write(await self.bridge())
-                self.replaced()
             return found
 
     async def _running(self) -> str:
@@ -231,16 +240,20 @@ class NodeContainer:
 
     async def sweep(self, directory: Path) -> None:
         """Empties it, whoever the files belong to. Raises RuntimeFailure."""
-        made = await self._engine.call("create_container_from_config", sweeper_body(directory))
+        made = await self._engine.call("create_container_from_config", sweeper_body(directory, self.network))
         try:
             await self._engine.call("start", made["Id"])
-            await self._engine.call("wait", made["Id"])
+            check_swept(directory, await self._engine.call("wait", made["Id"]))
         finally:
             await asyncio.shield(self._engine.call("remove_container", made["Id"], v=True, force=True))
 
     async def run(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str]:
-        """Exit code and output of a program inside. Raises RuntimeFailure."""
-        await self.ensure()
+        """Exit code and output of a program inside, for which it is made if need be. Raises RuntimeFailure."""
+        try:
+            async with asyncio.timeout(RUN_TIMEOUT_S):
+                await self.ensure()
+        except TimeoutError as error:
+            raise RuntimeFailure(f"{self.name} did not come up within {RUN_TIMEOUT_S:g} s") from error
         return await self._run(argv, stdin)
 
     async def _run(self, argv: Sequence[str], stdin: str) -> tuple[int, str]:
@@ -298,8 +311,11 @@ class BridgeKernel:
         """Raises NetworkError."""
         done = asyncio.run_coroutine_threadsafe(self._node.run(argv, stdin), self._loop)
         try:
-            return done.result(2 * RUN_TIMEOUT_S)
-        except (RuntimeFailure, TimeoutError) as error:
+            return done.result(CALL_TIMEOUT_S)
+        except TimeoutError as error:
+            done.cancel()  # what comes after it must not find it still at work
+            raise NetworkError(f"{argv[0]} in {self._node.name}: no answer within {CALL_TIMEOUT_S:g} s") from error
+        except RuntimeFailure as error:
             raise NetworkError(f"{argv[0]} in {self._node.name}: {error}") from error
 
 

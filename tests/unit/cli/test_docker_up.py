@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from kubelet.runtime.base import RuntimeFailure
-from wherry.cli.cluster import commands, dockerhost, dockerup, launch, nodeimage
+from wherry.cli.cluster import commands, dockerhost, dockerup, launch, layout, nodeimage
 from wherry.cli.cluster.dockerhost import Daemon
 from wherry.cli.cluster.layout import CONTAINERD, DOCKER, Cluster, ClusterError
 
@@ -95,6 +98,52 @@ def test_a_daemon_that_is_not_there(tmp_path: Path) -> None:
         dead.bind(f"{tmp_path}/dead.sock")
     with pytest.raises(ClusterError, match="Connection refused"):
         dockerhost.reach(f"unix://{tmp_path}/dead.sock")
+
+
+def test_a_daemon_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dockerhost, "FACTS_TIMEOUT_S", 1)
+    monkeypatch.setattr(dockerhost, "CALL_TIMEOUT_S", 60)
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(f"{tmp_path}/hung.sock")
+        hung.listen()
+        with pytest.raises(ClusterError, match=r"hung.sock does not answer: .*read timeout=1\b"):
+            dockerhost.reach(f"unix://{tmp_path}/hung.sock")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_sweeper_is_found_by_down_and_its_failure_told(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = Daemon("unix:///nowhere")
+    asked: list[tuple[str, Any]] = []
+
+    def call(name: str, *args: Any, **options: Any) -> Any:
+        asked.append((name, args))
+        return {"create_container_from_config": {"Id": "1"}, "wait": {"StatusCode": code}}.get(name)
+
+    monkeypatch.setattr(daemon, "call", call)
+    with pytest.raises(RuntimeFailure, match="emptying /there: rm ended with exit code 1") if code else nullcontext():
+        daemon.sweep(Path("/there"), "wherry-a")
+    assert asked[0][1][0]["Labels"]["wherry.dev/node"] == "wherry-a", "by which `containers` asks"
+    assert asked[-1] == ("remove_container", ("1",))
+
+
+def test_the_runtime_is_looked_at_under_the_lock(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Another `up` may have made the cluster while this one waited."""
+    there: list[Cluster] = []
+
+    @contextmanager
+    def locked(name: str) -> Iterator[None]:
+        there.append(replace(CLUSTER, runtime=CONTAINERD))
+        yield
+
+    async def up(*_: object) -> None:
+        raise AssertionError("a cluster of the other sort is there")
+
+    monkeypatch.setattr(layout, "locked", locked)
+    monkeypatch.setattr(layout, "load", lambda name: there[0] if there else None)
+    monkeypatch.setattr(dockerup, "up", up)
+    with pytest.raises(typer.Exit):
+        commands.up(name="a", runtime=DOCKER)
+    assert 'cluster "a" is on containerd, not on docker' in capsys.readouterr().err
 
 
 class Networks(Daemon):

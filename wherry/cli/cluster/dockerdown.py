@@ -88,7 +88,7 @@ def _remove_files(cluster: Cluster, daemon: Daemon, keep_data: bool) -> bool:
     changed = False
     for path in doomed:
         if path.is_dir():
-            _remove_tree(path, daemon)
+            _remove_tree(path, daemon, cluster.docker_network)
             changed = True
     if not keep_data:
         if layout.state_file(cluster.name).exists():
@@ -100,12 +100,12 @@ def _remove_files(cluster: Cluster, daemon: Daemon, keep_data: bool) -> bool:
     return changed
 
 
-def _remove_tree(path: Path, daemon: Daemon) -> None:
+def _remove_tree(path: Path, daemon: Daemon, network: str) -> None:
     try:
         shutil.rmtree(path)
     except PermissionError:
         # Containers have left things there as somebody else.
         if NODE_IMAGE not in daemon.image_ids():
             raise
-        daemon.sweep(path)
+        daemon.sweep(path, network)
         shutil.rmtree(path)

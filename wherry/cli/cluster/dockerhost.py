@@ -15,11 +15,12 @@ from kubelet.runtime import docker_messages as messages
 from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
 from kubelet.runtime.docker import DEFAULT_SOCKET
 from kubelet.runtime.docker_engine import connect, translated
-from kubelet.runtime.docker_node import ADDRESS, NODE_NAME, SERVICES, sweeper_body
+from kubelet.runtime.docker_node import ADDRESS, NODE_NAME, SERVICES, check_swept, sweeper_body
 from wherry.cli.cluster.layout import Cluster, ClusterError
 
 DATA = "wherry.dev/data"  # label of the network: whose it is
 CALL_TIMEOUT_S = 600  # images are loaded, too
+FACTS_TIMEOUT_S = 30
 _CONNECT_TIMEOUT_S = 10.0
 
 
@@ -48,6 +49,19 @@ class Daemon:
             if self._client is None:
                 self._client = connect(self.host.removeprefix("unix://"), CALL_TIMEOUT_S)
             return getattr(self._client, name)(*args, **options)
+
+        return translated(work)
+
+    def facts(self) -> Mapping[str, Any]:
+        """How it describes itself. Raises RuntimeFailure soon when nobody answers: most calls may take long, this one may not."""
+
+        def work() -> Mapping[str, Any]:
+            client = connect(self.host.removeprefix("unix://"), FACTS_TIMEOUT_S)
+            try:
+                found: Mapping[str, Any] = client.info()
+                return found
+            finally:
+                client.close()
 
         return translated(work)
 
@@ -125,7 +139,7 @@ class Daemon:
         """Every container of the cluster with this network, the node's own last."""
         filters = {"label": [f"{messages.NODE}={network}"]}
         found = self.call("containers", all=True, filters=filters)
-        order = {"container": 0, "sandbox": 1}
+        order = {"container": 0, "sweeper": 0, "sandbox": 1}
         found.sort(key=lambda item: order.get((item.get("Labels") or {}).get(messages.TYPE, ""), 2))
         return [str(item["Id"]) for item in found]
 
@@ -167,12 +181,13 @@ class Daemon:
                 pass  # it is gone, or in use
         return removed
 
-    def sweep(self, directory: Path) -> None:
-        """Removes what containers have left there as root or anybody else."""
-        made = self.call("create_container_from_config", sweeper_body(directory))
+    def sweep(self, directory: Path, network: str) -> None:
+        """Removes what containers of the cluster with this network have left there as root or anybody else. Raises
+        RuntimeFailure."""
+        made = self.call("create_container_from_config", sweeper_body(directory, network))
         try:
             self.call("start", made["Id"])
-            self.call("wait", made["Id"])
+            check_swept(directory, self.call("wait", made["Id"]))
         finally:
             self.call("remove_container", made["Id"], v=True, force=True)
 
@@ -202,7 +217,7 @@ def reach(host: str) -> Daemon:
         probe.close()
     daemon = Daemon(host)
     try:
-        facts = daemon.call("info")
+        facts = daemon.facts()
     except RuntimeFailure as error:
         raise ClusterError(f"Docker at {host} does not answer: {error.message}") from error
     if problem := unfit(facts):
