@@ -105,6 +105,7 @@ class Monitor:
         return self._settings_of(pod_cidr)
 
     def has_absent(self) -> bool:
+        """Of nodes only: a `wherry ingress` that is connected to another replica is not known here."""
         connected = set(self._heartbeats.connected_nodes())
         return any(node not in connected and node not in self._silent for node in self._nodes)
 

@@ -12,6 +12,7 @@ import socket
 from controlplane.nodelink.session import Session
 from controlplane.nodelink.sessions import Sessions
 from wherry.api.errors import APIError
+from wherry.api.tasks import stop
 from wherry.client.windows import Credit, Window
 from wherry.pb import core_v1_pb2, pods_pb2
 
@@ -38,10 +39,14 @@ class PodPorts:
         session = await self._sessions.open(pod.spec.node_name, start)
         try:
             connection = PodConnection(self._sessions, session)
+        except BaseException:
+            self._sessions.close(session)
+            raise
+        try:
             await session.to_agent.put(Frame(channel=_CHANNEL, start_port=port))
             await connection.begin()
         except BaseException:
-            self._sessions.close(session)
+            connection.abandon()
             raise
         return connection
 
@@ -58,9 +63,17 @@ class PodConnection:
         self._sessions, self._session = sessions, session
         self._window, self._credit = Window(), Credit()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._writer: asyncio.StreamWriter | None = None  # to the far end, which is its own from then on
+
+    def abandon(self) -> None:
+        """Of one that has not begun: nobody else knows of it, so both ends are ours to close."""
+        self._sessions.close(self._session)
+        self.socket.close()
+        self._far.close()
 
     async def begin(self) -> None:
         reader, writer = await asyncio.open_connection(sock=self._far, limit=_PIECE_BYTES)
+        self._writer = writer
         loop = asyncio.get_running_loop()
         self._tasks = (
             loop.create_task(self._down(writer), name="pod-port-down"),
@@ -69,10 +82,9 @@ class PodConnection:
 
     async def close(self) -> None:
         self._sessions.close(self._session)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._writer is not None:
+            self._writer.close()  # a task that is cancelled before it has run does not get to that
+        await stop(*self._tasks)
 
     async def _down(self, writer: asyncio.StreamWriter) -> None:
         """What the pod says."""

@@ -1,5 +1,7 @@
-"""Whether everyone who leads connections to endpoints (every node, every `wherry ingress`) goes by what the EndpointSlices said
-at some revision: asked by an agent whose pod has left the endpoints and is to get its signal, answered when all have said so.
+"""Whether those who lead connections to endpoints go by what the EndpointSlices said at some revision: asked by an agent whose
+pod has left the endpoints and is to get its signal, answered when all have said so. Those are the nodes and the `wherry ingress`
+processes that are connected to this replica. A live node that is connected to another one is known, so `LIMIT_S` is waited in
+its stead; an ingress has no object and no lease, so one that is connected to another replica is not waited for at all.
 
 Called by `connection` (what agents say) through the servicer. Questions that come together are one query to each. A node that
 does not answer holds up the others' pods for `LIMIT_S` and no longer; one that was declared silent, not at all.
@@ -27,7 +29,7 @@ class _Query:
 
 class Routing:
     """`send` puts a message down a node's stream; `routers` are all that is connected here and routes Services; `absent`
-    tells whether there are live nodes that are not connected here.
+    tells whether there are live nodes (never ingresses) that are not connected here.
 
     Invariant: each request is in `_gathered` or in one query, and answered once."""
 

@@ -24,6 +24,7 @@ from controlplane.nodelink.sessions import SESSION_KEY, Sessions, pump_client
 from controlplane.registry.base import RegistryAPI
 from wherry.api.context import Env
 from wherry.api.errors import APIError, BadRequest, Forbidden, ServiceUnavailable
+from wherry.api.tasks import stop
 from wherry.pb import nodelink_pb2, pods_pb2
 
 if TYPE_CHECKING:
@@ -131,8 +132,7 @@ class NodeLinkServicer:
             if self._connections.get(node) is connection:
                 del self._connections[node]
                 self.sessions.lost(node)
-            task.cancel()
-            await asyncio.wait((task,))
+            await stop(task)
             self._heartbeats.disconnect(node)
             log.info("node %s disconnected", node)
 
@@ -156,8 +156,7 @@ class NodeLinkServicer:
         finally:
             if self._edges.get(name) is outbox:
                 del self._edges[name]  # what it was asked is waited for, since it may have broken off only for a moment
-            task.cancel()
-            await asyncio.wait((task,))
+            await stop(task)
             log.info("%s has gone", name)
 
     async def _hear_edge(self, name: str, requests: AsyncIterator[nodelink_pb2.AgentMessage], outbox: Channel) -> None:
@@ -165,8 +164,11 @@ class NodeLinkServicer:
             async for message in requests:
                 if message.WhichOneof("message") == "routes_level":
                     self._routing.level(name, message.routes_level.query)
-        finally:
             outbox.close()
+        except APIError as error:
+            outbox.close(error)
+        finally:
+            outbox.close(ServiceUnavailable(f"{name} cannot be heard any more; dial again"))
 
     async def Session(
         self, requests: AsyncIterator[pods_pb2.StreamFrame], call: Call
@@ -201,8 +203,7 @@ class NodeLinkServicer:
                 yield frame
         finally:
             self.sessions.close(session)
-            pump.cancel()
-            await asyncio.wait((pump,))
+            await stop(pump)
 
     async def Peers(self, request: nodelink_pb2.PeersRequest, call: Call) -> AsyncIterator[nodelink_pb2.PodBatch]:
         if not node_of(call.identity):

@@ -15,6 +15,7 @@ from controlplane.nodelink.channel import Channel
 from controlplane.nodelink.session import Session
 from wherry.api.context import Env
 from wherry.api.errors import APIError, Forbidden, NotFound, ServiceUnavailable, Timeout
+from wherry.api.tasks import stop
 from wherry.pb import nodelink_pb2, pods_pb2
 
 SESSION_KEY = "wherry-session"
@@ -104,8 +105,7 @@ class Sessions:
             # The client is gone or has said all; what the agent still has to say comes through the pump.
             await session.to_client.wait_closed()
         finally:
-            pump.cancel()
-            await asyncio.wait((pump,))
+            await stop(pump)
             session.end(ServiceUnavailable(f'the agent of node "{node}" broke the session off'))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -129,3 +130,81 @@ async def test_who_hangs_up_ends_the_session(node: Node) -> None:
         writer.close()
         await connection.close()
         await asyncio.wait_for(gone.wait(), 20)
+
+
+class Stuck:
+    """A session whose agent takes nothing (or breaks at once)."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.to_agent = self.to_client = self
+        self.error = error
+        self.asked = asyncio.Event()
+        self.closed = False
+
+    async def open(self, node: str, start: pods_pb2.StreamStart) -> Stuck:
+        return self
+
+    def close(self, session: Stuck) -> None:
+        self.closed = True
+
+    async def put(self, frame: pods_pb2.StreamFrame) -> bool:
+        self.asked.set()
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+        return False
+
+
+@pytest.fixture
+async def pairs(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """Every end of a socket pair that was made (but for the loop's own)."""
+    made: list[socket.socket] = []
+    real = socket.socketpair
+
+    def make(*args: Any) -> tuple[socket.socket, socket.socket]:
+        pair = real(*args)
+        made.extend(pair)
+        return pair
+
+    monkeypatch.setattr(socket, "socketpair", make)
+    return made
+
+
+@pytest.mark.parametrize("what", ["cancelled", "refused", "not begun"])
+async def test_a_connection_that_does_not_come_about_leaves_nothing_open(
+    what: str, pairs: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck: Any = Stuck(OSError("gone") if what == "refused" else None)
+    if what == "not begun":
+
+        async def put(frame: pods_pb2.StreamFrame) -> bool:
+            return True
+
+        async def fail(*args: Any, **kwargs: Any) -> Any:
+            stuck.asked.set()
+            raise OSError("too many open files")
+
+        stuck.put = put
+        monkeypatch.setattr(asyncio, "open_connection", fail)
+    connecting = asyncio.ensure_future(PodPorts(stuck).connect(pod(), 80))
+    await stuck.asked.wait()
+    if what == "cancelled":
+        connecting.cancel()
+    await asyncio.wait((connecting,))
+    assert connecting.cancelled() or isinstance(connecting.exception(), OSError)
+    assert [end.fileno() for end in pairs] == [-1, -1]
+    assert stuck.closed
+
+
+async def test_a_connection_that_ends_at_once_leaves_nothing_open(pairs: list[socket.socket]) -> None:
+    stuck: Any = Stuck()
+
+    async def put(frame: pods_pb2.StreamFrame) -> bool:
+        return True
+
+    stuck.put = put
+    connection = await PodPorts(stuck).connect(pod(), 80)
+    connection.socket.close()
+    await connection.close()  # before its tasks have run
+    await asyncio.sleep(0)
+    assert [end.fileno() for end in pairs] == [-1, -1]

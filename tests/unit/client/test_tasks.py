@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wherry.api.tasks import TaskGroup
+from wherry.api.tasks import TaskGroup, stop
 
 
 async def fail(error: BaseException) -> None:
@@ -138,3 +138,18 @@ async def test_it_raises_what_the_standard_group_raises() -> None:
         return []
 
     assert await scenario(TaskGroup) == await scenario(asyncio.TaskGroup) != []
+
+
+async def test_what_a_stopped_task_ended_with_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise ValueError("a defect")
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    failing, hanging = asyncio.ensure_future(fail()), asyncio.ensure_future(hang())
+    await asyncio.sleep(0)
+    await stop(failing, hanging)
+    assert hanging.cancelled()
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [failing.exception()]
+    await stop()

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from controlplane.auth.names import INGRESS_USER
 from controlplane.nodelink.routing import GATHER_S, LIMIT_S, Routing
+from controlplane.nodelink.servicer import NodeLinkServicer
+from wherry.api.context import Env
+from wherry.api.errors import ServiceUnavailable
 from wherry.pb import nodelink_pb2
 
 
@@ -63,3 +70,18 @@ async def test_waits(names: list[str], absent: bool, answers: list[str], missing
     ((node, request, told, at),) = nodes.settled
     assert (node, request, told) == ("a", 7, missing)
     assert (at - began >= LIMIT_S) == waits
+
+
+async def test_an_ingress_whose_messages_cannot_be_read_dials_anew(caplog: pytest.LogCaptureFixture) -> None:
+    nothing: Any = None
+    servicer = NodeLinkServicer(Env(), nothing, nothing, nothing, nothing)
+
+    async def requests() -> AsyncIterator[nodelink_pb2.AgentMessage]:
+        yield nodelink_pb2.AgentMessage(hello=nodelink_pb2.Hello(node_name="i"))
+        raise ValueError("a defect")
+
+    call: Any = SimpleNamespace(identity=SimpleNamespace(user=INGRESS_USER, groups=()))
+    with pytest.raises(ServiceUnavailable, match="edge/i cannot be heard any more"):
+        async for _ in servicer.Route(requests(), call):
+            pass
+    assert "a defect" in caplog.text, "somebody is told why"
