@@ -7,7 +7,6 @@ tests/contract/test_http_recordings.py compares what is served with the recorded
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,10 +16,11 @@ from wherry.api.context import Env
 from wherry.testing import recorded_exceptions as exceptions
 from wherry.testing import recordings
 from wherry.testing.https import Caller, Https, https
+from wherry.testing.require import strict
 
 FACTS = recordings.GOLDEN.parent
 pytestmark = pytest.mark.skipif(
-    not FACTS.is_dir() and not os.environ.get("CI"), reason="no facts about Kubernetes beside the checkout"
+    not FACTS.is_dir() and not strict(), reason="no facts about Kubernetes beside the checkout"
 )
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 # By group version and name (`pods`, `pods/status`): what discovery says of it.

@@ -117,7 +117,7 @@ def test_get_in_every_output(web: Kubectl) -> None:
     assert re.search(r"hollow +Ready ", web("get", "nodes"))
 
 
-@versions(NEWEST, OLDEST)
+@versions(NEWEST)
 def test_get_by_templates_and_columns_from_files(web: Kubectl, tmp_path: Path) -> None:
     def file(text: str) -> str:
         path = tmp_path / f"template-{len(list(tmp_path.iterdir()))}"
@@ -311,6 +311,7 @@ def test_events(web: Kubectl) -> None:
 
 @versions(NEWEST, OLDEST)
 def test_a_session_with_a_container(web: Kubectl) -> None:
+    """Over WebSockets, and over SPDY as older kubectls have it."""
     pod = web("get", "pods", "-o", "jsonpath={.items[0].metadata.name}")
     assert web("exec", pod, "--", "echo", "hello") == "hello\n"
     assert web("exec", "-i", pod, "--", "cat", stdin="typed\n") == "typed\n"
@@ -320,12 +321,7 @@ def test_a_session_with_a_container(web: Kubectl) -> None:
     assert "not valid for pod" in web.fails("logs", pod, "-c", "nope")
     assert web.run("logs", pod, "--tail=5").returncode == 0
     assert web.run("logs", "-l", "app=web", "--prefix", "--all-containers").returncode == 0
-
-
-@versions(NEWEST, OLDEST)
-def test_a_shell_on_a_terminal(web: Kubectl) -> None:
-    """Over WebSockets and over SPDY: what is typed is echoed and answered, the size follows the terminal, the exit code comes."""
-    pod = web("get", "pods", "-o", "jsonpath={.items[0].metadata.name}")
+    # What is typed is echoed and answered, the size follows the terminal, the exit code comes.
     with web.on_terminal("exec", "-it", pod, "--", "sh") as terminal:
         terminal.until(r"\r\n24 80\r\n", typing="stty size\r")
         terminal.resize(132, 43)
