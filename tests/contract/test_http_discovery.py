@@ -151,3 +151,39 @@ async def test_discovery_is_for_those_who_say_who_they_are(front: Https) -> None
         for path in (*public, *discovery):
             answers = [(await caller.ask("GET", path)).status for caller in (somebody, nobody)]
             assert answers == [200, 200 if path in public else 403], path
+
+
+async def test_what_discovery_names_answers(admin: Caller) -> None:
+    """Lists are lists of the kind; below an object that is not there the object is what is missing, and not the path."""
+    namespaced = {(row["group_version"], row["plural"]): row["namespaced"] == "true" for row in rows("resources.tsv")}
+
+    def path(row: dict[str, str], *rest: str) -> str:
+        version = row["group_version"]
+        root = f"/api/{version.removeprefix('core/')}" if version.startswith("core/") else f"/apis/{version}"
+        within = ["namespaces", "default"] if namespaced[version, row["plural"]] and rest else []
+        return "/".join((root, *within, row["plural"], *rest))
+
+    wrong = []
+    for row in rows("resources.tsv"):
+        if "list" in row["verbs"].split(","):
+            answer = await admin.ask("GET", path(row))
+            if answer.status != 200 or answer.json["kind"] != f"{row['kind']}List":
+                wrong.append(f"{path(row)}: {answer.status} {answer.text[:200]}")
+    for row in rows("subresources.tsv"):
+        where = path(row, "nope", row["subresource"])
+        for verb, method in (("get", "GET"), ("update", "PUT"), ("create", "POST")):
+            if verb not in row["verbs"].split(","):
+                continue
+            body = {"apiVersion": row["kind_api_version"], "kind": row["kind"], "metadata": {"name": "nope"}}
+            if row["kind"] == "Binding":
+                body["target"] = {"name": "n"}
+            answer = await admin.ask(method, where, None if verb == "get" else body)
+            session = answer.json["message"] == "Upgrade request required"
+            found = (
+                ""
+                if session or answer.json.get("details", {}).get("name") == "nope"
+                else f"{answer.status} {answer.text}"
+            )
+            if bool(found) != ((method, f"{row['plural']}/{row['subresource']}") in exceptions.REFUSED):
+                wrong.append(f"{method} {where}: {found or 'listed as an exception, and yet answered'}")
+    assert not wrong, "\n".join(wrong)

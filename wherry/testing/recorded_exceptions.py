@@ -137,3 +137,5 @@ SERVED = dict.fromkeys(
     (("metrics.k8s.io/v1beta1", "nodes"), ("metrics.k8s.io/v1beta1", "pods")),
     "there it is served by a program of its own, which is installed separately",
 )
+# Named by discovery, and refused with 405 before the object is looked for.
+REFUSED = dict.fromkeys((("PUT", "nodes/proxy"), ("POST", "nodes/proxy")), "what agents serve below it is for reading")
