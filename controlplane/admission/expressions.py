@@ -10,6 +10,7 @@ from typing import Any
 from controlplane.admission.attributes import View
 from wherry.api.cel import program
 from wherry.api.cel import types as cel
+from wherry.api.cel.budget import Budget
 from wherry.api.cel.overloads import Functions
 from wherry.api.cel.program import Program
 from wherry.api.cel.syntax import CompileError
@@ -103,19 +104,18 @@ class Conditions:
 
     def hold(self, given: Mapping[str, Any]) -> bool:
         """Raises ConditionError when none says no and one fails."""
-        budget: float = CONDITIONS_BUDGET
+        budget = Budget(CONDITIONS_BUDGET)
         failed: list[str] = []
         for _, expression, compiled in self._programs:
             if compiled is None:
                 failed.append(f"expression '{expression}' resulted in error: it does not compile")
                 continue
             try:
-                result = compiled.run(given, limit=budget)
+                value = budget.run(compiled, given)
             except EvaluationError as error:
                 failed.append(f"expression '{expression}' resulted in error: {error}")
                 continue
-            budget -= result.cost
-            if result.value is not True:
+            if value is not True:
                 return False
         if failed:
             raise ConditionError(failed[0] if len(failed) == 1 else f"[{', '.join(failed)}]")

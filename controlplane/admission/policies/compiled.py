@@ -11,9 +11,11 @@ from controlplane.admission.expressions import ConditionError, Conditions
 from controlplane.admission.policies import authorizer
 from wherry.api.cel import program
 from wherry.api.cel import types as cel
+from wherry.api.cel.budget import Budget
 from wherry.api.cel.program import Program
 from wherry.api.cel.syntax import CompileError
 from wherry.api.cel.values import EvaluationError
+from wherry.api.turns import Slices
 
 MAX_MESSAGE = 5 * 1024
 MAX_ANNOTATION = 10 * 1024
@@ -87,19 +89,6 @@ class _Variables(dict[str, Any]):
         return super().__getitem__(name)
 
 
-class Budget:
-    """Of all expressions of a policy for one request."""
-
-    def __init__(self, total: float) -> None:
-        self._left = total
-
-    def run(self, compiled: Program, given: Mapping[str, Any]) -> Any:
-        """Raises EvaluationError."""
-        result = compiled.run(given, limit=min(self._left, program.RUN_LIMIT))
-        self._left -= result.cost
-        return result.value
-
-
 class Definition:
     """What policies of both kinds have. Raises CompileError for one that another version has stored and this one can't read."""
 
@@ -136,7 +125,7 @@ class Policy(Definition):
         ]
         self._annotations = [(item.key, compile_one(item.value_expression, types)) for item in spec.audit_annotations]
 
-    def evaluate(self, given: dict[str, Any]) -> Outcome:
+    def evaluate(self, given: dict[str, Any]) -> Slices[Outcome]:
         """What the policy says; a failure counts or not by its failurePolicy."""
         outcome = Outcome()
         try:
@@ -148,6 +137,8 @@ class Policy(Definition):
         budget = Budget(expressions.POLICY_BUDGET)
         given = self.with_variables(given, budget)
         for index, (item, compiled, message) in enumerate(self._validations):
+            if budget.is_others_turn():
+                yield
             try:
                 value = budget.run(compiled, given)
             except EvaluationError as error:
@@ -157,6 +148,8 @@ class Policy(Definition):
                 reason = item.reason or "Invalid"
                 outcome.verdicts.append(Verdict(_message(item, message, given, budget), index, reason))
         for key, compiled in self._annotations:
+            if budget.is_others_turn():
+                yield
             self._annotate(key, compiled, given, budget, outcome)
         return outcome
 

@@ -18,6 +18,7 @@ from controlplane.admission.policies.params import BadParams, collect
 from controlplane.admission.policies.source import PolicySource
 from wherry.api.context import Env
 from wherry.api.errors import APIError
+from wherry.api.turns import in_turns
 
 _FAILURE = "validation.policy.admission.k8s.io/validation_failure"
 
@@ -84,7 +85,7 @@ class Enforcer:
         """Again and again, as long as the expressions ask the authorizer something new."""
         given = asked.values(params)
         for _ in range(MAX_ROUNDS):
-            outcome = compiled.evaluate(given)
+            outcome = await in_turns(compiled.evaluate(given))
             if not await self._source.answer(asked):
                 break
         return outcome

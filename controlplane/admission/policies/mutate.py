@@ -18,6 +18,7 @@ from controlplane.admission.policies.params import BadParams, collect
 from controlplane.admission.policies.source import PolicySource
 from wherry.api.context import Env
 from wherry.api.errors import APIError
+from wherry.api.turns import in_turns
 
 
 class Mutator:
@@ -82,7 +83,7 @@ class Mutator:
             made: dict[str, Any] | None = None
             try:
                 if compiled.holds(given):
-                    made = compiled.apply(given, request.object_type())
+                    made = await in_turns(compiled.apply(given, request.object_type()))
             except (MutationFailed, ConditionError) as error:
                 failure = error
             if not await self._source.answer(asked):

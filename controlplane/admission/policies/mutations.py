@@ -13,10 +13,11 @@ from typing import Any
 
 from controlplane.admission import expressions
 from controlplane.admission.policies import authorizer
-from controlplane.admission.policies.compiled import BASE, Budget, Definition
+from controlplane.admission.policies.compiled import BASE, Definition
 from wherry.api import patch, typed
 from wherry.api.cel import program
 from wherry.api.cel import types as cel
+from wherry.api.cel.budget import Budget
 from wherry.api.cel.overloads import Functions
 from wherry.api.cel.program import Program
 from wherry.api.cel.syntax import CompileError
@@ -30,6 +31,7 @@ from wherry.api.cel.values import (
     format_timestamp,
 )
 from wherry.api.errors import APIError
+from wherry.api.turns import Slices
 
 APPLY, JSON_PATCH = "ApplyConfiguration", "JSONPatch"
 
@@ -88,11 +90,13 @@ class Mutations(Definition):
         super().__init__(spec, compile_one)
         self._mutations = [(item, compile_mutation(item, self.types)) for item in spec.mutations]
 
-    def apply(self, given: Mapping[str, Any], kind: typed.Type) -> dict[str, Any]:
+    def apply(self, given: Mapping[str, Any], kind: typed.Type) -> Slices[dict[str, Any]]:
         """The object after all mutations; each sees what those before it made. Raises MutationFailed."""
         budget = Budget(expressions.POLICY_BUDGET)
         obj: dict[str, Any] = given["object"]
         for item, compiled in self._mutations:
+            if budget.is_others_turn():
+                yield
             values = self.with_variables({**given, "object": obj}, budget)
             try:
                 value = budget.run(compiled, values)

@@ -14,12 +14,14 @@ from typing import Any
 from controlplane.registry import violations
 from controlplane.registry.custom import celtypes
 from controlplane.registry.custom.validating import ABSENT, LIST_TYPE, correlated
-from wherry.api.cel.program import ESTIMATE_LIMIT, RUN_LIMIT, Program, compile
+from wherry.api.cel.budget import Budget
+from wherry.api.cel.program import ESTIMATE_LIMIT, Program, compile
 from wherry.api.cel.syntax import CompileError
 from wherry.api.cel.types import BOOL, STRING, Type, optional_of
 from wherry.api.cel.values import NONE, BudgetExceeded, EvaluationError, Optional
 from wherry.api.errors import Cause
 from wherry.api.patch import same
+from wherry.api.turns import Slices
 
 Schema = dict[str, Any]
 KEY = "x-kubernetes-validations"
@@ -224,23 +226,18 @@ def _relative(path: str, schema: Schema) -> str | None:
 # running
 
 
-class Budget:
-    def __init__(self, limit: int = BUDGET) -> None:
-        self.left = limit
-
-
-def run(node: Node, value: Any, path: str = "", old: Any = ABSENT, budget: Budget | None = None) -> list[Cause]:
+def run(node: Node, value: Any, path: str = "", old: Any = ABSENT, budget: Budget | None = None) -> Slices[list[Cause]]:
     """What the rules find wrong. When the budget is used up the last complaint says so."""
     causes: list[Cause] = []
     try:
-        _run(node, value, path, old, budget or Budget(), causes)
+        yield from _run(node, value, path, old, budget or Budget(BUDGET), causes)
     except BudgetExceeded:
         detail = "validation failed due to running out of cost budget, no further validation rules will be run"
         causes.append(Cause("FieldValueInvalid", f"Invalid value: {detail}", path or "<nil>"))
     return causes
 
 
-def _run(node: Node, value: Any, path: str, old: Any, budget: Budget, causes: list[Cause]) -> None:
+def _run(node: Node, value: Any, path: str, old: Any, budget: Budget, causes: list[Cause]) -> Slices[None]:
     if value is None:
         return
     changed = old is ABSENT or not same(value, old)
@@ -250,6 +247,8 @@ def _run(node: Node, value: Any, path: str, old: Any, budget: Budget, causes: li
                 continue
         elif not changed:
             continue  # it was accepted, or is from before the rule
+        if budget.is_others_turn():
+            yield
         cause = _one(rule, value, path, old, budget)
         if cause is not None:
             causes.append(cause)
@@ -258,10 +257,10 @@ def _run(node: Node, value: Any, path: str, old: Any, budget: Budget, causes: li
             below = node.properties.get(name) or node.others
             if below:
                 before = old.get(name, ABSENT) if isinstance(old, dict) else ABSENT
-                _run(below, item, f"{path}.{name}" if path else name, before, budget, causes)
+                yield from _run(below, item, f"{path}.{name}" if path else name, before, budget, causes)
     elif isinstance(value, list) and node.items:
         for index, (item, before) in enumerate(zip(value, correlated(value, node.schema, old), strict=True)):
-            _run(node.items, item, f"{path}[{index}]", before, budget, causes)
+            yield from _run(node.items, item, f"{path}[{index}]", before, budget, causes)
 
 
 def _one(rule: Rule, value: Any, path: str, old: Any, budget: Budget) -> Cause | None:
@@ -270,12 +269,10 @@ def _one(rule: Rule, value: Any, path: str, old: Any, budget: Budget) -> Cause |
         values["oldSelf"] = NONE if old is ABSENT else Optional(True, old)
     elif old is not ABSENT:
         values["oldSelf"] = old
-    limit = min(RUN_LIMIT, budget.left)
     where = (path + rule.path).lstrip(".") or "<nil>"
     try:
-        result = rule.program.run(values, limit=limit)
+        value = budget.run(rule.program, values)
     except BudgetExceeded:
-        budget.left -= limit
         if budget.left <= 0:
             raise
         detail = (
@@ -284,8 +281,7 @@ def _one(rule: Rule, value: Any, path: str, old: Any, budget: Budget) -> Cause |
         return Cause("FieldValueInvalid", f"Invalid value: {detail}", where)
     except EvaluationError as error:
         return Cause("FieldValueInvalid", f"Invalid value: {error} evaluating rule: {_text(rule)}", where)
-    budget.left -= result.cost
-    if result.value is True:
+    if value is True:
         return None
     return _complaint(rule, _message(rule, values, budget), where)
 
@@ -299,11 +295,9 @@ def _message(rule: Rule, values: dict[str, Any], budget: Budget) -> str:
     """Of the expression, if it has one that gives a text."""
     if rule.message is not None and ("oldSelf" in values or "oldSelf" not in rule.message.used):
         try:
-            result = rule.message.run(values, limit=min(RUN_LIMIT, budget.left))
+            found = budget.run(rule.message, values)
         except EvaluationError:
             return _text(rule)
-        budget.left -= result.cost
-        found = result.value
         if isinstance(found, str) and found.strip() and "\n" not in found and len(found.encode()) <= MAX_MESSAGE_BYTES:
             return found.strip()
     return _text(rule)
@@ -322,4 +316,4 @@ def compiled(schema: Schema) -> Node:
     return Compiler().compile(schema, "")
 
 
-__all__ = ["BUDGET", "KEY", "Budget", "Compiler", "Node", "compiled", "has_rules", "run"]
+__all__ = ["BUDGET", "KEY", "Compiler", "Node", "compiled", "has_rules", "run"]

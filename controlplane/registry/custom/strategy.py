@@ -144,7 +144,7 @@ class CustomStrategy(Strategy):
             if any(cause.reason in _BLOCKING for cause in causes):
                 causes.append(_UNCHECKED)
             else:
-                causes += rules.run(node, value, "", before)
+                causes += yield from rules.run(node, value, "", before)
         return causes
 
     def _check_metadata(self, value: dict[str, Any], before: Any) -> list[Cause]:

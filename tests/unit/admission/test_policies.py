@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from controlplane.admission import expressions
 from controlplane.admission.chain import Outside
 from controlplane.admission.policies import typecheck
 from controlplane.admission.policies.authorizer import Decision, Question
@@ -387,3 +389,57 @@ def test_what_the_check_of_types_takes_is_limited_and_in_slices(
     spec = heavy(variables, validations)
     assert len(list(typecheck.warnings(spec))) == slices
     assert len(at_once(typecheck.warnings(spec))) == told
+
+
+NUMBERS = "[0,1,2,3,4,5,6,7,8,9]"
+DEAR = f"{NUMBERS}.all(a, {NUMBERS}.all(b, {NUMBERS}.all(c, a >= 0)))"
+FAILS = f"{DEAR} && object.nope"
+
+
+async def test_others_get_their_turn_between_dear_expressions(registry: Registry) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(other())
+    counts = []
+    for count in (1, 100):
+        name = f"p{count}"
+        await policy(registry, *[{"expression": DEAR}] * count, name=name)
+        await bind(registry, name=name, policy=name)
+        before = turns
+        assert await make(registry, config(name)) is None
+        counts.append(turns - before)
+    task.cancel()
+    assert counts[1] - counts[0] >= 10
+
+
+@pytest.mark.parametrize("expression", [DEAR, FAILS, "variables.v"], ids=["passes", "fails", "a variable that fails"])
+async def test_all_expressions_of_a_policy_share_its_budget(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, expression: str
+) -> None:
+    """One that fails has cost something too: a thousand of them would hold up everybody."""
+    monkeypatch.setattr(expressions, "POLICY_BUDGET", 10_000)
+    validations = [{"expression": expression}] * 9 + [{"expression": "true"}]
+    await policy(registry, *validations, variables=[{"name": "v", "expression": FAILS}])
+    await bind(registry, "Audit")
+    ctx = admin()
+    await make(registry, config(), ctx)
+    assert "actual cost limit exceeded" in str(ctx.annotations)
+
+
+@pytest.mark.parametrize("expression", [DEAR, FAILS], ids=["passes", "fails"])
+async def test_all_conditions_share_their_budget(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, expression: str
+) -> None:
+    monkeypatch.setattr(expressions, "CONDITIONS_BUDGET", 10_000)
+    each = [{"name": f"c{index}", "expression": expression} for index in range(9)]
+    await policy(registry, {"expression": "true"}, matchConditions=each)
+    await bind(registry)
+    error = await make(registry, config())
+    assert error is not None
+    assert "actual cost limit exceeded" in error.message

@@ -17,6 +17,7 @@ from controlplane.registry.registry import Options, Registry
 from controlplane.registry.strategies.definitions import Definitions
 from controlplane.store.open import open_store
 from wherry.api import apply, codec, kinds, names
+from wherry.api.cel.budget import Budget
 from wherry.api.context import Env
 from wherry.api.errors import APIError
 from wherry.api.turns import at_once
@@ -326,8 +327,8 @@ def test_rules_of_the_names_in_rules() -> None:
         ],
     }
     node = rules.compiled(schema)
-    assert rules.run(node, {"a-b": "n", "namespace": "n", "x.y": 2}) == []
-    assert [cause.message for cause in rules.run(node, {"a-b": "n", "namespace": "m", "x.y": 2})] == [
+    assert at_once(rules.run(node, {"a-b": "n", "namespace": "n", "x.y": 2})) == []
+    assert [cause.message for cause in at_once(rules.run(node, {"a-b": "n", "namespace": "m", "x.y": 2}))] == [
         "Invalid value: no"
     ]
 
@@ -335,10 +336,18 @@ def test_rules_of_the_names_in_rules() -> None:
 def test_rules_stop_when_their_budget_is_used_up() -> None:
     rule = {"rule": "self.all(x, self.all(y, x >= 0 && y >= 0))", "message": "no"}
     node = rules.compiled(obj(a=array(I, **{"x-kubernetes-validations": [rule]})))
-    causes = rules.run(node, {"a": list(range(2000))})
+    causes = at_once(rules.run(node, {"a": list(range(2000))}))
     assert "call cost exceeds limit" in causes[0].message
-    causes = rules.run(node, {"a": list(range(500))}, budget=rules.Budget(1000))
+    causes = at_once(rules.run(node, {"a": list(range(500))}, budget=Budget(1000)))
     assert "running out of cost budget" in causes[0].message
+
+
+def test_rules_are_run_in_slices() -> None:
+    rule = {"rule": "self.all(x, x >= 0)", "message": "no"}
+    node = rules.compiled(array(array(I, **{"x-kubernetes-validations": [rule]})))
+    value = [list(range(100))] * 1000
+    assert len(list(rules.run(node, value))) >= 20
+    assert at_once(rules.run(node, value)) == []
 
 
 @pytest.mark.parametrize(

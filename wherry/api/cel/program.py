@@ -56,13 +56,18 @@ class Program:
         frame = Frame(slots, limit)
         try:
             value = self._run(frame)
-        except EvaluationError:
+        except EvaluationError as error:
+            error.cost = frame.cost
             raise
         except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             # A value that is not of the type that was declared for it.
-            raise EvaluationError("no such overload") from error
+            failed = EvaluationError("no such overload")
+            failed.cost = frame.cost
+            raise failed from error
         if frame.cost > limit:
-            raise BudgetExceeded
+            exceeded = BudgetExceeded()
+            exceeded.cost = frame.cost
+            raise exceeded
         return Result(value, frame.cost)
 
     def estimate(self, unknown_size: int = costs.DEFAULT_UNKNOWN_SIZE) -> int:

@@ -26,6 +26,8 @@ _MAX_NS = 253402300800 * SECOND - 1
 class EvaluationError(Exception):
     """An expression that fails on these values, in CEL's words ("no such key: x")."""
 
+    cost: float = 0  # of the run that it ended
+
 
 class BudgetExceeded(EvaluationError):
     """It cost more than it may. `operation cancelled: actual cost limit exceeded`, as CEL says."""
