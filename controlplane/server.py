@@ -210,6 +210,7 @@ class ControlPlane:
         self._keyring = KeyRing(self._store, self.env, await load_keys(self._store))
         self.account_tokens = AccountTokens(self.registry, self.env, self._keyring.keys)
         self._keyring.taken = self.account_tokens.take
+        self.account_tokens.remember = self._keyring.remember
         self.authentication = Authentication(self.registry, self.env, self.account_tokens)
         self.registry.issue_with(self.account_tokens.issue)
         self.registry.answer_with(Reviews(self.authorizer, self._rbac, self.authentication.review).answer)

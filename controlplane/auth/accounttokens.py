@@ -2,13 +2,14 @@
 
 Made by `controlplane.server`. The registry calls `issue` for the `token` subresource of service accounts, after admission (which
 holds nodes to the pods that they run); `authentication` calls `verify`. `accountclaims` says what is in a token, `signing` how it
-is signed. Reads accounts, pods, secrets and nodes through the registry and writes nothing: a token is not stored anywhere.
+is signed. Reads accounts, pods, secrets and nodes through the registry and writes nothing: a token is not stored anywhere (how
+long the longest one lasts is, by `keyring`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from controlplane.auth import accountclaims
@@ -36,6 +37,8 @@ class AccountTokens:
         self._registry = registry
         self._env = env
         self._keys = keys
+        # Told of the lifetime of each token, and of the time as of which it is signed, before it is.
+        self.remember: Callable[[int, float], Awaitable[None]] | None = None
         self._signed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
     def sign(self, claims: Mapping[str, Any]) -> str:
@@ -52,7 +55,7 @@ class AccountTokens:
     # issuing
 
     async def issue(self, ctx: RequestContext, namespace: str, name: str, request: Any) -> Any:
-        """The request with its status. Raises NotFound, Invalid, BadRequest, Conflict."""
+        """The request with its status. Raises NotFound, Invalid, BadRequest, Conflict, ServiceUnavailable."""
         out = type(request)()
         out.CopyFrom(request)
         _check_names(out.metadata, namespace, name)
@@ -75,7 +78,10 @@ class AccountTokens:
             namespace, _ref(account), bound, list(spec.audiences), lifetime_s, now, self._env.uuid()
         )
         out.ClearField("status")
-        out.status.token = self.sign(claims)
+        signed_at = self._env.now()
+        if self.remember is not None:
+            await self.remember(lifetime_s, signed_at)
+        out.status.token = self._keys.sign(claims, signed_at)
         out.status.expiration_timestamp.CopyFrom(to_time(now + lifetime_s))
         return out
 

@@ -1,9 +1,10 @@
 """The keys that sign service account tokens: made once, kept in the store beside the CA, so that every replica signs and verifies
 with the same ones.
 
-`/wherry/pki/service-account` holds private keys as PEM, one after another, each with the time when it was added. The newest
-signs, from SETTLE_S after that on; all verify. `keyring` changes and follows them; `accounttokens` uses them. The tokens are JWTs
-(RFC 7519) signed with ES256: one algorithm and one form, so that nothing about them is up to whoever shows one.
+`/wherry/pki/service-account` holds private keys as PEM, one after another, each with the time when it was added and the longest
+lifetime among its tokens, if that is beyond the usual. The newest signs, from SETTLE_S after it was added on; all verify.
+`keyring` changes and follows them; `accounttokens` uses them. The tokens are JWTs (RFC 7519) signed with ES256: one algorithm and
+one form, so that nothing about them is up to whoever shows one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -31,7 +33,9 @@ _HALF = 32  # bytes of each of the two numbers of a P-256 signature
 MAX_TOKEN_CHARS = 16 * 1024
 SETTLE_S = 60.0  # in which every replica learns of a new key, before there is a token signed by it
 _PEM = re.compile(
-    rb"(?:added: (?P<since>[\d.]+)\n)?(?P<pem>-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?)", re.DOTALL
+    rb"(?:longest: (?P<longest>\d+)\n)?(?:added: (?P<since>[\d.]+)\n)?"
+    rb"(?P<pem>-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?)",
+    re.DOTALL,
 )
 
 
@@ -40,11 +44,17 @@ class InvalidToken(Exception):
 
 
 class Key:
-    """`since` is when it was added, in Unix seconds; 0 for the first one of all."""
+    """`since` is when it was added, in Unix seconds; 0 for the first one of all. `longest_s` is the longest lifetime of a token
+    that it may have signed; 0 while none was beyond the usual (see `keyring`)."""
 
-    def __init__(self, private: ec.EllipticCurvePrivateKey, since: float = 0.0) -> None:
+    def __init__(self, private: ec.EllipticCurvePrivateKey, since: float = 0.0, longest_s: int = 0) -> None:
         self._private = private
         self.since = since
+        self.longest_s = longest_s
+
+    def lasting(self, longest_s: int) -> Key:
+        """The same key, of which longer tokens are known."""
+        return Key(self._private, self.since, longest_s)
 
     @property
     def signs_from(self) -> float:
@@ -104,6 +114,11 @@ class Keys:
         settled = [key for key in self._keys if key.signs_from <= now]
         return max(settled, key=lambda key: key.signs_from) if settled else self._keys[0]
 
+    def signs_until(self, key: Key) -> float:
+        """When the next one takes over: infinity while there is none. Of keys that are gone nothing is known, so it may be said
+        to be later than it was."""
+        return min((other.signs_from for other in self._keys if other.signs_from > key.signs_from), default=math.inf)
+
     def sign(self, claims: Mapping[str, Any], now: float) -> str:
         """The token, in JWT's compact form."""
         key = self.signer(now)
@@ -148,7 +163,12 @@ async def load_keys(store: Store) -> KeyValue:
 
 def write_keys(keys: Sequence[Key]) -> bytes:
     """What `parse_keys` reads."""
-    return b"".join((b"added: %.3f\n" % key.since if key.since else b"") + key.pem() for key in keys)
+    return b"".join(
+        (b"longest: %d\n" % key.longest_s if key.longest_s else b"")
+        + (b"added: %.3f\n" % key.since if key.since else b"")
+        + key.pem()
+        for key in keys
+    )
 
 
 def parse_keys(pem: bytes, *, since: float = 0.0) -> Keys:
@@ -158,7 +178,7 @@ def parse_keys(pem: bytes, *, since: float = 0.0) -> Keys:
         key = serialization.load_pem_private_key(match["pem"], password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise ValueError(f"{KEYS_KEY}: a key is not one of the curve P-256")
-        keys.append(Key(key, float(match["since"]) if match["since"] else since))
+        keys.append(Key(key, float(match["since"]) if match["since"] else since, int(match["longest"] or 0)))
     if not keys:
         raise ValueError(f"{KEYS_KEY}: it holds no private key")
     return Keys(keys)

@@ -51,7 +51,7 @@ class KeysServicer:
                 f'key "{key.id}" has signed the tokens in the Secrets {named}, which have no end: take "{TOKEN_KEY}" out of '
                 "their data, so that they get new ones, or delete them"
             )
-        await self._commits.run(self._ring.remove(request.id))
+        await self._commits.run(self._ring.remove(key.id, force=request.force))
         return await self._list(call)
 
     async def _list(self, call: Call) -> keys_pb2.KeyList:

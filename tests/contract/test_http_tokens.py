@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import AsyncIterator
 
 import jwt
@@ -11,6 +12,7 @@ import pytest
 from controlplane.registry.base import ADMIN, Identity
 from wherry.api.context import Env
 from wherry.api.errors import BadRequest, Conflict, Forbidden
+from wherry.api.times import format_seconds
 from wherry.client.keys import list_keys, remove_key, rotate_keys
 from wherry.testing.eventually import eventually
 from wherry.testing.https import Caller, Https, https
@@ -129,7 +131,8 @@ async def test_keys_are_rotated_under_living_tokens() -> None:
         lasting, old = await eventually(secret_token, 60), await token_of(admin)
         (first,) = (await list_keys(keys)).keys
         assert (first.signs, first.secrets) == (True, 1)
-        await rotate_keys(keys)
+        await token_of(admin, expirationSeconds=86_400)
+        signs_from = (await rotate_keys(keys)).keys[1].signs_from
         published = (await admin.ask("GET", "/openid/v1/jwks")).json["keys"]
         assert len(published) == 2, "others learn of a key before there is a token signed by it"
         moved[0] += 61
@@ -144,7 +147,9 @@ async def test_keys_are_rotated_under_living_tokens() -> None:
         path = "/api/v1/namespaces/default/secrets/s"
         await admin.ask("PATCH", path, change, content_type="application/merge-patch+json")
         assert await status_of(await eventually(secret_token, 60)) == 201
-        assert [key.signs for key in (await remove_key(keys, first.id)).keys] == [True]
+        with pytest.raises(Conflict, match=f"are good until {format_seconds(math.ceil(signs_from + 86_400))}"):
+            await remove_key(keys, first.id[:9])
+        assert [key.signs for key in (await remove_key(keys, first.id[:9], force=True)).keys] == [True]
         assert [await status_of(token) for token in (lasting, old, new)] == [401, 401, 201]
         with pytest.raises(Forbidden):
             await rotate_keys(front.plane.local_client(Identity("alice", ("system:authenticated",))))

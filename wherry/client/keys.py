@@ -19,7 +19,8 @@ async def rotate_keys(client: ClientAPI) -> keys_pb2.KeyList:
     return found
 
 
-async def remove_key(client: ClientAPI, key_id: str) -> keys_pb2.KeyList:
-    """By the beginning of its id. Raises NotFound, BadRequest for the one that signs, Conflict when it is needed."""
-    found: keys_pb2.KeyList = await client.call(f"{_SERVICE}/Remove", keys_pb2.RemoveKeyRequest(id=key_id))
+async def remove_key(client: ClientAPI, key_id: str, *, force: bool = False) -> keys_pb2.KeyList:
+    """By the beginning of its id. Raises NotFound, BadRequest for the one that signs, Conflict when it is needed: by Secrets, or
+    (unless by `force`) for tokens that are not over yet."""
+    found: keys_pb2.KeyList = await client.call(f"{_SERVICE}/Remove", keys_pb2.RemoveKeyRequest(id=key_id, force=force))
     return found

@@ -41,13 +41,16 @@ def rotate() -> None:
 
 
 @keys.command()
-def remove(key: Annotated[str, typer.Argument(metavar="ID", help="Of `wherry keys list`, or its beginning.")]) -> None:
+def remove(
+    key: Annotated[str, typer.Argument(metavar="ID", help="Of `wherry keys list`, or its beginning.")],
+    force: Annotated[bool, typer.Option("--force", help="Although tokens that it has signed are still good.")] = False,
+) -> None:
     """Take a key away: tokens that it has signed are refused from then on."""
 
     async def work(session: Session) -> None:
         from wherry.client.keys import remove_key
 
-        _show(await remove_key(session.client, key), session)
+        _show(await remove_key(session.client, key, force=force), session)
 
     run(work)
 
