@@ -2,7 +2,8 @@
 
 Every one that is taken has a key of its own under `/ranges/`, written in the Service's transaction on condition that it
 does not exist. So two replicas cannot give the same one twice, and a crash at any moment leaves no reservation without its
-Service. What is free is read from a watch cache of these keys. Called by `writes` (as `Companions`).
+Service. What is free is read from a watch cache of these keys. Each address also has an IPAddress object (`addresses`).
+Called by `writes` (as `Companions`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.registry import violations
+from controlplane.registry.addresses import Addresses
 from controlplane.store.base import Compare, Delete, Operation, Put, Store
 from controlplane.store.cache import WatchCache
 from wherry.api.context import Env
@@ -45,6 +47,11 @@ def held(obj: Any) -> tuple[list[str], list[int]]:
     return addresses, sorted(ports)
 
 
+def _address_of(key: str) -> str:
+    """The last part of a key: for those of addresses, the address."""
+    return key.rpartition("/")[2]
+
+
 def _keys(addresses: list[str], ports: list[int]) -> list[str]:
     return [*(_ADDRESSES + text for text in addresses), *(f"{_PORTS}{port}" for port in ports)]
 
@@ -52,9 +59,10 @@ def _keys(addresses: list[str], ports: list[int]) -> list[str]:
 class ServiceAllocator:
     """`start()` before, `stop()` after use."""
 
-    def __init__(self, store: Store, env: Env, ranges: Ranges) -> None:
+    def __init__(self, store: Store, env: Env, ranges: Ranges, objects: Addresses) -> None:
         self._cache = WatchCache(store, ROOT)
         self._started = False
+        self._objects = objects
         self._env = env
         self._network = ipaddress.ip_network(ranges.cidr)
         size = self._network.num_addresses
@@ -74,8 +82,13 @@ class ServiceAllocator:
         old_addresses, old_ports = held(old) if old is not None else ([], [])
         mine = set(_keys(old_addresses, old_ports))
 
+        # Somebody else's IPAddress takes an address as well.
+        taken = refused | {
+            _ADDRESSES + address for address in map(_address_of, refused) if self._objects.key(address) in refused
+        }
+
         def free(key: str) -> bool:
-            return key in mine or (key not in refused and self._cache.get(key) is None)
+            return key in mine or (key not in taken and self._cache.get(key) is None)
 
         causes = self._address(obj, free)
         causes += self._node_ports(obj, free)
@@ -86,13 +99,25 @@ class ServiceAllocator:
         new = [key for key in wanted if key not in mine]
         operations: list[Operation] = [Put(key, holder) for key in new]
         operations += (Delete(key) for key in sorted(mine.difference(wanted)))
-        return tuple(Compare(key, 0) for key in new), tuple(operations)
+        compares = [Compare(key, 0) for key in new]
+        for address in addresses:
+            if address not in old_addresses:
+                compare, operation = self._objects.make(address, obj)
+                compares.append(compare)
+                operations.append(operation)
+        operations += (self._objects.remove(address) for address in old_addresses if address not in addresses)
+        return tuple(compares), tuple(operations)
 
     def committed(self, revision: int) -> None:
         """Nobody reads reservations but their own cache, which hears of them."""
+        self._objects.committed(revision)
 
     def release(self, old: Any) -> tuple[Operation, ...]:
-        return tuple(Delete(key) for key in _keys(*held(old)))
+        addresses, ports = held(old)
+        return (
+            *(Delete(key) for key in _keys(addresses, ports)),
+            *(self._objects.remove(address) for address in addresses),
+        )
 
     def _address(self, obj: Any, free: Callable[[str], bool]) -> list[Cause]:
         spec = obj.spec

@@ -15,6 +15,7 @@ from controlplane.admission.chain import Chain, Outside
 from controlplane.admission.chain import Options as AdmissionOptions
 from controlplane.registry import deletion, kinds, managers, measured, patches, shipped, versions, violations
 from controlplane.registry.accounts import DefaultAccounts
+from controlplane.registry.addresses import Addresses
 from controlplane.registry.allocation import Ranges, ServiceAllocator
 from controlplane.registry.base import (
     ADMIN,
@@ -81,7 +82,8 @@ class Registry:
         self._pods = self._served("", "pods")
         self._services = self._served("", "services")
         self._ranges = options.ranges
-        self._services.companions = ServiceAllocator(store, env, options.ranges)
+        addresses = Addresses(lambda: self._state.served.get(("networking.k8s.io", "ipaddresses")), env)
+        self._services.companions = ServiceAllocator(store, env, options.ranges, addresses)
         self._served("", "namespaces").companions = DefaultAccounts(self._served("", "serviceaccounts"), env)
         self._answer: Answer | None = None
         self._issue: Issue | None = None

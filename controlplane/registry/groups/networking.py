@@ -25,7 +25,7 @@ def kinds() -> Iterator[Served]:
     yield entry(
         _V1, "IPAddress", columns=tables.IP_ADDRESSES, name_rule=validation.ip_address_name,
         check=validation.ip_address, compare=validation.ip_address_update,
-        stored_only="addresses of Services are not taken from it",
+        stored_only="a Service's is not made again when somebody deletes it",
     )  # fmt: skip
     yield entry(
         _V1, "NetworkPolicy", columns=tables.NETWORK_POLICIES, fill=defaults.network_policy,

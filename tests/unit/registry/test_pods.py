@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from controlplane.registry.base import ListOptions
 from controlplane.registry.registry import Registry
 from controlplane.registry.strategies import pods
 from controlplane.store.base import Put
 from wherry.api import kinds
 from wherry.api.context import Env
-from wherry.api.errors import APIError, Conflict, Forbidden, Invalid, NotFound
+from wherry.api.errors import AlreadyExists, APIError, Conflict, Forbidden, Invalid, NotFound
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2, policy_v1_pb2
 from wherry.testing.registries import admin, node, obj, open_registry, pod
 
@@ -315,6 +316,52 @@ async def test_services_get_addresses_and_ports_of_their_own(registry: Registry)
     await registry.update(admin(), service, "default", "late", late)
     again = await create(registry, obj("v1", "Service", "again", spec=freed))
     assert again.spec.cluster_ip == taken.cluster_ip, "a change of type gives them back too"
+
+
+async def addresses(registry: Registry) -> dict[str, tuple[str, str]]:
+    """The Service of each."""
+    found = (await registry.list(admin(), kinds.by_name("networking.k8s.io/v1", "IPAddress"), ListOptions())).items
+    made: list[Any] = [item.message() for item in found]
+    return {item.metadata.name: (item.spec.parent_ref.namespace, item.spec.parent_ref.name) for item in made}
+
+
+async def test_each_address_of_a_service_is_an_object(registry: Registry) -> None:
+    service, address = kinds.by_name("v1", "Service"), kinds.by_name("networking.k8s.io/v1", "IPAddress")
+    first = await create(registry, obj("v1", "Service", "first", spec={"ports": [{"port": 80}]}))
+    assert await addresses(registry) == {first.spec.cluster_ip: ("default", "first")}
+    made: Any = (await registry.get(admin(), address, "", first.spec.cluster_ip)).message()
+    assert dict(made.metadata.labels) == {
+        "ipaddress.kubernetes.io/ip-family": "IPv4",
+        "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+    }
+    assert (made.spec.parent_ref.group, made.spec.parent_ref.resource) == ("", "services")
+    assert made.metadata.uid
+    assert made.metadata.creation_timestamp.seconds
+    second = await create(registry, obj("v1", "Service", "second", spec={"ports": [{"port": 80}]}))
+    await create(registry, obj("v1", "Service", "none", spec={"clusterIP": "None", "ports": [{"port": 80}]}))
+    assert set(await addresses(registry)) == {first.spec.cluster_ip, second.spec.cluster_ip}
+    second.spec.type, second.spec.external_name = "ExternalName", "x.example"
+    await registry.update(admin(), service, "default", "second", second)
+    assert set(await addresses(registry)) == {first.spec.cluster_ip}
+    await registry.delete(admin(), address, "", first.spec.cluster_ip, grace(None))  # by somebody
+    await registry.delete(admin(), service, "default", "first", grace(None))
+    assert await addresses(registry) == {}
+
+
+async def test_an_address_that_is_made_by_hand_is_taken(registry: Registry) -> None:
+    service, address = kinds.by_name("v1", "Service"), kinds.by_name("networking.k8s.io/v1", "IPAddress")
+    spec = {"parentRef": {"resource": "services", "namespace": "default", "name": "other"}}
+    await create(registry, obj("networking.k8s.io/v1", "IPAddress", "10.96.0.5", spec=spec), "")
+    asked = {"clusterIP": "10.96.0.5", "ports": [{"port": 80}]}
+    with pytest.raises(Invalid, match="provided IP is already allocated"):
+        await create(registry, obj("v1", "Service", "s", spec=asked))
+    assert set(await addresses(registry)) == {"10.96.0.5"}
+    await registry.delete(admin(), address, "", "10.96.0.5", grace(None))
+    await create(registry, obj("v1", "Service", "s", spec=asked))
+    with pytest.raises(AlreadyExists):
+        await create(registry, obj("networking.k8s.io/v1", "IPAddress", "10.96.0.5", spec=spec), "")
+    await registry.delete(admin(), service, "default", "s", grace(None))
+    assert await addresses(registry) == {}
 
 
 async def test_an_update_keeps_what_was_allocated(registry: Registry) -> None:
