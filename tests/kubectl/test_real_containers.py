@@ -291,10 +291,9 @@ spec:
 QUOTA = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
 
 
-@versions(NEWEST)
+@versions(NEWEST, since=32)
 def test_a_pod_gets_more_while_it_runs(kubectl: Kubectl) -> None:
-    if "--subresource" not in kubectl.run("patch", "--help").stdout:
-        pytest.skip("this kubectl is too old for subresources")
+    """kubectl knows the subresource `resize` since 1.32."""
     kubectl("apply", "-f", "-", stdin=SIZED)
     kubectl("wait", "--for=condition=Ready", "pod/sized", "--timeout=60s")
 

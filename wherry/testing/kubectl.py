@@ -77,10 +77,15 @@ data: {color: red}
 """
 
 
-def versions(*always: list[str]) -> pytest.MarkDecorator:
-    """The versions that a test runs with: these, and under `-m full` all. Without any it is there once, to say so."""
+def versions(*always: list[str], since: int = 0) -> pytest.MarkDecorator:
+    """The versions that a test runs with: these, and under `-m full` all, from 1.`since` on. Without any it is there once, to say
+    so."""
     chosen = [version for group in always for version in group]
-    params = [pytest.param(version, marks=() if version in chosen else pytest.mark.full) for version in BINARIES]
+    params = [
+        pytest.param(version, marks=() if version in chosen else pytest.mark.full)
+        for version in BINARIES
+        if int(version.partition(".")[2] or since) >= since
+    ]
     return pytest.mark.parametrize("kubectl", params or ["none"], indirect=True)
 
 
