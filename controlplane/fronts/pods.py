@@ -19,6 +19,7 @@ from controlplane.registry import violations
 from controlplane.registry.base import RegistryAPI
 from wherry.api import kinds
 from wherry.api.errors import APIError, BadRequest, InternalError
+from wherry.api.tasks import stop
 from wherry.client.status import from_status, to_status
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2
 
@@ -148,8 +149,7 @@ class PodsServicer:
                     return
         finally:
             self._sessions.close(session)
-            pump.cancel()
-            await asyncio.wait((pump,))
+            await stop(pump)
 
     async def _authorize(self, call: Call, verb: str, namespace: str, name: str, subresource: str) -> None:
         attributes = Attributes(verb, "", "pods", subresource, namespace, name)

@@ -15,6 +15,7 @@ from controlplane.nodelink.leases import read_lease
 from controlplane.nodelink.session import Session
 from controlplane.registry.base import RegistryAPI, RequestContext
 from wherry.api.errors import APIError, ServiceUnavailable, Timeout
+from wherry.api.tasks import stop
 from wherry.client.base import BidiStream, Transport
 from wherry.pb import pods_pb2
 
@@ -69,11 +70,7 @@ class Relays:
         task.add_done_callback(lambda ended: self._tasks.pop(ended, None))
 
     async def close(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await stop(*self._tasks)
 
 
 async def _bridge(session: Session, transport: Transport, stream: BidiStream) -> None:
@@ -87,9 +84,7 @@ async def _bridge(session: Session, transport: Transport, stream: BidiStream) ->
     try:
         await asyncio.wait((tasks[1], tasks[2]), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await stop(*tasks)
         session.end(ServiceUnavailable(f'the session with node "{session.node}" was broken off'))
         await stream.cancel()
         await transport.close()

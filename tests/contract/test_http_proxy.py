@@ -53,6 +53,7 @@ class Connection:
 async def answer(request: web.Request) -> web.StreamResponse:
     if request.path == "/socket":
         socket = web.WebSocketResponse()
+        socket.headers["X-Price"] = "1 \u20ac"  # no Latin-1
         await socket.prepare(request)
         async for message in socket:
             await socket.send_str(f"heard {message.data}")
