@@ -24,7 +24,7 @@ from kubelet.network.services.controller import SERVICE_INDEX, by_service
 from kubelet.runtime.base import RuntimeFailure
 from wherry.api import meta
 from wherry.api.context import Env
-from wherry.api.errors import AlreadyExists, APIError, Conflict, NotFound
+from wherry.api.errors import AlreadyExists, APIError, Conflict, NotFound, ServiceUnavailable
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import ClientAPI, Selection, Transport
 from wherry.client.events import WARNING, EventRecorder
@@ -214,6 +214,7 @@ class IngressController:
 
     async def _write_status(self, mine: list[networking_v1_pb2.Ingress]) -> None:
         wanted = routes.status(self.presence.addresses())
+        failed: APIError | None = None
         for ingress in mine:
             if meta.equal(wanted, ingress.status.load_balancer):
                 continue
@@ -226,9 +227,13 @@ class IngressController:
                 # Its next version wakes us.
                 log.debug("status of ingress %s: %s", meta.key(ingress), error)
             except APIError as error:
-                log.warning("status of ingress %s: %s; again in %g s", meta.key(ingress), error, RETRY_S)
-                self._dirty = None
-                asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
+                failed = error
+                if isinstance(error, ServiceUnavailable):
+                    break  # the others' would not be taken either
+        if failed is not None:
+            log.warning("an ingress' status could not be written: %s; again in %g s", failed, RETRY_S)
+            self._dirty = None
+            asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
 
     async def _ensure_class(self) -> None:
         """The class that people find without making one. It is the default, unless there is another."""

@@ -176,3 +176,27 @@ async def test_waiting_for_what_is_not_there_yet_goes_on_after_a_restart(env: En
         session = cast(Session, SimpleNamespace(client=Restarting(client, create)))
         async with asyncio.timeout(60):
             await _until(session, TARGET, "default", lambda _: True, may_be_absent=True)
+
+
+async def test_an_object_that_has_not_changed_for_long_is_waited_for(env: Env) -> None:
+    """Its own version is too old to begin at, however often one tries."""
+    async with plane(env) as control_plane:
+        client = control_plane.local_client(ADMIN)
+        old = await client.create(config_map())
+        other = config_map()
+        other.metadata.name = "other"
+        await client.create(other)
+
+        class Compacted(Forgetful):
+            async def watch(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
+                assert options["resource_version"] != old.metadata.resource_version
+                async for batch in self._client.watch(*args, **options):
+                    yield batch
+
+        session = cast(Session, SimpleNamespace(client=Compacted(client, None)))
+        waiting = asyncio.create_task(until_gone(session, TARGET, "default", old.metadata.uid))
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        await client.delete(core_v1_pb2.ConfigMap, "c", "default")
+        async with asyncio.timeout(60):
+            await waiting

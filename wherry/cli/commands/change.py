@@ -244,13 +244,13 @@ async def until_gone(session: Session, target: Target, namespace: str, uid: str)
     cls: type[Any] = message_class(target.resource)
     selection = Selection(namespace, field_selector=f"metadata.name={target.name}")
     while True:
+        # Its own version may be older than what the server can begin at: the list's is of now.
         try:
-            current = await session.client.get(cls, target.name, namespace)
+            items, since = await list_all(session.client, cls, selection)
         except NotFound:
+            return  # its kind has gone
+        if not any(uid in ("", item.metadata.uid) for item in items):
             return
-        if uid and current.metadata.uid != uid:
-            return
-        since = current.metadata.resource_version
         with contextlib.suppress(Expired):  # away for long: look anew
             async with contextlib.aclosing(watching(session, cls, selection, since)) as batches:
                 async for batch in batches:

@@ -109,10 +109,9 @@ def status(
 
         async def follow() -> int:
             selection = Selection(scope, field_selector=f"metadata.name={target.name}")
-            current = deployment
-            while not say(current):
-                since = current.metadata.resource_version
-                with contextlib.suppress(Expired):  # away for long: look anew
+            since = deployment.metadata.resource_version
+            while True:
+                with contextlib.suppress(Expired):
                     async with contextlib.aclosing(
                         watching(session, apps_v1_pb2.Deployment, selection, since)
                     ) as batches:
@@ -122,8 +121,12 @@ def status(
                                     raise UsageError("object has been deleted")
                                 if event.type != "BOOKMARK" and say(event.object):
                                     return 0
-                current = await session.client.get(apps_v1_pb2.Deployment, target.name, scope)
-            return 0
+                # The server was away for long, or nothing had changed for long: on from the list's version, which is of now.
+                items, since = await list_all(session.client, apps_v1_pb2.Deployment, selection)
+                if not items:
+                    raise UsageError("object has been deleted")
+                if say(items[0]):
+                    return 0
 
         try:
             return await asyncio.wait_for(follow(), limit)
