@@ -112,7 +112,7 @@ def test_second_up_changes_nothing_and_says_so(wherry: Commands) -> None:
     assert "✓" not in said
     after = (wherry.status(), wherry.pods())
     for status, _ in (before, after):
-        for process in (status["process"], *(node["agent"] for node in status["nodes"])):
+        for process in (status["process"], status["ingress"], *(node["agent"] for node in status["nodes"])):
             process.pop("memory_bytes")
         for node in status["nodes"]:
             node["containerd"].pop("memory_bytes")
