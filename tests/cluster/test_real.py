@@ -5,9 +5,9 @@ keep a broken build from hanging.
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
-import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,43 +130,38 @@ def test_a_control_plane_killed_amid_creates_loses_nothing_acknowledged(cluster:
     cluster.apply(deployment("witness", 2))
     before = containers(running(cluster, "app=witness", 2))
     acknowledged: list[str] = []
-    enough = threading.Event()
+    server = cluster.server_pid()
+    label = f"set=many-{secrets.token_hex(3)}"
 
     async def create_many() -> None:
         client = cluster.client()
-        try:
+        in_flight = asyncio.Semaphore(64)
 
-            async def one(number: int) -> None:
-                config = core_v1_pb2.ConfigMap()
-                config.metadata.name, config.metadata.namespace = f"many-{number}", "default"
-                config.metadata.labels["set"] = "many"
+        async def one(number: int) -> None:
+            config = core_v1_pb2.ConfigMap()
+            config.metadata.name, config.metadata.namespace = f"{label.partition('=')[2]}-{number}", "default"
+            config.metadata.labels["set"] = label.partition("=")[2]
+            async with in_flight:
                 await client.create(config)
-                acknowledged.append(config.metadata.name)
-                if len(acknowledged) >= 300:
-                    enough.set()
+            acknowledged.append(config.metadata.name)
+            if len(acknowledged) == 300:
+                os.kill(server, signal.SIGKILL)
 
+        try:
             await asyncio.gather(*(one(number) for number in range(1000)), return_exceptions=True)
         finally:
-            enough.set()
             await client.close()
 
-    def kill() -> None:
-        enough.wait(60)
-        os.kill(cluster.server_pid(), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
     asyncio.run(create_many())
-    killer.join()
     assert 300 <= len(acknowledged) < 1000, "the kill must fall into the middle of the creates"
     cluster.up()
-    there = {item["metadata"]["name"] for item in cluster.json("configmaps", "-l", "set=many")["items"]}
+    there = {item["metadata"]["name"] for item in cluster.json("configmaps", "-l", label)["items"]}
     assert set(acknowledged) <= there
     assert containers(running(cluster, "app=witness", 2)) == before
     # The agents came back by themselves: what is new runs.
     cluster.ok("scale", "deployment/witness", "--replicas", "4")
     running(cluster, "app=witness", 4)
-    cluster.ok("delete", "configmaps", "-l", "set=many", "--no-wait")
+    cluster.ok("delete", "configmaps", "-l", label, "--no-wait")
     remove(cluster, "witness")
 
 
