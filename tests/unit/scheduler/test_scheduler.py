@@ -15,6 +15,7 @@ from controlplane.scheduler.scheduler import PLAN_LIMIT_PODS, Scheduler
 from wherry.api.context import Env
 from wherry.api.errors import Conflict, Forbidden, Invalid, NotFound, ServiceUnavailable, Timeout
 from wherry.client.base import Page, WatchBatch, WatchEvent
+from wherry.client.events import LINGER_S
 from wherry.client.informer import key_of
 from wherry.pb import core_v1_pb2, pods_pb2, scheduling_pb2
 from wherry.testing.builders import NodeBuilder, PodBuilder, make_node, make_pod
@@ -87,10 +88,12 @@ class Api:
             if events:
                 yield WatchBatch(events, str(news[-1][0]))
 
-    async def create(self, obj: Any) -> Any:
+    async def create_batch(self, objs: Sequence[Any]) -> Sequence[str | Exception]:
+        """Of the recorder."""
         self._up()
-        self.objects[type(obj)][key_of(obj)] = _copy(obj)
-        return obj
+        for obj in objs:
+            self.objects[type(obj)][key_of(obj)] = _copy(obj)
+        return [obj.metadata.name for obj in objs]
 
     async def patch(self, cls: type, name: str, namespace: str, patch: Any) -> Any:
         """Of the recorder, counting an event."""
@@ -202,6 +205,7 @@ async def test_places_what_is_there_and_what_comes(api: Api, env: Env) -> None:
         assert api.nodes()["first"] == "n2"
         assert sorted(api.nodes().values()) == ["n1", "n1", "n2", "n2"]
         assert len(scheduler.queue) == 0
+        await asyncio.sleep(LINGER_S)
     assert api.events("first") == [("Normal", "Scheduled", "Successfully assigned default/first to n2")]
 
 
@@ -210,7 +214,7 @@ async def test_a_pod_that_fits_nowhere_says_so_and_goes_when_there_is_room(api: 
     await api.put(make_pod("used").cpu(2).on("n1"))
     async with running(api, env):
         await api.put(make_pod("p").cpu(1))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1 + LINGER_S)
         message = (
             "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, "
             "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
