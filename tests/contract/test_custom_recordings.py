@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from wherry.api.context import Env
 from wherry.testing import recorded_exceptions as exceptions
 from wherry.testing import recordings
-from wherry.testing.https import Answer, Caller, Https, https
+from wherry.testing.https import Answer, Caller, Https
 
 pytestmark = pytest.mark.skipif(
     not recordings.GOLDEN.is_dir() and not os.environ.get("CI"),
@@ -57,12 +56,6 @@ async def established(caller: Caller, name: str = "widgets.golden.example") -> N
             if any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
                 return
             await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-async def front() -> AsyncIterator[Https]:
-    async with https(Env()) as found:
-        yield found
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -20,18 +19,6 @@ from wherry.testing.https import Caller, Https, https
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
-
-
-@pytest.fixture
-async def front() -> AsyncIterator[Https]:
-    async with https(Env()) as found:
-        yield found
-
-
-@pytest.fixture
-async def admin(front: Https) -> AsyncIterator[Caller]:
-    async with front.caller() as caller:
-        yield caller
 
 
 def config_map(name: str, **data: str) -> dict[str, object]:

@@ -7,15 +7,13 @@ tests/contract/test_http_recordings.py compares what is served with the recorded
 from __future__ import annotations
 
 import csv
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from wherry.api.context import Env
 from wherry.testing import recorded_exceptions as exceptions
 from wherry.testing import recordings
-from wherry.testing.https import Caller, Https, https
+from wherry.testing.https import Caller, Https
 from wherry.testing.require import strict
 
 FACTS = recordings.GOLDEN.parent
@@ -25,18 +23,6 @@ pytestmark = pytest.mark.skipif(
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 # By group version and name (`pods`, `pods/status`): what discovery says of it.
 Found = dict[tuple[str, str], dict[str, Any]]
-
-
-@pytest.fixture
-async def front() -> AsyncIterator[Https]:
-    async with https(Env()) as found:
-        yield found
-
-
-@pytest.fixture
-async def admin(front: Https) -> AsyncIterator[Caller]:
-    async with front.caller() as caller:
-        yield caller
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from wherry.api.context import Env
 from wherry.testing import recorded_exceptions as exceptions
 from wherry.testing import recordings
 from wherry.testing.eventually import eventually
-from wherry.testing.https import Answer, Caller, Https, https
+from wherry.testing.https import Answer, Caller, Https
 
 pytestmark = pytest.mark.skipif(
     not recordings.GOLDEN.is_dir() and not os.environ.get("CI"),
@@ -37,12 +36,6 @@ def recorded(file: str) -> list[tuple[int, Recorded]]:
         return []
     lines = (recordings.GOLDEN / f"{file}.jsonl").read_text().splitlines()
     return [(number, json.loads(line)) for number, line in enumerate(lines, 1)]
-
-
-@pytest.fixture
-async def front() -> AsyncIterator[Https]:
-    async with https(Env()) as found:
-        yield found
 
 
 @pytest.fixture

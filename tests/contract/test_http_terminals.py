@@ -17,9 +17,8 @@ import pytest
 from controlplane.fronts.call import Call
 from kubelet.runtime.exec_stream import ExecSession
 from kubelet.streams.sessions import exit_status
-from wherry.api.context import Env
 from wherry.pb import pods_pb2
-from wherry.testing.https import Https, https
+from wherry.testing.https import Https
 
 PATH = "/api/v1/namespaces/default/pods/p/exec?command=sh&stdin=true&stdout=true&tty=true"
 SIZES = [(80, 24), (132, 43), (1, 1), (65535, 65535)]
@@ -53,12 +52,6 @@ class Recorder:
             if which == "stdin_closed" or frame.stdin == b"q":
                 yield pods_pb2.StreamFrame(result=exit_status(7))
                 return
-
-
-@pytest.fixture
-async def front() -> AsyncIterator[Https]:
-    async with https(Env()) as found:
-        yield found
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 
 
 @pytest.fixture
-async def front() -> AsyncIterator[Https]:
-    async with https(Env()) as found:
-        yield found
-
-
-@pytest.fixture
 async def admin(front: Https) -> AsyncIterator[Caller]:
     async with front.caller() as caller:
         made = await caller.ask("POST", ACCOUNTS, {"metadata": {"name": "robot"}})

@@ -24,18 +24,6 @@ SERVICE_NAME = "hooks.default.svc"
 
 
 @pytest.fixture
-async def front() -> AsyncIterator[Https]:
-    async with https(Env()) as found:
-        yield found
-
-
-@pytest.fixture
-async def admin(front: Https) -> AsyncIterator[Caller]:
-    async with front.caller() as caller:
-        yield caller
-
-
-@pytest.fixture
 async def server(front: Https) -> AsyncIterator[HookServer]:
     async with hook_server(front.plane, front.env, (SERVICE_NAME,)) as found:
         yield found

@@ -21,23 +21,8 @@ from wherry.api.cel.budget import Budget
 from wherry.api.context import Env
 from wherry.api.errors import APIError
 from wherry.api.turns import at_once
-from wherry.pb import apiextensions_v1_pb2, resources_pb2
-from wherry.testing.registries import open_registry
-
-S, I, O = {"type": "string"}, {"type": "integer"}, {"type": "object"}  # noqa: E741
-KEEP = {"x-kubernetes-preserve-unknown-fields": True}
-
-
-def obj(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties}
-
-
-def array(items: Any, **more: Any) -> dict[str, Any]:
-    return {"type": "array", "items": items, **more}
-
-
-def keyed(*keys: str, **properties: Any) -> dict[str, Any]:
-    return array(obj(**properties), **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)})
+from wherry.pb import resources_pb2
+from wherry.testing.schemas import KEEP, I, O, S, array, definition, keyed, obj
 
 
 @pytest.mark.parametrize(
@@ -444,39 +429,20 @@ _SCHEMA = st.recursive(st.just({}) | st.just({"type": "string"}), _schemas, max_
 _ROOT = st.tuples(_SCHEMA, st.booleans()).map(lambda pair: {**pair[0], "type": "object"} if pair[1] else pair[0])
 
 
-def _definition(schema: Any) -> Any:
-    version = {
-        "name": "v1",
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-        "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.a", "statusReplicasPath": ".status.a"}},
-        "additionalPrinterColumns": [{"name": "A", "type": "integer", "jsonPath": ".spec.a"}],
-    }
-    spec = {
-        "group": "example.com",
-        "scope": "Namespaced",
-        "names": {"plural": "things", "kind": "Thing"},
-        "versions": [version],
-    }
-    body = {"metadata": {"name": "things.example.com"}, "spec": spec}
-    return codec.from_dict(body, apiextensions_v1_pb2.CustomResourceDefinition)
-
-
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_ROOT, st.dictionaries(_NAMES, _JSON, max_size=3), st.dictionaries(_NAMES, _JSON, max_size=3))
 def test_any_schema_is_refused_or_serves_any_object(schema: Any, first: Any, second: Any) -> None:
     try:
-        definition = _definition(schema)
+        defined = definition(schema)
     except codec.DecodeError:
         return
     strategy = Definitions(kind=kinds.by_name("apiextensions.k8s.io/v1", "CustomResourceDefinition"))
-    strategy.defaults(definition)
-    strategy.prepare_create(definition)
-    refused = strategy.validate(definition)
+    strategy.defaults(defined)
+    strategy.prepare_create(defined)
+    refused = strategy.validate(defined)
     assert all(cause.field for cause in refused)
     # What was accepted once, or by somebody else, is served whatever it is.
-    _, versions = build.served(definition, None)
+    _, versions = build.served(defined, None)
     served: Any = versions["v1"].strategy
     objects = []
     for body in (first, second):
@@ -495,7 +461,7 @@ def test_any_schema_is_refused_or_serves_any_object(schema: Any, first: Any, sec
         stored = served.to_store(made)
         assert resources_pb2.Unstructured.FromString(served.view(stored)).metadata.name == "x"
         served.read_scale(made)
-        for column in columns.of_version(definition.spec.versions[0]):
+        for column in columns.of_version(defined.spec.versions[0]):
             column.cell(made, 0.0)
         objects.append(made)
     at_once(served.examine(objects[1], objects[0], ""))
@@ -519,7 +485,7 @@ async def test_another_replica_serves_what_this_one_defines(env: Env) -> None:
         ours, theirs = registries
         ctx = RequestContext(ADMIN)
         defined = kinds.by_name("apiextensions.k8s.io/v1", "CustomResourceDefinition")
-        await ours.create(ctx, defined, "", _definition({"type": "object", **KEEP}))
+        await ours.create(ctx, defined, "", definition({"type": "object", **KEEP}))
         found: Any = (await ours.get(ctx, defined, "", "things.example.com")).message()
         found.status.conditions.add(type="Established", status="True")
         await ours.update(ctx, defined, "", "things.example.com", found, subresource="status")
@@ -534,95 +500,3 @@ async def test_another_replica_serves_what_this_one_defines(env: Env) -> None:
         for registry in registries:
             await registry.close()
         await store.close()
-
-
-def nested(depth: int, leaf: dict[str, Any]) -> dict[str, Any]:
-    """Alternatives within alternatives, none of which fits."""
-    found = leaf
-    for _ in range(depth):
-        found = {"anyOf": [found, {"oneOf": [found, {"minimum": 9}]}]}
-    return found
-
-
-def steps(value: Any, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many a validation takes at least: the smallest bound that it keeps."""
-    low, high = 1, 1 << 16
-    while low < high:
-        middle = (low + high) // 2
-        monkeypatch.setattr(validating, "MAX_STEPS", middle)
-        told = [cause.message for cause in validating.validate(value, schema)]
-        low, high = (middle + 1, high) if any("steps" in text for text in told) else (low, middle)
-    return low
-
-
-@pytest.mark.parametrize("word", ["anyOf", "oneOf"])
-def test_nested_alternatives_take_as_many_steps_as_there_are_schemas(
-    word: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schema: dict[str, Any] = {"type": "integer", "minimum": 5}
-    for _ in range(200):
-        schema = {word: [schema, {"minimum": 9}]}
-    assert steps(1, schema, monkeypatch) <= 402
-
-
-def test_what_takes_too_many_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validating, "MAX_STEPS", 1000)
-    (cause,) = validating.validate([1] * 100, {"type": "array", "items": nested(8, {"minimum": 5})}, "spec.list")
-    assert (cause.field, cause.reason) == ("spec.list", "FieldValueInvalid")
-    assert "validation takes more than 1000 steps" in cause.message
-
-
-def test_long_texts_count_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validating, "MAX_STEPS", 1000)
-    schema = {"anyOf": [{"pattern": "^b"}] * 10}
-    assert "steps" not in validating.validate("a" * 1000, schema)[0].message
-    assert "validation takes more than 1000 steps" in validating.validate("a" * 100_000, schema)[0].message
-
-
-LARGE: dict[str, tuple[Any, dict[str, Any]]] = {
-    "a list": (["x"] * 10_000, {"type": "array", "items": S}),
-    "a map": ({f"k{i}": i for i in range(10_000)}, {"type": "object", "additionalProperties": I}),
-    "a set": (
-        [f"k{i}" for i in range(10_000)], {"type": "array", "items": S, "x-kubernetes-list-type": "set"},
-    ),
-    "alternatives": (["x"] * 1000, {"type": "array", "items": {"oneOf": [S, *[I] * 9]}}),
-    "wrong ones": ([7] * 10_000, {"type": "array", "items": S}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LARGE)
-def test_large_values_are_validated_in_slices(name: str) -> None:
-    value, schema = LARGE[name]
-    assert len(list(validating.validating(value, schema, "a"))) >= 38  # of 10,000 steps
-    assert bool(validating.validate(value, schema, "a")) == (name == "wrong ones")
-    if name in ("a list", "a map", "a set"):
-        assert len(list(validating.validating_lists(value, schema, "a"))) >= 38
-
-
-async def test_others_get_their_turn_while_a_large_object_is_written(env: Env) -> None:
-    async with open_registry(env) as registry:
-        ctx = RequestContext(ADMIN)
-        defined = kinds.by_name("apiextensions.k8s.io/v1", "CustomResourceDefinition")
-        await registry.create(ctx, defined, "", _definition(obj(data={"type": "array", "items": S})))
-        found: Any = (await registry.get(ctx, defined, "", "things.example.com")).message()
-        found.status.conditions.add(type="Established", status="True")
-        await registry.update(ctx, defined, "", "things.example.com", found, subresource="status")
-        kind = registry.kind("example.com", "v1", "things")
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                await asyncio.sleep(0)
-                turns += 1
-
-        async def turns_of(size: int) -> int:
-            before = turns
-            made = codec.from_dict({"metadata": {"name": f"a{size}"}, "data": ["x"] * size}, kind.message)
-            await registry.create(ctx, kind, "default", made)
-            return turns - before
-
-        task = asyncio.create_task(other())
-        few, many = await turns_of(1), await turns_of(10_000)
-        task.cancel()
-        assert many - few >= 76  # one for 250 steps of the schema, and of its lists
