@@ -15,7 +15,7 @@ from kubelet.runtime.processes import find_binary
 IP_TIMEOUT_S = 20.0
 NETNS_DIR = Path("/run/netns")
 DEFAULT_MTU = 1500
-# Marks the routes that are ours (see /etc/iproute2/rt_protos; 7x is nobody's).
+# Marks the routes of this node's agent (see /etc/iproute2/rt_protos; 7x is nobody's).
 ROUTE_PROTOCOL = "77"
 _HELD = "lo:wherry"
 
@@ -60,10 +60,9 @@ def addresses(*, netns: str = "", dev: str = "") -> list[str]:
     return [f"{item['local']}/{item['prefixlen']}" for link in found for item in link.get("addr_info", ())]
 
 
-def routes(*, netns: str = "", ours: bool = False) -> dict[str, str]:
-    """Destinations and their gateways ("" when direct); only those that we made with `ours`."""
-    selection = ("proto", ROUTE_PROTOCOL) if ours else ()
-    found = query("-4", "route", "show", *selection, netns=netns)
+def routes(*, netns: str = "") -> dict[str, str]:
+    """Destinations and their gateways ("" when direct)."""
+    found = query("-4", "route", "show", netns=netns)
     return {str(route["dst"]): str(route.get("gateway", "")) for route in found}
 
 

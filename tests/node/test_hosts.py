@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from kubelet.network import links
+from kubelet.network.mesh import kernel as mesh
+from kubelet.network.mesh.plan import Mesh, Peer
 from kubelet.runtime.base import SandboxConfig
 from kubelet.runtime.containerd import find_running
 from kubelet.runtime.cri import CriRuntime
@@ -214,7 +216,12 @@ def test_the_network_of_the_pods_shows_as_taken_from_the_start(cluster: Cluster)
     assert not hosts.make_switch(cluster)
     part = {cluster.nodes[0].name: cluster.cluster_cidr.replace("/16", "/24")}
     assert hosts.route_to_pods(cluster, part)
+    # A node of another cluster, on this machine itself, takes away what it holds for its own: not these. Whoever asked for a pod
+    # would be answered by some machine behind the default route.
+    mesh.apply(Peer("other", "10.9.0.0/24", "192.0.2.99"), Mesh())
+    mesh.remove()
     assert not hosts.route_to_pods(cluster, part)
+    assert not hosts.make_switch(cluster)
     assert hosts.route_to_pods(cluster, {})
     assert links.routes()[cluster.cluster_cidr] == ""
     down(cluster.name, Progress(quiet=True))

@@ -21,6 +21,9 @@ from wherry.cli.cluster.layout import Cluster, ClusterError, Node, known, load
 # Nodes live in a /24 of the first, pods in a /16 of the second; the first free one is taken.
 HOST_NETWORKS = ipaddress.IPv4Network("10.77.0.0/16")
 POD_NETWORKS = ipaddress.IPv4Network("10.128.0.0/10")
+# Another mark than `links.ROUTE_PROTOCOL`: an agent on this machine itself holds all routes with that one for its own, and takes
+# away what it knows nothing of. Without its routes a cluster's pods would be looked for on the default route.
+ROUTE_PROTOCOL = "78"
 CLAIM_METRIC = "4096"  # any other route to the same place comes first
 FIRST_PORT, LAST_PORT, PORT_STEP = 7443, 7543, 4
 PORT_OFFSETS = (0, 1, 3)  # gRPC, where nodes join, the Kubernetes API
@@ -103,10 +106,10 @@ def make_switch(cluster: Cluster) -> bool:
         links.ip("address", "replace", address, "dev", cluster.bridge)
         changed = True
     links.ip("link", "set", cluster.bridge, "up")
-    if links.routes(ours=True).get(cluster.cluster_cidr) is None:
+    if not links.query("-4", "route", "show", cluster.cluster_cidr, "dev", cluster.bridge):
         # The nodes' own parts come once they have joined. Until then, and for parts of nodes that are no more, the whole shows
         # as taken, to whoever else looks for a free network; and nothing for a pod goes out by the default route.
-        place = ("dev", cluster.bridge, "proto", links.ROUTE_PROTOCOL, "metric", CLAIM_METRIC)
+        place = ("dev", cluster.bridge, "proto", ROUTE_PROTOCOL, "metric", CLAIM_METRIC)
         links.ip("route", "replace", cluster.cluster_cidr, *place)
         changed = True
     if forwarding() != "1":
@@ -159,15 +162,15 @@ def route_to_pods(cluster: Cluster, pod_cidrs: dict[str, str]) -> bool:
     changed = False
     # The host has routes of other clusters too: ours are those to our nodes.
     inside = ipaddress.ip_network(cluster.host_subnet)
-    present = {dst: gw for dst, gw in links.routes(ours=True).items() if _within(gw, inside)}
+    present = {dst: gw for dst, gw in links.routes().items() if _within(gw, inside)}
     for destination in sorted(present.keys() - via.keys()):
-        links.ip("route", "del", destination, "proto", links.ROUTE_PROTOCOL)
+        links.ip("route", "del", destination, "via", present[destination])
         changed = True
     for destination, gateway in sorted(via.items()):
         if present.get(destination) != gateway:
             # Never "replace" a route that is not ours: that would take another cluster's pods off the host.
             verb = "replace" if destination in present else "add"
-            links.ip("route", verb, destination, "via", gateway, "proto", links.ROUTE_PROTOCOL)
+            links.ip("route", verb, destination, "via", gateway, "proto", ROUTE_PROTOCOL)
             changed = True
     return changed
 
