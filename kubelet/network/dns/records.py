@@ -1,8 +1,9 @@
 """What the cluster's names mean, as Kubernetes' DNS specification (1.1.0) says. Pure but for the informers it reads; called by
 `server`.
 
-    SERVICE.NAMESPACE.svc.DOMAIN            A: the cluster address; of a headless Service its endpoints' addresses
-    HOSTNAME.SERVICE.NAMESPACE.svc.DOMAIN   A: one endpoint of a headless Service
+    SERVICE.NAMESPACE.svc.DOMAIN            A: the cluster address; of a headless Service its endpoints' addresses;
+                                            CNAME: the name that an ExternalName stands for
+    HOSTNAME.SERVICE.NAMESPACE.svc.DOMAIN   A: one endpoint, with A-B-C-D for a hostname when it has none
     _PORT._PROTO.SERVICE.NAMESPACE.svc...   SRV
     A-B-C-D.NAMESPACE.pod.DOMAIN            A: the address in the name
     D.C.B.A.in-addr.arpa                    PTR: the Service, or the endpoint of a headless one, with that address
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from kubelet.network.endpoints import is_ready
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
 T = TypeVar("T")
@@ -122,12 +124,12 @@ class Zone:
         match rest:
             case ():
                 addresses = self._addresses(service)
-                return _addresses(name, kind, addresses)
+                return _addresses(name, kind, addresses) if addresses else NO_NAME
             case (proto,) if proto in ("_tcp", "_udp", "_sctp"):
                 return NO_DATA
             case (port, proto) if port.startswith("_") and proto.startswith("_"):
                 return self._srv(name, port[1:], proto[1:], service, kind)
-            case (hostname,) if _is_headless(service):
+            case (hostname,):
                 found = [address for host, address in self._endpoints(service) if host == hostname]
                 return _addresses(name, kind, found) if found else NO_NAME
         return NO_NAME
@@ -147,7 +149,7 @@ class Zone:
         key = f"{service.metadata.namespace}/{service.metadata.name}"
         for found in self._slices.by_index(self._slice_index, key):
             for endpoint in found.endpoints:
-                if endpoint.conditions.ready or not endpoint.conditions.HasField("ready"):
+                if is_ready(endpoint):
                     for address in endpoint.addresses:
                         yield hostname(endpoint, address), address, found.ports
 
@@ -187,7 +189,8 @@ class Zone:
             if service is None or not _is_headless(service):
                 continue
             own = f"{owner}.{found.metadata.namespace}.svc.{self.domain}."
-            targets += [f"{hostname(item, address)}.{own}" for item in found.endpoints if address in item.addresses]
+            ready = [item for item in found.endpoints if address in item.addresses and is_ready(item)]
+            targets += [f"{hostname(item, address)}.{own}" for item in ready]
         if not targets:
             return None  # another's network, for all we know
         if kind not in ("PTR", "ANY"):

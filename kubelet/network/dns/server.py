@@ -6,10 +6,11 @@ import asyncio
 import socket
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kubelet.network.dns import wire
 from kubelet.network.dns.answers import Answers
-from kubelet.network.dns.records import NotSynced, Record, Zone
+from kubelet.network.dns.records import NO_DATA, Answer, NotSynced, Record, Zone
 from kubelet.network.dns.upstream import Upstream
 from wherry.api.context import Env
 
@@ -20,6 +21,18 @@ IDLE_S = 10.0
 MAX_TASKS = 1000
 BURST = 64  # datagrams between two looks at the loop
 MAX_DATAGRAM = 4096
+MAX_ALIASES = 8
+
+_ADDRESSES = (wire.TYPES["A"], wire.TYPES["AAAA"])
+
+
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """A question that others must be asked: the client's own, or, where a Service is an alias (`aliases`, the way there), for the
+    name that it stands for."""
+
+    query: wire.Query
+    aliases: tuple[Record, ...] = ()
 
 
 class NameServer:
@@ -58,8 +71,8 @@ class NameServer:
 
     # -- answers
 
-    def answer(self, data: bytes, *, tcp: bool) -> bytes | wire.Query:
-        """What can be said at once (nothing, for what is no question); or the question that others must be asked."""
+    def answer(self, data: bytes, *, tcp: bool) -> bytes | Onward:
+        """What can be said at once (nothing, for what is no question); or what others must be asked."""
         try:
             query = wire.parse_query(data)
         except wire.Malformed:
@@ -71,17 +84,43 @@ class NameServer:
         except NotSynced:
             return wire.response(query, wire.SERVFAIL)
         if found is None:
-            return self._upstream.cached(query) or query
-        limit = 0 if tcp else query.size
-        if found.answers:
-            answers = self._shuffled(found.answers)
-            said = wire.response(query, wire.NOERROR, answers, additional=found.additional, ttl_s=TTL_S, max_size=limit)
-        else:
-            rcode = wire.NOERROR if found.exists else wire.NXDOMAIN
-            said = wire.response(query, rcode, authority=[self._soa()], ttl_s=TTL_S, max_size=limit)
+            return self._upstream.cached(query, tcp=tcp) or Onward(query)
+        aliases: list[Record] = []
+        # Resolvers of programs do not ask for the name behind an alias themselves.
+        while query.kind in _ADDRESSES and found.answers and found.answers[0].type == "CNAME":
+            aliases += found.answers
+            target = self._zone.find(_target(aliases[-1]), wire.NAMES[query.kind])
+            if target is None:
+                return Onward(query, tuple(aliases))
+            found = target if len(aliases) < MAX_ALIASES else NO_DATA  # they may lead in a circle
+        said = self._response(query, found, aliases, tcp=tcp)
         if not tcp and query.plain:
             self._answers.add(data, said, len(found.answers))
         return said
+
+    def _response(self, query: wire.Query, found: Answer, aliases: Sequence[Record], *, tcp: bool) -> bytes:
+        rcode = wire.NOERROR if found.exists else wire.NXDOMAIN
+        return wire.response(
+            query, rcode, [*aliases, *self._shuffled(found.answers)], authority=[] if found.answers else [self._soa()],
+            additional=found.additional, ttl_s=TTL_S, max_size=0 if tcp else query.size,
+        )  # fmt: skip
+
+    async def _ask(self, onward: Onward, data: bytes, *, tcp: bool) -> bytes:
+        if not onward.aliases:
+            return await self._upstream.ask(onward.query, data, tcp=tcp)
+        sent = wire.question(_target(onward.aliases[-1]), onward.query.kind, edns=True)
+        query = wire.parse_query(sent)
+        told = self._upstream.cached(query, tcp=True) or await self._upstream.ask(query, sent, tcp=tcp)
+        if wire.is_truncated(told):
+            told = await self._upstream.ask(query, sent, tcp=True)
+        try:
+            found = wire.addresses(told)
+        except wire.Malformed:
+            return wire.response(onward.query, wire.SERVFAIL)
+        return wire.response(
+            onward.query, wire.rcode_of(told), [*onward.aliases, *found], ttl_s=TTL_S,
+            max_size=0 if tcp else onward.query.size,
+        )  # fmt: skip
 
     def _shuffled(self, answers: Sequence[Record]) -> list[Record]:
         """Many clients take the first."""
@@ -107,15 +146,15 @@ class NameServer:
                 if said:
                     _send(datagrams, said, sender)
             elif len(self._tasks) < MAX_TASKS:
-                task = asyncio.get_running_loop().create_task(self._ask(said, data, sender, datagrams))
+                task = asyncio.get_running_loop().create_task(self._ask_for(said, data, sender, datagrams))
                 self._tasks[task] = None
                 task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
 
-    async def _ask(self, query: wire.Query, data: bytes, sender: tuple[str, int], datagrams: socket.socket) -> None:
-        _send(datagrams, await self._upstream.ask(query, data, tcp=False), sender)
+    async def _ask_for(self, onward: Onward, data: bytes, sender: tuple[str, int], datagrams: socket.socket) -> None:
+        _send(datagrams, await self._ask(onward, data, tcp=False), sender)
 
     # -- connections
 
@@ -128,7 +167,7 @@ class NameServer:
                     data = await reader.readexactly(length)
                     said = self.answer(data, tcp=True)
                     if not isinstance(said, bytes):
-                        said = await self._upstream.ask(said, data, tcp=True)
+                        said = await self._ask(said, data, tcp=True)
                     if not said:
                         return
                     writer.write(struct.pack("!H", len(said)) + said)
@@ -138,6 +177,11 @@ class NameServer:
         finally:
             self._connections -= 1
             writer.close()
+
+
+def _target(alias: Record) -> str:
+    """As `Zone.find` takes it."""
+    return alias.data.lower().rstrip(".")
 
 
 def _send(datagrams: socket.socket, said: bytes, sender: tuple[str, int]) -> None:

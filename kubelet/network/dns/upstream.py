@@ -16,6 +16,7 @@ MAX_CACHED = 1000
 MAX_CACHED_BYTES = 4096
 MAX_KEPT_S = 30
 STALE_S = 3600.0
+SHUNNED_S = 30.0  # a server that did not answer is asked after the others for so long
 MAX_IN_FLIGHT = 256
 _PORT = 53
 
@@ -37,24 +38,28 @@ class Upstream:
         self._port = port
         self._cache: dict[tuple[str, int, int, bool], _Cached] = {}
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._shunned: dict[str, float] = {}  # until when
 
-    def cached(self, query: wire.Query) -> bytes | None:
-        """An answer that is still good."""
+    def cached(self, query: wire.Query, *, tcp: bool) -> bytes | None:
+        """An answer that is still good, and that the client can take."""
         found = self._cache.get(_key(query))
         now = asyncio.get_running_loop().time()
-        return _aged(found, query, now) if found is not None and now < found.until else None
+        if found is None or now >= found.until or (len(found.data) > query.size and not tcp):
+            return None
+        return _aged(found, query, now)
 
     async def ask(self, query: wire.Query, data: bytes, *, tcp: bool) -> bytes:
         """The answer, or a SERVFAIL."""
         if self._slots.locked():
             return wire.response(query, wire.SERVFAIL, authoritative=False)
         async with self._slots:
-            for server in self._servers():
+            for server in self.in_order():
                 sent = wire.with_id(data, self._env.rng.getrandbits(16))
                 try:
                     async with asyncio.timeout(TIMEOUT_S):
                         answer = await (_over_tcp if tcp else _over_udp)(server, self._port, sent, query)
                 except (OSError, TimeoutError, wire.Malformed):
+                    self._shunned[server] = asyncio.get_running_loop().time() + SHUNNED_S
                     continue
                 if wire.rcode_of(answer) in (wire.NOERROR, wire.NXDOMAIN):
                     self._keep(query, answer)
@@ -64,6 +69,13 @@ class Upstream:
         if found is not None and now < found.stored + STALE_S:
             return _aged(found, query, now)
         return wire.response(query, wire.SERVFAIL, authoritative=False)
+
+    def in_order(self) -> list[str]:
+        """As the host has them, but those that did not answer of late behind the others."""
+        now = asyncio.get_running_loop().time()
+        servers = self._servers()
+        self._shunned = {server: until for server, until in self._shunned.items() if now < until and server in servers}
+        return sorted(servers, key=lambda server: server in self._shunned)
 
     def _keep(self, query: wire.Query, answer: bytes) -> None:
         if wire.is_truncated(answer) or len(answer) > MAX_CACHED_BYTES:

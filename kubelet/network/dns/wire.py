@@ -143,8 +143,33 @@ def lifetimes(data: bytes) -> list[tuple[int, int]]:
     return found
 
 
+def question(name: str, kind: int, *, edns: bool) -> bytes:
+    """A message that asks for one name, with recursion; whoever sends it gives it an id."""
+    data = _HEADER.pack(0, _RD, 1, 0, 0, int(edns)) + encode_name(name) + struct.pack("!HH", kind, IN)
+    return data + b"\0" + _RECORD.pack(TYPES["OPT"], MAX_SIZE, 0, 0) if edns else data
+
+
+def addresses(data: bytes) -> list[Record]:
+    """What an answer says of addresses and of other names for them. Raises Malformed."""
+    _, _, questions, count, *_ = _HEADER.unpack_from(data)
+    place = _HEADER.size
+    for _ in range(questions):
+        _, place = _name(data, place)
+        place += 4
+    found = []
+    for record in _records(data, place, count):
+        size = record.end - record.start
+        if record.kind == TYPES["CNAME"]:
+            found.append(Record(record.name, "CNAME", _name(data, record.start)[0] + "."))
+        elif (record.kind, size) in ((TYPES["A"], 4), (TYPES["AAAA"], 16)):
+            text = str(ipaddress.ip_address(data[record.start : record.end]))
+            found.append(Record(record.name, NAMES[record.kind], text))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
+    name: str
     kind: int
     cls: int
     ttl_s: int
@@ -155,14 +180,14 @@ class _Found:
 
 def _records(data: bytes, place: int, count: int) -> Iterator[_Found]:
     for _ in range(count):
-        _, place = _name(data, place)
+        name, place = _name(data, place)
         if place + _RECORD.size > len(data):
             raise Malformed("a record ends early")
         kind, cls, ttl_s, length = _RECORD.unpack_from(data, place)
         start = place + _RECORD.size
         if start + length > len(data):
             raise Malformed("a record ends early")
-        yield _Found(kind, cls, ttl_s, place + 4, start, start + length)
+        yield _Found(name, kind, cls, ttl_s, place + 4, start, start + length)
         place = start + length
 
 

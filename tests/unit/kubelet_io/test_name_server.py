@@ -11,13 +11,23 @@ import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 import pytest
 
+from kubelet.network.dns import wire
 from kubelet.network.dns.records import Answer, NotSynced, Record
 from kubelet.network.dns.server import NameServer
 from kubelet.network.dns.upstream import Upstream
 from wherry.api.context import Env
+
+ALIASES = {
+    "near.cluster.local": "One.cluster.local.",
+    "far.cluster.local": "example.com.",
+    "twice.cluster.local": "far.cluster.local.",
+    "lost.cluster.local": "nope.cluster.local.",
+    "circle.cluster.local": "circle.cluster.local.",
+}
 
 
 class Names:
@@ -37,6 +47,8 @@ class Names:
             return None
         if not self.known:
             raise NotSynced
+        if name in ALIASES:
+            return Answer(answers=(Record(name, "CNAME", ALIASES[name]),))
         if name == "one.cluster.local":
             return Answer(answers=(Record(name, kind, self.address),))
         if name == "few.cluster.local":
@@ -52,9 +64,11 @@ class Elsewhere(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.asked = 0
         self.silent = False
+        self.more: list[str] = []
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.port = transport.get_extra_info("sockname")[1]
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self.asked += 1
@@ -62,7 +76,11 @@ class Elsewhere(asyncio.DatagramProtocol):
             return
         query = dns.message.from_wire(data)
         answer = dns.message.make_response(query)
-        answer.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", "192.0.2.1"))
+        name = query.question[0].name
+        if name.to_text() == "example.com.":
+            answer.answer.append(dns.rrset.from_text(name, 60, "IN", "CNAME", "real.example.com."))
+            name = "real.example.com."
+        answer.answer.append(dns.rrset.from_text(name, 60, "IN", "A", *["192.0.2.1", *self.more]))
         self.transport.sendto(answer.to_wire(), addr)
 
 
@@ -140,7 +158,7 @@ async def test_an_unknown_name_comes_with_the_zone(setup: Setup) -> None:
 async def test_other_names_are_asked_elsewhere_once(setup: Setup) -> None:
     for _ in range(3):
         found = await setup.udp("example.com")
-        assert found.answer[0][0].address == "192.0.2.1"
+        assert found.answer[1][0].address == "192.0.2.1"
     assert setup.elsewhere.asked == 1
 
 
@@ -155,3 +173,53 @@ async def test_before_the_cluster_is_known_its_names_fail_and_others_do_not(setu
     setup.names.known = False
     assert (await setup.udp("many.cluster.local")).rcode() == dns.rcode.SERVFAIL
     assert (await setup.udp("example.com")).answer
+
+
+@pytest.mark.parametrize(
+    ("name", "rcode", "names", "address"),
+    [
+        ("near.cluster.local", dns.rcode.NOERROR, ["near.cluster.local.", "One.cluster.local."], "10.0.0.1"),
+        ("far.cluster.local", dns.rcode.NOERROR, ["far.cluster.local.", "example.com.", "real.example.com."], "192.0.2.1"),
+        (
+            "twice.cluster.local", dns.rcode.NOERROR,
+            ["twice.cluster.local.", "far.cluster.local.", "example.com.", "real.example.com."], "192.0.2.1",
+        ),
+        ("lost.cluster.local", dns.rcode.NXDOMAIN, ["lost.cluster.local."], ""),
+        ("circle.cluster.local", dns.rcode.NOERROR, ["circle.cluster.local."], ""),
+    ],
+    ids=["inside", "outside", "twice", "to nothing", "in a circle"],
+)  # fmt: skip
+async def test_an_alias_comes_with_what_it_stands_for(
+    setup: Setup, name: str, rcode: int, names: list[str], address: str
+) -> None:
+    """Resolvers of programs (glibc's, musl's) do not ask on for themselves."""
+    for found in (await setup.udp(name), await setup.tcp(name)) if "far" in name else (await setup.udp(name),):
+        assert found.rcode() == rcode
+        assert [item.name.to_text().lower() for item in found.answer] == [item.lower() for item in names]
+        assert [item.address for item in found.answer[-1] if item.rdtype == dns.rdatatype.A] == [address] * bool(
+            address
+        )
+
+
+async def test_an_alias_of_a_name_that_nobody_tells_fails(setup: Setup) -> None:
+    setup.elsewhere.silent = True
+    assert (await setup.udp("far.cluster.local")).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_a_client_that_takes_little_gets_nothing_large_that_was_kept(setup: Setup) -> None:
+    """What a client with more room has asked for is kept, and is not for everybody."""
+    setup.elsewhere.more = [f"192.0.2.{number}" for number in range(2, 62)]
+    host, port = setup.server.address
+    query = dns.message.make_query("large.test", "A", use_edns=0, payload=1232)
+    assert len((await dns.asyncquery.udp(query, host, port=port, timeout=10)).answer[0]) == 61
+    assert setup.elsewhere.asked == 1
+    small = dns.message.make_query("large.test", "A", use_edns=0, payload=512)
+    await dns.asyncquery.udp(small, host, port=port, timeout=10)
+    assert setup.elsewhere.asked == 2
+
+
+async def test_a_resolver_that_does_not_answer_is_asked_last_for_a_while(setup: Setup) -> None:
+    upstream = Upstream(Env(), lambda: ["127.0.0.2", "127.0.0.1"], port=setup.elsewhere.port)
+    sent = wire.question("example.org", wire.TYPES["A"], edns=False)
+    assert await upstream.ask(wire.parse_query(sent), sent, tcp=False)
+    assert upstream.in_order() == ["127.0.0.1", "127.0.0.2"]

@@ -58,6 +58,7 @@ SERVICES = Objects(
     [
         service("web", clusterIP="10.96.1.1"),
         service("db", clusterIP="None"),
+        service("idle", clusterIP="None"),
         service("far", type="ExternalName", externalName="example.com"),
     ],
     **{ADDRESS_INDEX: service_addresses},
@@ -70,6 +71,7 @@ SLICES = Objects(
             {"addresses": ["10.1.0.3"], "conditions": {"ready": True}},
             {"addresses": ["10.1.0.4"], "hostname": "db-2", "conditions": {"ready": False}},
         ),
+        slices("idle", {"addresses": ["10.1.0.5"], "conditions": {"ready": False}}),
         slices("web", {"addresses": ["10.1.0.9"], "conditions": {"ready": True}}),
     ],
     service=by_service, **{ADDRESS_INDEX: slice_addresses},
@@ -92,7 +94,17 @@ NAMES: dict[str, tuple[str, str, Answer | None]] = {
     "a host of it": (f"db-0.{DB}", "A", Answer(answers=(Record(f"db-0.{DB}", "A", "10.1.0.2"),))),
     "a host of it that has no name": (f"10-1-0-3.{DB}", "A", Answer(answers=(Record(f"10-1-0-3.{DB}", "A", "10.1.0.3"),))),
     "a host of it that is not ready": (f"db-2.{DB}", "A", NO_NAME),
-    "a host of a service with an address": (f"10-1-0-9.{WEB}", "A", NO_NAME),
+    "a host of a service with an address": (
+        f"10-1-0-9.{WEB}", "A", Answer(answers=(Record(f"10-1-0-9.{WEB}", "A", "10.1.0.9"),)),
+    ),
+    "no host of a service with an address": (f"10-1-0-8.{WEB}", "A", NO_NAME),
+    "a headless service without a ready endpoint": ("idle.a.svc.cluster.local", "A", NO_NAME),
+    "its ports": ("_http._tcp.idle.a.svc.cluster.local", "SRV", NO_NAME),
+    "back from an endpoint that is not ready": ("5.0.1.10.in-addr.arpa", "PTR", None),
+    "a host of an alias": ("a.far.a.svc.cluster.local", "A", NO_NAME),
+    "an alias, AAAA": (
+        "far.a.svc.cluster.local", "AAAA", Answer(answers=(Record("far.a.svc.cluster.local", "CNAME", "example.com."),)),
+    ),
     "ports of a headless service": (
         f"_http._tcp.{DB}", "SRV",
         Answer(
