@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 NODES ?= 2
 REPLICAS ?= 1
 TESTS ?= tests
+# Two at a time: one drives real containers and mostly waits, one computes (tests/conftest.py says which is which).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help up down status install dev test test-full lint format proto bench clean images compose-up compose-down
 
@@ -39,12 +42,12 @@ dev: ## the same, with what tests and checks need
 test: dev ## every check that CI runs: format, lint, types, layers, tests
 	@deploy/test-packages
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -m "not full" $(TESTS)
+	@$(PYTEST) -m "not full" $(TESTS)
 
 test-full: dev ## also what takes long: thousands of seeds, crash images, long faults
 	@deploy/test-packages
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest --timeout 3600 $(TESTS)
+	@$(PYTEST) --timeout 3600 $(TESTS)
 
 lint: dev ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .

@@ -16,10 +16,23 @@ HERE = Path(__file__).parent
 REAL = frozenset({"clients", "cluster", "compose", "kubectl", "node"})
 
 
+# Under pytest-xdist (`make test`) what shares the machine's kernel, daemons and leak checks runs one after the other on one
+# worker, and first, since it takes longest; the fixtures of a file of tests/contract and of tests/kubectl are made once.
+ON_THE_MACHINE = ("clients", "cluster", "compose", "node", "kubectl/test_real_containers.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lanes: dict[str, list[pytest.Item]] = {"machine": [], "kubectl": [], "": []}
     for item in items:
-        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in REAL:
+        path = item.path.relative_to(HERE).as_posix() if item.path.is_relative_to(HERE) else ""
+        suite = path.split("/")[0]
+        if suite in REAL:
             item.add_marker(pytest.mark.flaky(reruns=1))
+        lane = "machine" if path.startswith(ON_THE_MACHINE) else "kubectl" if suite == "kubectl" else ""
+        if lane or suite == "contract":
+            item.add_marker(pytest.mark.xdist_group(lane or path))
+        lanes[lane].append(item)
+    items[:] = [item for lane in lanes.values() for item in lane]
 
 
 class _Caught(logging.Handler):
