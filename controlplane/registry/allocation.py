@@ -15,6 +15,7 @@ from typing import Any
 
 from controlplane.registry import violations
 from controlplane.registry.addresses import Addresses
+from controlplane.registry.validation import services as validation
 from controlplane.store.base import Compare, Delete, Operation, Put, Store
 from controlplane.store.cache import WatchCache
 from wherry.api.context import Env
@@ -172,7 +173,11 @@ class ServiceAllocator:
             if port.node_port:
                 causes += self._asked_port(port.node_port, path, free)
             elif automatic:
-                port.node_port = self._free_port(taken, free)
+                # One number for both protocols of a port, if it may be.
+                used = {(item.protocol, item.node_port) for item in spec.ports}
+                beside = (item.node_port for item in spec.ports if item.port == port.port and item.node_port)
+                shared = next((number for number in beside if (port.protocol, number) not in used), 0)
+                port.node_port = shared or self._free_port(taken, free)
                 taken.add(port.node_port)
                 if not port.node_port:
                     causes.append(violations.invalid(path, 0, "failed to allocate a nodePort: range is full"))
@@ -207,17 +212,30 @@ def _families(spec: Any) -> list[Cause]:
     open_ended = spec.cluster_ip == "None" and not spec.selector
     if not spec.HasField("ip_family_policy"):
         spec.ip_family_policy = "RequireDualStack" if open_ended else "SingleStack"
+    causes: list[Cause] = validation.cluster_addresses(spec)
+    if spec.ip_family_policy == "SingleStack":
+        for what, values in (("cluster IPs", spec.cluster_ips), ("IP families", spec.ip_families)):
+            if len(values) == 2:
+                detail = f"must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
+                causes.append(violations.invalid("spec.ipFamilyPolicy", spec.ip_family_policy, detail))
+    for index, text in enumerate(spec.cluster_ips):
+        if index >= len(spec.ip_families) and validation.family_of(text) == "IPv6":
+            detail = "IPv6 is not configured on this cluster"
+            causes.append(violations.invalid(f"spec.clusterIPs[{index}]", list(spec.cluster_ips), detail))
+    if causes:
+        return causes
     if open_ended:
         if not spec.ip_families:
-            spec.ip_families.extend(("IPv4", "IPv6") if spec.ip_family_policy != "SingleStack" else ("IPv4",))
+            spec.ip_families.append("IPv4")
+        if len(spec.ip_families) < 2 and spec.ip_family_policy != "SingleStack":
+            spec.ip_families.append("IPv6" if spec.ip_families[0] == "IPv4" else "IPv4")
         return []
-    causes: list[Cause] = []
-    for index, family in enumerate(spec.ip_families):
-        if family == "IPv6":
-            causes.append(violations.invalid(f"spec.ipFamilies[{index}]", family, "not configured on this cluster"))
     if spec.ip_family_policy == "RequireDualStack":
         detail = "this cluster is not configured for dual-stack services"
         causes.append(violations.invalid("spec.ipFamilyPolicy", spec.ip_family_policy, detail))
+    for index, family in enumerate(spec.ip_families):
+        if family == "IPv6":
+            causes.append(violations.invalid(f"spec.ipFamilies[{index}]", family, "not configured on this cluster"))
     if not spec.ip_families:
         spec.ip_families.append("IPv4")
     return causes

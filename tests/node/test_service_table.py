@@ -114,9 +114,9 @@ class Node:
     def write_anew(self) -> None:
         self._run(lambda: Nftables().apply(self._rules.whole()))
 
-    def reached(self, host: str = VIP, port: int = 80, times: int = 1) -> Counter[int]:
+    def reached(self, host: str = VIP, port: int = 80, times: int = 1, timeout_s: float = 20) -> Counter[int]:
         """The endpoints that answered."""
-        return self._run(lambda: Counter(_ask(host, port, socket.SOCK_STREAM) for _ in range(times)))
+        return self._run(lambda: Counter(_ask(host, port, socket.SOCK_STREAM, timeout_s) for _ in range(times)))
 
     def reached_by_datagrams(self, times: int) -> Counter[int]:
         return self._run(lambda: Counter(_ask(VIP, 80, socket.SOCK_DGRAM) for _ in range(times)))
@@ -150,9 +150,9 @@ def _echo(server: socket.socket) -> None:
             return
 
 
-def _ask(host: str, port: int, kind: socket.SocketKind) -> int:
+def _ask(host: str, port: int, kind: socket.SocketKind, timeout_s: float = 20) -> int:
     with socket.socket(socket.AF_INET, kind) as sock:
-        sock.settimeout(20)
+        sock.settimeout(timeout_s)
         sock.connect((host, port))
         if kind == socket.SOCK_DGRAM:
             sock.send(b"?")
@@ -227,12 +227,29 @@ def test_node_ports(node: Node) -> None:
     assert node.reached(address(0), 30080, times=20).keys() == {1}
 
 
+def test_a_load_balancer_is_open_to_its_ranges_only(node: Node) -> None:
+    def balancer(*ranges: str) -> core_v1_pb2.Service:
+        made = service(node_port=30080, type="LoadBalancer", loadBalancerSourceRanges=list(ranges))
+        made.status.load_balancer.ingress.add(ip="192.0.2.9")
+        return made
+
+    node.change({"default/web": plan(balancer("203.0.113.0/24"), slices(1, 2), PLACE)})
+    with pytest.raises(TimeoutError):
+        node.reached("192.0.2.9", timeout_s=0.5)
+    assert node.reached(address(0), 30080, times=40).keys() == {1, 2}  # as in Kubernetes, for that address only
+    node.change({"default/web": plan(balancer("203.0.113.0/24", "10.0.0.0/8"), slices(1, 2), PLACE)})
+    assert node.reached("192.0.2.9", times=40).keys() == {1, 2}
+    node.change({"default/web": plan(balancer(), slices(1, 2), PLACE)})
+    assert node.reached("192.0.2.9", times=40).keys() == {1, 2}
+
+
 def test_a_walk_of_changes_ends_where_a_new_table_begins(node: Node) -> None:
     """Every transaction is taken, and none leaves anything behind or undone."""
     rng = random.Random(7)
     specs: list[dict[str, Any]] = [
         {}, {"sessionAffinity": "ClientIP"}, {"node_port": 30080, "type": "NodePort"}, {"internalTrafficPolicy": "Local"},
         {"node_port": 30080, "type": "NodePort", "externalTrafficPolicy": "Local"}, {"externalIPs": ["192.0.2.1"]},
+        {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8"]},
     ]  # fmt: skip
     for _ in range(40):
         changes: dict[str, Part | None] = {}
@@ -242,7 +259,10 @@ def test_a_walk_of_changes_ends_where_a_new_table_begins(node: Node) -> None:
             protocol = rng.choice(["TCP", "UDP"])
             spec = rng.choice(specs)
             found = slices(*endpoints, protocol=protocol)
-            changes[f"default/{name}"] = plan(service(name, protocol, vip, **spec), found, PLACE) if count else None
+            asked = service(name, protocol, vip, **spec)
+            if asked.spec.type == "LoadBalancer":
+                asked.status.load_balancer.ingress.add(ip="192.0.2.1")
+            changes[f"default/{name}"] = plan(asked, found, PLACE) if count else None
         node.change(changes)
     assert node.is_level()
     walked = node.listing()

@@ -23,7 +23,7 @@ def service(obj: Any) -> Causes:
     if not spec.ports and not headless and spec.type != "ExternalName":
         causes.append(violations.required("spec.ports"))
     causes += _type(spec, headless)
-    causes += _ports(spec, headless)
+    causes += _ports(spec)
     if spec.selector:
         causes += metadata.validate_labels(spec.selector, "spec.selector")
     if spec.session_affinity not in ("ClientIP", "None"):
@@ -43,8 +43,12 @@ def _type(spec: Any, headless: bool) -> Causes:
         return [violations.unsupported("spec.type", spec.type, TYPES)]
     causes: Causes = []
     if spec.type == "ExternalName":
-        if spec.cluster_ips:
-            causes.append(violations.forbidden("spec.clusterIPs", "may not be set for ExternalName services"))
+        held = (
+            ("clusterIPs", spec.cluster_ips), ("ipFamilies", spec.ip_families),
+            ("ipFamilyPolicy", spec.HasField("ip_family_policy")),
+        )  # fmt: skip
+        detail = "may not be set for ExternalName services"
+        causes += (violations.forbidden(f"spec.{name}", detail) for name, present in held if present)
         if not spec.external_name:
             causes.append(violations.required("spec.externalName"))
         else:
@@ -59,7 +63,7 @@ def _type(spec: Any, headless: bool) -> Causes:
     return causes
 
 
-def _ports(spec: Any, headless: bool) -> Causes:
+def _ports(spec: Any) -> Causes:
     causes: Causes = []
     seen_names: set[str] = set()
     seen: set[tuple[str, int]] = set()
@@ -77,9 +81,6 @@ def _ports(spec: Any, headless: bool) -> Causes:
         if port.protocol not in _PROTOCOLS:
             causes.append(violations.unsupported(f"{path}.protocol", port.protocol, _PROTOCOLS))
         causes += common.port_or_name(port.target_port, f"{path}.targetPort")
-        if headless and not port.target_port.type and port.target_port.int_val != port.port:
-            detail = "must be equal to the value of 'port' when clusterIP = None"
-            causes.append(violations.invalid(f"{path}.targetPort", port.target_port.int_val, detail))
         if port.node_port:
             if spec.type not in ("NodePort", "LoadBalancer"):
                 detail = f"may not be used when `type` is '{spec.type}'"
@@ -103,17 +104,7 @@ def _ports(spec: Any, headless: bool) -> Causes:
 
 
 def _addresses(spec: Any) -> Causes:
-    causes: Causes = []
-    for index, text in enumerate(spec.cluster_ips):
-        if index == 0 and text == "None":
-            if len(spec.cluster_ips) > 1:
-                detail = "'None' must be the first and only value"
-                causes.append(violations.invalid("spec.clusterIPs", list(spec.cluster_ips), detail))
-            continue
-        causes += common.ip_address(text, f"spec.clusterIPs[{index}]")
-    if spec.cluster_ips and spec.cluster_ip != spec.cluster_ips[0]:
-        detail = "first value must match `clusterIP`"
-        causes.append(violations.invalid("spec.clusterIPs", list(spec.cluster_ips), detail))
+    causes = cluster_addresses(spec)
     for index, text in enumerate(spec.external_ips):
         path = f"spec.externalIPs[{index}]"
         wrong = common.ip_address(text, path)
@@ -124,6 +115,9 @@ def _addresses(spec: Any) -> Causes:
             causes.append(violations.forbidden("spec.LoadBalancerSourceRanges", detail))
         for index, text in enumerate(spec.load_balancer_source_ranges):
             causes += common.cidr(text.strip(), f"spec.LoadBalancerSourceRanges[{index}]")
+    if spec.HasField("allocate_load_balancer_node_ports") and spec.type != "LoadBalancer":
+        detail = "may only be used when `type` is 'LoadBalancer'"
+        causes.append(violations.forbidden("spec.allocateLoadBalancerNodePorts", detail))
     if spec.HasField("load_balancer_class"):
         if spec.type != "LoadBalancer":
             detail = "may only be used when `type` is 'LoadBalancer'"
@@ -134,6 +128,36 @@ def _addresses(spec: Any) -> Causes:
                 for text in names.qualified_name(spec.load_balancer_class)
             )
     return causes
+
+
+def cluster_addresses(spec: Any) -> Causes:
+    """Of each address by itself, and of all together. `allocation` asks too, before it takes them for what they are."""
+    path, texts = "spec.clusterIPs", list(spec.cluster_ips)
+    causes: Causes = []
+    for index, text in enumerate(texts):
+        if index == 0 and text == "None":
+            if len(texts) > 1:
+                causes.append(violations.invalid(path, texts, "'None' must be the first and only value"))
+            continue
+        causes += common.ip_address(text, f"{path}[{index}]")
+    if texts and spec.cluster_ip != texts[0]:
+        causes.append(violations.invalid(path, texts, "first value must match `clusterIP`"))
+    if len(texts) > 2:
+        causes.append(violations.invalid(path, texts, "may only hold up to 2 values"))
+    if causes or "None" in texts:
+        return causes
+    families = [family_of(text) for text in texts]
+    if len(families) > 1 and len(set(families)) == 1:
+        causes.append(violations.invalid(path, texts, "may specify no more than one IP for each IP family"))
+    for index, (text, family, wanted) in enumerate(zip(texts, families, spec.ip_families, strict=False)):
+        if wanted in ("IPv4", "IPv6") and family != wanted:
+            detail = f"expected an {wanted} value as indicated by `ipFamilies[{index}]`"
+            causes.append(violations.invalid(f"{path}[{index}]", text, detail))
+    return causes
+
+
+def family_of(address: str) -> str:
+    return "IPv6" if ":" in address else "IPv4"
 
 
 def _special_address(text: str, path: str) -> Causes:
@@ -161,6 +185,9 @@ def _policies(spec: Any) -> Causes:
             causes.append(violations.invalid(path, spec.external_traffic_policy, detail))
         elif spec.external_traffic_policy not in _POLICIES:
             causes.append(violations.unsupported(path, spec.external_traffic_policy, _POLICIES))
+    if spec.health_check_node_port and not has_health_check(spec):
+        detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
+        causes.append(violations.invalid("spec.healthCheckNodePort", spec.health_check_node_port, detail))
     if spec.HasField("internal_traffic_policy") and spec.internal_traffic_policy not in _POLICIES:
         causes.append(violations.unsupported("spec.internalTrafficPolicy", spec.internal_traffic_policy, _POLICIES))
     if spec.HasField("ip_family_policy") and spec.ip_family_policy not in _FAMILY_POLICIES:
@@ -177,6 +204,11 @@ def _policies(spec: Any) -> Causes:
     return causes
 
 
+def has_health_check(spec: Any) -> bool:
+    """Whether its nodes tell, at a port, if they have endpoints."""
+    return (spec.type, spec.external_traffic_policy) == ("LoadBalancer", "Local")
+
+
 def service_update(obj: Any, old: Any) -> Causes:
     """An address that was given stays, unless the service stops having one."""
     causes: Causes = []
@@ -184,6 +216,11 @@ def service_update(obj: Any, old: Any) -> Causes:
         before, now = list(old.spec.cluster_ips), list(obj.spec.cluster_ips)
         if before and now and before[0] != now[0]:
             causes.append(violations.invalid("spec.clusterIPs[0]", now, "may not change once set"))
+    changed = obj.spec.health_check_node_port != old.spec.health_check_node_port
+    if changed and old.spec.health_check_node_port and has_health_check(obj.spec) and has_health_check(old.spec):
+        causes.append(
+            violations.invalid("spec.healthCheckNodePort", obj.spec.health_check_node_port, "field is immutable")
+        )
     path = "spec.loadBalancerClass"
     if (
         obj.spec.type == "LoadBalancer" == old.spec.type
@@ -194,10 +231,14 @@ def service_update(obj: Any, old: Any) -> Causes:
 
 
 def drop_type_dependent(obj: Any, old: Any | None) -> None:
-    """A change of type takes along what only the old type had, when the client left it as it was."""
-    if old is None or obj.spec.type == old.spec.type:
+    """A change of type or policy takes along what only the old one had, when the client left it as it was."""
+    if old is None:
         return
     spec, before = obj.spec, old.spec
+    if not has_health_check(spec) and spec.health_check_node_port == before.health_check_node_port:
+        spec.health_check_node_port = 0
+    if spec.type == before.type:
+        return
     if spec.type == "ExternalName" and list(spec.cluster_ips) == list(before.cluster_ips):
         spec.cluster_ip = ""
         for name in ("cluster_ips", "ip_families", "ip_family_policy", "internal_traffic_policy"):
@@ -209,8 +250,6 @@ def drop_type_dependent(obj: Any, old: Any | None) -> None:
                 port.node_port = 0
         if spec.external_traffic_policy == before.external_traffic_policy and not spec.external_ips:
             spec.external_traffic_policy = ""
-        if spec.health_check_node_port == before.health_check_node_port:
-            spec.health_check_node_port = 0
     if spec.type != "LoadBalancer":
         for name in ("allocate_load_balancer_node_ports", "load_balancer_class"):
             if spec.HasField(name) and before.HasField(name) and getattr(spec, name) == getattr(before, name):

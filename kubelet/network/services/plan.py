@@ -12,6 +12,7 @@ Chains of a port, of which only those exist that are led to:
     loc-...                            an endpoint on this node (a traffic policy of Local)
     ext-...                            from outside by way of this node: takes the node's address, then any endpoint
     lex-...                            from outside, to this node's endpoints only; pods and the node itself may go anywhere
+    fwl-...                            to a load balancer's address, from where it may be used only
     aff-.../ADDRESS/PORT               one endpoint of a Service with affinity, and the set of the clients that it has
 """
 
@@ -105,8 +106,10 @@ class _Port:
         here = usable(item for item in endpoints if item.node_name == node_name)
         self._inside(everywhere, here)
         outside = self._outside(everywhere, here)
-        for address in self._outer_addresses():
-            self._address(address, outside)
+        balancers = self._balancers()
+        for address in dict.fromkeys((*spec.external_ips, *balancers)):
+            if _is_ipv4(address):
+                self._address(address, self._guarded(outside, balancers) if address in balancers else outside)
         if port.node_port:
             table = "refused-nodeports" if outside == "goto refuse" else "nodeports"
             self._part.elements[table, f"{self._protocol} . {port.node_port}"] = outside
@@ -119,12 +122,23 @@ class _Port:
             if port.node_port:
                 self._part.udp["", port.node_port] = targets
 
+    def _balancers(self) -> list[str]:
+        if self._spec.type != "LoadBalancer":
+            return []
+        # In mode Proxy the balancer is what connections must pass: they do not stop short of it.
+        return [item.ip for item in self._ingress if item.ip and item.ip_mode != "Proxy" and _is_ipv4(item.ip)]
+
     def _outer_addresses(self) -> list[str]:
-        found = list(self._spec.external_ips)
-        if self._spec.type == "LoadBalancer":
-            # In mode Proxy the balancer is what connections must pass: they do not stop short of it.
-            found += [item.ip for item in self._ingress if item.ip and item.ip_mode != "Proxy"]
-        return [text for text in dict.fromkeys(found) if _is_ipv4(text)]
+        return [text for text in dict.fromkeys((*self._spec.external_ips, *self._balancers())) if _is_ipv4(text)]
+
+    def _guarded(self, outside: str, balancers: list[str]) -> str:
+        """The verdict at a load balancer's address. The node itself may always: it is where that address is."""
+        ranges = [text.strip() for text in self._spec.load_balancer_source_ranges if ":" not in text]
+        if not self._spec.load_balancer_source_ranges or outside == "goto refuse":
+            return outside
+        rules = [f"ip saddr {text} {outside}" for text in dict.fromkeys((*ranges, *balancers))]
+        self._part.chains[f"fwl-{self._id}"] = (*rules, "drop")
+        return f"goto fwl-{self._id}"
 
     def _inside(self, everywhere: list[Endpoint], here: list[Endpoint]) -> None:
         """What packets to the cluster address find."""

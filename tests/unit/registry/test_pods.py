@@ -318,6 +318,107 @@ async def test_services_get_addresses_and_ports_of_their_own(registry: Registry)
     assert again.spec.cluster_ip == taken.cluster_ip, "a change of type gives them back too"
 
 
+PORTS = [{"port": 80}]
+SINGLE = "must be 'RequireDualStack' or 'PreferDualStack' when multiple"
+REFUSED_SERVICES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "two addresses of a family": (
+        {"clusterIPs": ["10.96.3.3", "10.96.3.4"]},
+        [("spec.clusterIPs", "may specify no more than one IP for each IP family")],
+    ),
+    "three addresses": (
+        {"clusterIPs": ["10.96.3.3", "fd00::1", "10.96.3.4"]}, [("spec.clusterIPs", "may only hold up to 2 values")],
+    ),
+    "an address of each family": (
+        {"clusterIPs": ["10.96.3.3", "fd00::1"], "ipFamilyPolicy": "PreferDualStack"},
+        [("spec.clusterIPs[1]", "IPv6 is not configured on this cluster")],
+    ),
+    "two addresses without a policy": (
+        {"clusterIPs": ["10.96.3.3", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"]},
+        [
+            ("spec.ipFamilyPolicy", f"{SINGLE} cluster IPs are specified"),
+            ("spec.ipFamilyPolicy", f"{SINGLE} IP families are specified"),
+        ],
+    ),
+    "an address of another family than it says": (
+        {"clusterIP": "10.96.3.3", "ipFamilies": ["IPv6"]},
+        [("spec.clusterIPs[0]", "expected an IPv6 value as indicated by `ipFamilies[0]`")],
+    ),
+    "an address of a family that is not there": (
+        {"clusterIP": "fd00::1"}, [("spec.clusterIPs[0]", "IPv6 is not configured on this cluster")],
+    ),
+    "both families": (
+        {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"},
+        [
+            ("spec.ipFamilyPolicy", "this cluster is not configured for dual-stack services"),
+            ("spec.ipFamilies[1]", "not configured on this cluster"),
+        ],
+    ),
+    "a family elsewhere": (
+        {"type": "ExternalName", "externalName": "a.b", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"},
+        [
+            ("spec.ipFamilies", "may not be set for ExternalName services"),
+            ("spec.ipFamilyPolicy", "may not be set for ExternalName services"),
+        ],
+    ),
+    "a health check for nobody": (
+        {"healthCheckNodePort": 30009},
+        [("spec.healthCheckNodePort", "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'")],
+    ),
+    "a load balancer's ports": (
+        {"allocateLoadBalancerNodePorts": False},
+        [("spec.allocateLoadBalancerNodePorts", "may only be used when `type` is 'LoadBalancer'")],
+    ),
+    "a port out of range": (
+        {"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]},
+        [("spec.ports[0].nodePort", "provided port is not in the valid range. The range of valid ports is 30000-32767")],
+    ),
+    "a node port without being one": (
+        {"ports": [{"port": 80, "nodePort": 30080}]},
+        [("spec.ports[0].nodePort", "may not be used when `type` is 'ClusterIP'")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "causes"), REFUSED_SERVICES.values(), ids=list(REFUSED_SERVICES))
+async def test_a_service_is_refused_in_kubernetes_words(
+    registry: Registry, spec: dict[str, Any], causes: list[tuple[str, str]]
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        await create(registry, obj("v1", "Service", "s", spec={"ports": PORTS, **spec}))
+    told = [(cause.field, cause.message) for cause in refused.value.causes]
+    assert [field for field, _ in told] == [field for field, _ in causes]
+    assert all(message.endswith(wanted) for (_, message), (_, wanted) in zip(told, causes, strict=True)), told
+
+
+async def test_services_as_kubernetes_takes_them(registry: Registry) -> None:
+    headless = {"clusterIP": "None", "selector": {"app": "a"}, "ports": [{"port": 80, "targetPort": 8080}]}
+    made = await create(registry, obj("v1", "Service", "headless", spec=headless))
+    assert made.spec.ports[0].target_port.int_val == 8080
+    both = {"type": "NodePort", "ports": [{"name": p, "port": 53, "protocol": p.upper()} for p in ("tcp", "udp")]}
+    made = await create(registry, obj("v1", "Service", "both", spec=both))
+    assert made.spec.ports[0].node_port == made.spec.ports[1].node_port
+    made = await create(registry, obj("v1", "Service", "open", spec={"clusterIP": "None", "ports": PORTS}))
+    assert (made.spec.ip_family_policy, list(made.spec.ip_families)) == ("RequireDualStack", ["IPv4", "IPv6"])
+    made = await create(
+        registry, obj("v1", "Service", "prefer", spec={"ipFamilyPolicy": "PreferDualStack", "ports": PORTS})
+    )
+    assert (made.spec.ip_family_policy, list(made.spec.ip_families)) == ("PreferDualStack", ["IPv4"])
+
+
+async def test_the_port_of_a_health_check_goes_with_its_policy(registry: Registry) -> None:
+    service = kinds.by_name("v1", "Service")
+    spec = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": PORTS}
+    made = await create(registry, obj("v1", "Service", "s", spec=spec))
+    port = made.spec.health_check_node_port
+    assert port
+    made.spec.health_check_node_port = 30000 if port != 30000 else 30001
+    with pytest.raises(Invalid, match="field is immutable"):
+        await registry.update(admin(), service, "default", "s", made)
+    made.spec.health_check_node_port, made.spec.external_traffic_policy = port, "Cluster"
+    changed: Any = (await registry.update(admin(), service, "default", "s", made)).message()
+    assert not changed.spec.health_check_node_port
+
+
 async def addresses(registry: Registry) -> dict[str, tuple[str, str]]:
     """The Service of each."""
     found = (await registry.list(admin(), kinds.by_name("networking.k8s.io/v1", "IPAddress"), ListOptions())).items
