@@ -93,7 +93,6 @@ class Resources:
     cpu_period: int = 0
     memory_limit_bytes: int = 0
     oom_score_adj: int = 0
-    pids_limit: int = 0
     oom_group: bool = False  # cgroup v2: out of memory, all processes of the container die, not one of them
 
 
@@ -247,7 +246,8 @@ class ByteStream(Protocol):
         ...
 
     async def wait(self) -> int:
-        """Exit code (0 for attach and ports). Raises RuntimeFailure when the session broke."""
+        """Exit code (0 for attach and ports), once `output` has been read to its end. Raises RuntimeFailure when the session
+        broke or was closed first, or the program could not be started."""
         ...
 
     async def close(self) -> None: ...

@@ -142,9 +142,6 @@ def resources(given: base.Resources) -> pb.LinuxContainerResources:
         memory_limit_in_bytes=given.memory_limit_bytes,
         oom_score_adj=given.oom_score_adj,
     )
-    if given.pids_limit:
-        # CRI has no field for it; cgroup v1 ignores this one.
-        message.unified["pids.max"] = str(given.pids_limit)
     if given.oom_group:
         message.unified["memory.oom.group"] = "1"
     return message

@@ -43,6 +43,7 @@ from kubelet.runtime.docker_engine import Engine
 from kubelet.runtime.docker_files import Resolvers, write_resolver
 from kubelet.runtime.docker_logs import LogCopies
 from kubelet.runtime.docker_node import NodeContainer
+from kubelet.runtime.signals import number_of
 from wherry.api.context import Env
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,8 @@ class DockerRuntime:
         except RuntimeNotFound:
             return
         if timeout_s > 0:
-            wanted = stop_signal or document["Config"].get("StopSignal") or "SIGTERM"
+            chosen = stop_signal if number_of(stop_signal) else ""
+            wanted = chosen or document["Config"].get("StopSignal") or "SIGTERM"
             await self._signal(document["Id"], wanted)
             if await self._ends(document["Id"], timeout_s):
                 await self._logs.finish(document["Id"], LAST_LINES_S)
@@ -332,7 +334,7 @@ class DockerRuntime:
             options = {} if tagged else {"tag": "latest"}
             for step in client.pull(reference, stream=True, decode=True, auth_config=login, **options):
                 if "error" in step:
-                    raise RuntimeFailure(f'failed to pull image "{reference}": {step["error"]}', reason="ErrImagePull")
+                    raise RuntimeFailure(str(step["error"]), reason="ErrImagePull")
                 detail = step.get("progressDetail") or {}
                 if step.get("status") == "Downloading" and detail.get("total"):
                     layers[step["id"]] = int(detail.get("current", 0)), int(detail["total"])
@@ -343,9 +345,13 @@ class DockerRuntime:
         try:
             await self._engine.pull(pull)
         except RuntimeNotFound as error:
-            raise RuntimeFailure(
-                f'failed to pull image "{reference}": {error.message}', reason="ErrImagePull"
-            ) from error
+            raise RuntimeFailure(error.message, reason="ErrImagePull") from error
+        except RuntimeFailure as error:
+            if error.retryable:
+                raise
+            # What Docker refuses as a bad request is the reference itself.
+            message = f'image "{reference}" is not a valid reference: {error.message}'
+            raise RuntimeFailure(message, reason="InvalidImageName", retryable=False) from error
         finally:
             del self._pulls[this]
         image = await self.image_status(reference)

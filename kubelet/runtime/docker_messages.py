@@ -164,7 +164,6 @@ def resources(limits: Resources) -> dict[str, Any]:
         "Memory": limits.memory_limit_bytes,
         # No swap beyond the limit.
         "MemorySwap": limits.memory_limit_bytes,
-        **({"PidsLimit": limits.pids_limit} if limits.pids_limit else {}),
     }
 
 
@@ -306,7 +305,7 @@ def image(document: Mapping[str, Any]) -> Image:
         tags=tuple(document.get("RepoTags") or ()),
         digests=tuple(document.get("RepoDigests") or ()),
         size_bytes=int(document.get("Size") or 0),
-        user=str((document.get("Config") or {}).get("User") or ""),
+        user=str((document.get("Config") or {}).get("User") or "").partition(":")[0],
     )
 
 

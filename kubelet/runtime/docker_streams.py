@@ -108,6 +108,12 @@ async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, byte
 
 
 Resize = Callable[[int, int], Awaitable[None]]
+NeverBegan = Callable[[], Awaitable[bool]]
+_NOT_STARTED = b"OCI runtime exec failed: "
+
+
+async def _has_begun() -> bool:
+    return False
 
 
 class DockerSession(SocketStream):
@@ -117,14 +123,20 @@ class DockerSession(SocketStream):
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tty: bool, resize: Resize,
-        exit_code: Callable[[], Awaitable[int]], keeps_stdin: bool = False,
+        exit_code: Callable[[], Awaitable[int]], keeps_stdin: bool = False, never_began: NeverBegan | None = None,
     ) -> None:  # fmt: skip
-        """`keeps_stdin`: the process goes on reading what others send it, so the end of what this session sends is not told."""
+        """`keeps_stdin`: the process goes on reading what others send it, so the end of what this session sends is not told.
+        `never_began`: of a session that is to start a program, whether it could not be started."""
         super().__init__(reader, writer)
         self._keeps_stdin = keeps_stdin
         self._tty = tty
         self._resize = resize
         self._exit_code = exit_code
+        self._never_began: NeverBegan = never_began or _has_begun
+        self._refusal: tuple[int, bytes] | None = (
+            None  # why the program could not be started, which Docker tells as its output
+        )
+        self._closed = False
 
     async def resize(self, width: int, height: int) -> None:
         await self._resize(width, height)
@@ -134,10 +146,17 @@ class DockerSession(SocketStream):
             await super().send_eof()
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        first = True
         try:
             async for piece in _raw(self._reader) if self._tty else _frames(self._reader):
-                if piece[1]:
+                if first and piece[1].startswith(_NOT_STARTED):
+                    self._refusal = piece  # perhaps: `wait` finds out
+                elif piece[1]:
                     yield piece
+                first = False
+            if self._refusal is not None and not await self._never_began():
+                refusal, self._refusal = self._refusal, None
+                yield refusal
         except OSError as error:
             raise self._broke(error) from error
         finally:
@@ -145,7 +164,16 @@ class DockerSession(SocketStream):
 
     async def wait(self) -> int:
         await self._ended.wait()
+        if self._refusal is not None:
+            raise RuntimeFailure(self._refusal[1].decode(errors="replace").strip())
+        if self._closed:
+            raise RuntimeFailure("the session was closed")
         return await self._exit_code()
+
+    async def close(self) -> None:
+        if not self._ended.is_set():
+            self._closed = True
+        await super().close()
 
 
 async def hijack(socket: str, path: str, body: Any = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -169,4 +197,8 @@ async def start_exec(engine: Engine, exec_id: str, *, tty: bool) -> DockerSessio
                 return int(told["ExitCode"] or 0)
             await asyncio.sleep(EXIT_POLL_S)
 
-    return DockerSession(reader, writer, tty=tty, resize=resize, exit_code=exit_code)
+    async def never_began() -> bool:
+        code = await exit_code()
+        return code in (126, 127) and not (await engine.call("exec_inspect", exec_id)).get("Pid")
+
+    return DockerSession(reader, writer, tty=tty, resize=resize, exit_code=exit_code, never_began=never_began)

@@ -27,10 +27,14 @@ STOP_TIMEOUT_S = 30.0
 class Dockerd:
     """`start`, then `stop`, by whoever made it."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, network: bool = True) -> None:
+        """Without a `network` of its own it makes none either: containers have what somebody else makes for them."""
         self.name = "wd" + secrets.token_hex(3)
         self.cgroup = f"/wherry-{self.name}"
+        self._network = network
         self._options = options
+        if not network:
+            self._options += ("--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
         # A short path: it holds unix sockets.
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir="/tmp"))
         self.socket = self.directory / "docker.sock"
@@ -45,6 +49,17 @@ class Dockerd:
         return f"/run/netns/{self.name}"
 
     @property
+    def inside(self) -> list[str]:
+        """What to put before a command that is to run on "the host"."""
+        return ["nsenter", f"--net={self.netns}", "--"] if self._network else []
+
+    @property
+    def certificates(self) -> Path:
+        """Where it looks for a registry's CA, in a folder of the registry's name."""
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/root/etc/docker/certs.d")
+
+    @property
     def environment(self) -> dict[str, str]:
         return {**os.environ, "DOCKER_HOST": self.url, "WHERRY_CGROUP_PARENT": self.cgroup}
 
@@ -52,15 +67,16 @@ class Dockerd:
         require_root()
         dockerd = require_binary("dockerd", "docker.io")
         require_binary("docker", "docker.io")
-        _run("ip", "netns", "add", self.name)
-        _run("ip", "-n", self.name, "link", "set", "lo", "up")
+        if self._network:
+            _run("ip", "netns", "add", self.name)
+            _run("ip", "-n", self.name, "link", "set", "lo", "up")
         # nsenter changes the network alone: `ip netns exec` would hide /sys and its cgroups. /etc/docker is where dockerd
         # leaves a key whatever it is told.
         script = 'mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && exec "$@"'
         with (self.directory / "dockerd.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    "nsenter", f"--net={self.netns}", "--", "unshare", "--mount", "--propagation", "private",
+                    *self.inside, "unshare", "--mount", "--propagation", "private",
                     "sh", "-c", script, "sh", dockerd, "--data-root", str(self.directory / "data"),
                     "--exec-root", str(self.directory / "exec"), "--pidfile", str(self.directory / "docker.pid"),
                     "--host", self.url, "--cgroup-parent", self.cgroup, *self._options,
@@ -84,7 +100,7 @@ class Dockerd:
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         """Runs a command on "the host"; with `check`, a failure fails the test with what was said."""
         done = subprocess.run(
-            ["nsenter", f"--net={self.netns}", "--", *argv], capture_output=True, text=True, timeout=timeout_s,
+            [*self.inside, *argv], capture_output=True, text=True, timeout=timeout_s,
             env={**self.environment, **(env or {})}, check=False, input=stdin,
         )  # fmt: skip
         if check and done.returncode:

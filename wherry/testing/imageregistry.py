@@ -8,34 +8,46 @@ import base64
 import hashlib
 import http.client
 import json
+import platform
 import socket
+import ssl
 import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from controlplane.auth.ca import make_authority
+from controlplane.auth.certificates import issue_serving
+from wherry.api.context import Env
 from wherry.testing.require import require_binary
 from wherry.testing.server import free_port
 
 USER, PASSWORD = "tester", "secret"
 # bcrypt, with the least work.
 _HTPASSWD = f"{USER}:$2b$04$CoSVmDNOFWxy8D8saO/AmelsOXc8y5HQzUkrJ1ATyisXMOEGI.ja2\n"
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 START_TIMEOUT_S = 30.0
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
+_INDEX = "application/vnd.oci.image.index.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
 class ImageRegistry:
     """`start`, then `stop`. `prefix` runs it somewhere else, such as in a network namespace; `private` asks for a
-    password."""
+    password, `tls` for HTTPS, with a certificate by `ca`. Several may have their `data` in one folder."""
 
     def __init__(
-        self, folder: Path, *, private: bool = False, prefix: Sequence[str] = (), address: str = "127.0.0.1"
-    ) -> None:
+        self, folder: Path, *, private: bool = False, prefix: Sequence[str] = (), address: str = "127.0.0.1",
+        tls: bool = False, data: Path | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
+        self.ca = folder / "ca.crt"
+        self._data = data or folder / "data"
+        self._address = address
+        self._tls = tls
         self.host = f"{address}:{free_port()}"
         self._private = private
         self._prefix = prefix
@@ -48,11 +60,13 @@ class ImageRegistry:
         document = {
             "version": "0.1",
             "log": {"level": "warn", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(self.folder / "data")}, "delete": {"enabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(self._data)}, "delete": {"enabled": True}},
             "http": {"addr": self.host},
         }
         if self._private:
             document["auth"] = {"htpasswd": {"realm": "test", "path": str(self.folder / "htpasswd")}}
+        if self._tls:
+            document["http"] |= {"tls": self._make_certificate()}  # type: ignore[operator]
         config = self.folder / "config.yml"
         config.write_text(json.dumps(document))  # JSON is YAML
         with (self.folder / "registry.log").open("wb") as log:
@@ -67,15 +81,49 @@ class ImageRegistry:
                 raise AssertionError(f"docker-registry does not answer:\n{said}")
             time.sleep(0.05)
 
+    def _make_certificate(self) -> dict[str, str]:
+        env = Env()
+        authority = make_authority(env, "registry")
+        pair = issue_serving(authority, env, [self._address])
+        self.ca.write_bytes(authority.certificate_pem)
+        certificate, key = self.folder / "tls.crt", self.folder / "tls.key"
+        certificate.write_bytes(pair.certificate_pem)
+        key.write_bytes(pair.key_pem)
+        return {"certificate": str(certificate), "key": str(key)}
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
             self._process.wait(20)
 
-    def push(self, repository: str, tag: str, layers: list[bytes], config: dict[str, object]) -> str:
-        """The manifest's digest. `config` is that of an OCI image, without its rootfs."""
+    def push_index(self, repository: str, tag: str, images: Mapping[str, tuple[list[bytes], dict[str, object]]]) -> str:
+        """One name for images of several architectures. The digest of the list."""
+        entries = []
+        for architecture, (layers, config) in sorted(images.items()):
+            digest = self.push(repository, f"{tag}-{architecture}", layers, config, architecture)
+            request = urllib.request.Request(f"http://{self.host}/v2/{repository}/manifests/{digest}")
+            request.add_header("Accept", _MANIFEST)
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                size = len(answer.read())
+            entries.append(
+                {
+                    "mediaType": _MANIFEST, "digest": digest, "size": size,
+                    "platform": {"os": "linux", "architecture": architecture},
+                }
+            )  # fmt: skip
+        index = json.dumps({"schemaVersion": 2, "mediaType": _INDEX, "manifests": entries}).encode()
+        self._ask("PUT", f"/v2/{repository}/manifests/{tag}", index, _INDEX)
+        return f"sha256:{hashlib.sha256(index).hexdigest()}"
+
+    def push(
+        self, repository: str, tag: str, layers: list[bytes], config: dict[str, object], architecture: str = ""
+    ) -> str:
+        """The manifest's digest. `config` is that of an OCI image, without its rootfs; `architecture`: not this machine's."""
         digests = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
-        whole = config | {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": digests}}
+        whole = config | {
+            "architecture": architecture or ARCHITECTURE, "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": digests},
+        }  # fmt: skip
         encoded = json.dumps(whole, sort_keys=True).encode()
         blobs = [encoded, *layers]
         for blob in blobs:
@@ -116,7 +164,10 @@ class ImageRegistry:
                 [*self._prefix, "cat", "/proc/net/tcp", "/proc/net/tcp6"], capture_output=True, text=True, check=False
             ).stdout
             return any(line.split()[1].endswith(port) and line.split()[3] == "0A" for line in table.splitlines()[1:])
-        connection = http.client.HTTPConnection(self.host, timeout=2)
+        connection: http.client.HTTPConnection = http.client.HTTPConnection(self.host, timeout=2)
+        if self._tls:
+            context = ssl.create_default_context(cafile=str(self.ca))
+            connection = http.client.HTTPSConnection(self.host, timeout=2, context=context)
         try:
             connection.request("GET", "/v2/")
             return connection.getresponse().status in (200, 401)
@@ -127,11 +178,16 @@ class ImageRegistry:
 
 
 class SlowLine:
-    """A TCP proxy in front of `target` that lets `bytes_per_s` through to whoever asks."""
+    """A TCP proxy in front of `target` that lets `bytes_per_s` through to whoever asks (0: all). Of the connections that carry
+    more than `cut_after` bytes the first `cuts` break there; before all others `refusals` are answered with 503."""
 
-    def __init__(self, target: str, host: str, bytes_per_s: int) -> None:
+    def __init__(
+        self, target: str, host: str, bytes_per_s: int = 0, *, cuts: int = 0, cut_after: int = 0, refusals: int = 0
+    ) -> None:
         self._target, self._rate = target, bytes_per_s
+        self.cuts, self.cut_after, self.refusals = cuts, cut_after, refusals
         self._server = socket.create_server((host, 0))
+        self._ends: list[socket.socket] = []
         self.address = f"{host}:{self._server.getsockname()[1]}"
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -139,6 +195,8 @@ class SlowLine:
     def stop(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        for end in self._ends:  # some that asked keep their connections for later
+            _shut(end)
         for thread in self._threads:
             thread.join(20)
 
@@ -148,19 +206,31 @@ class SlowLine:
                 asking, _ = self._server.accept()
             except OSError:
                 return
+            if self.refusals > 0:
+                self.refusals -= 1
+                asking.settimeout(10)
+                asking.recv(64 << 10)
+                asking.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                asking.close()
+                continue
             host, _, port = self._target.partition(":")
             answering = socket.create_connection((host, int(port)), 10)
             asking.settimeout(60)
             answering.settimeout(60)
-            for source, sink, rate in ((asking, answering, 0), (answering, asking, self._rate)):
-                thread = threading.Thread(target=self._copy, args=(source, sink, rate), daemon=True)
+            self._ends += [asking, answering]
+            for source, sink, rate, down in ((asking, answering, 0, False), (answering, asking, self._rate, True)):
+                thread = threading.Thread(target=self._copy, args=(source, sink, rate, down), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    @staticmethod
-    def _copy(source: socket.socket, sink: socket.socket, rate: int) -> None:
+    def _copy(self, source: socket.socket, sink: socket.socket, rate: int, downwards: bool) -> None:
+        carried = 0
         try:
             while data := source.recv(64 << 10):
+                carried += len(data)
+                if downwards and self.cuts > 0 and carried > self.cut_after:
+                    self.cuts -= 1
+                    break
                 sink.sendall(data)
                 if rate:
                     time.sleep(len(data) / rate)
@@ -168,8 +238,12 @@ class SlowLine:
             pass
         finally:
             for end in (source, sink):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+                _shut(end)
             source.close()
+
+
+def _shut(end: socket.socket) -> None:
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
