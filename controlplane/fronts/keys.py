@@ -5,7 +5,6 @@ Called through `fronts.services`. Who may is asked as of the path /wherry/keys (
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 from controlplane.auth.accountclaims import TOKEN_KEY
@@ -15,7 +14,7 @@ from controlplane.auth.signing import decode
 from controlplane.fronts.call import Call
 from controlplane.fronts.commit import Commits
 from controlplane.registry.base import ListOptions, RegistryAPI
-from wherry.api import kinds
+from wherry.api import jsontext, kinds
 from wherry.api.context import Env
 from wherry.api.errors import Conflict
 from wherry.pb import keys_pb2
@@ -87,6 +86,6 @@ class KeysServicer:
 def _key_of(token: bytes) -> str:
     """By what it says of itself; "" when it says nothing."""
     try:
-        return str(json.loads(decode(token.decode().partition(".")[0])).get("kid", ""))
+        return str(jsontext.read(decode(token.decode().partition(".")[0])).get("kid", ""))
     except (ValueError, AttributeError):
         return ""

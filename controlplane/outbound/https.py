@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from controlplane.admission.webhooks.base import CallFailed, Target
+from wherry.api import jsontext
 from wherry.api.context import Env
 
 MAX_ANSWER_BYTES = 3 * 1024 * 1024
@@ -106,7 +107,7 @@ class HttpsTransport:
 def _refusal(code: int, content: bytes) -> str:
     """As Go's REST client speaks of an answer that is no success."""
     try:
-        status = json.loads(content)
+        status = jsontext.read(content)
         if isinstance(status, dict) and status.get("kind") == "Status" and status.get("message"):
             return str(status["message"])
     except ValueError:

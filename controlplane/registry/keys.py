@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 
+from wherry.api import jsontext
 from wherry.api.errors import BadRequest
 from wherry.api.kinds import Kind
 
@@ -45,7 +46,8 @@ def decode_continue(token: str) -> tuple[int, str]:
     """Revision and relative key. Raises BadRequest in Kubernetes' words."""
     try:
         data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        body = json.loads(data)
+        body = jsontext.read(data)
+        json.dumps(body, ensure_ascii=False).encode()  # no key has half a character in it
     except (binascii.Error, ValueError) as error:
         raise BadRequest(f"invalid continue token: continue key is not valid: {error}") from error
     revision, start = (body.get("rv"), body.get("start")) if isinstance(body, dict) else (None, None)
@@ -59,4 +61,7 @@ def decode_continue(token: str) -> tuple[int, str]:
 
 def _before(start: str) -> str:
     """The greatest string that sorts before `start` for all practical keys."""
-    return start[:-1] + chr(ord(start[-1]) - 1) + "\U0010ffff" if start and ord(start[-1]) > 1 else ""
+    if not start or ord(start[-1]) <= 1:
+        return ""
+    before = ord(start[-1]) - 1
+    return start[:-1] + chr(0xD7FF if before == 0xDFFF else before) + "\U0010ffff"

@@ -17,6 +17,7 @@ from controlplane.registry.state import Served, State, translated
 from controlplane.registry.writes import not_found
 from controlplane.store import base as store_base
 from controlplane.store.cache import CacheBatch, Entry, EventType, WatchCache
+from wherry.api import integers
 from wherry.api.errors import BadRequest, Cause, Expired, InternalError, Invalid
 from wherry.pb import resources_pb2
 
@@ -31,12 +32,13 @@ EXPIRED_CONTINUE = (
 
 
 def parse_revision(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    revision = integers.parse_unsigned(text)
+    if revision is None:
         raise BadRequest(
             f"invalid resource version: resourceVersion: Invalid value: {violations.quote(text)}: "
             f"strconv.ParseUint: parsing {violations.quote(text)}: invalid syntax"
         )
-    return int(text)
+    return revision
 
 
 class Reader:

@@ -129,7 +129,7 @@ def translated(error: store_base.StoreError) -> APIError:
             f"the history before {error.compacted} has been compacted; list again"
         )
     if isinstance(error, store_base.FutureRevision):
-        return too_large_revision(0, 0)
+        return too_large_revision(error.asked, error.newest)
     return ServiceUnavailable(f"the store is unavailable: {error}", retry_after_s=1)
 
 

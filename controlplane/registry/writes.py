@@ -22,7 +22,7 @@ from controlplane.registry.base import DeleteResult, RequestContext, Stored
 from controlplane.registry.keys import key as key_of
 from controlplane.registry.state import Entry, Served, State
 from controlplane.store.base import Compare, Delete, Operation, Put
-from wherry.api import normal
+from wherry.api import integers, normal
 from wherry.api.errors import AlreadyExists, BadRequest, Conflict, MethodNotAllowed, NotFound
 from wherry.api.kinds import Kind
 from wherry.api.turns import in_turns
@@ -310,9 +310,10 @@ class Writer:
                 cause = violations.invalid("metadata.resourceVersion", 0, "must be specified for an update")
                 raise violations.invalid_object(served.kind.group, served.kind.kind, name, [cause])
             return False
-        if not wanted.isdigit():
+        revision = integers.parse_unsigned(wanted)
+        if revision is None:
             raise BadRequest(f'metadata.resourceVersion: invalid value "{wanted}": want the number that a read gave')
-        if int(wanted) != entry.revision:
+        if revision != entry.revision:
             raise conflict(served.kind, name)
         return True
 

@@ -33,7 +33,12 @@ class Compacted(StoreError):
 
 
 class FutureRevision(StoreError):
-    """The asked-for revision has not happened."""
+    """The asked-for revision has not happened; `newest` has, where the store says."""
+
+    def __init__(self, message: str, asked: int = 0, newest: int = 0) -> None:
+        super().__init__(message)
+        self.asked = asked
+        self.newest = newest
 
 
 class TooLarge(StoreError):

@@ -184,7 +184,9 @@ class Database(Reader):
             if revision <= compacted:
                 raise Compacted(compacted)
             if revision > self.head:
-                raise FutureRevision(f"revision {revision} has not happened: the newest is {self.head}")
+                raise FutureRevision(
+                    f"revision {revision} has not happened: the newest is {self.head}", revision, self.head
+                )
             self._set_meta("compacted", revision)
 
     def sweep(self) -> bool:

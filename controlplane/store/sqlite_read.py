@@ -69,7 +69,7 @@ class Reader:
         """The newest revision of the snapshot. Raises when `revision` (unless 0) cannot be read in it."""
         newest = self.revision()
         if revision > newest:
-            raise FutureRevision(f"revision {revision} has not happened: the newest is {newest}")
+            raise FutureRevision(f"revision {revision} has not happened: the newest is {newest}", revision, newest)
         if revision and revision < (compacted := self.compacted()):
             raise Compacted(compacted)
         return newest

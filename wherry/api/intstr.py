@@ -7,7 +7,7 @@ import re
 from wherry.pb import meta_intstr_pb2
 
 IntOrString = meta_intstr_pb2.IntOrString
-_PERCENT = re.compile(r"([0-9]+)%", re.ASCII)
+_PERCENT = re.compile(r"([0-9]{1,18})%", re.ASCII)
 
 
 def of(value: int | str) -> IntOrString:

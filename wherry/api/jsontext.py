@@ -57,6 +57,14 @@ def parse(data: bytes | str) -> tuple[Any, list[str]]:
     return value, []
 
 
+def read(text: bytes | str) -> Any:
+    """The value of JSON that somebody else wrote into a field of his. Raises ValueError, also for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
+
+
 def load(raw: bytes) -> Any:
     """The value of JSON that is known to be well-formed (a stored `raw` field), exactly. Raises ValueError where it is not."""
     try:

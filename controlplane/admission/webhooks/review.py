@@ -10,6 +10,7 @@ from typing import Any
 
 from controlplane.admission.attributes import View
 from controlplane.admission.webhooks.base import CallFailed
+from wherry.api import jsontext
 from wherry.api.errors import BY_REASON, APIError, BadRequest, Cause
 
 _KIND = ("admission.k8s.io/v1", "AdmissionReview")
@@ -39,7 +40,7 @@ def question(view: View) -> bytes:
 def answer(body: bytes, uid: str, *, mutating: bool) -> Answer:
     """Raises CallFailed for what is no answer to this question."""
     try:
-        review = json.loads(body)
+        review = jsontext.read(body)
     except ValueError as error:
         raise CallFailed(f"failed decoding the response of the webhook: {error}") from error
     if not isinstance(review, dict) or not isinstance(review.get("response"), dict):
@@ -68,7 +69,7 @@ def _patch(response: dict[str, Any]) -> list[Any]:
     if response.get("patchType") != "JSONPatch":
         raise CallFailed(f'expected response.patchType to be "JSONPatch", got "{response.get("patchType", "")}"')
     try:
-        operations = json.loads(base64.b64decode(response["patch"], validate=True))
+        operations = jsontext.read(base64.b64decode(response["patch"], validate=True))
     except (TypeError, ValueError, binascii.Error) as error:
         raise CallFailed(f"response.patch is no JSON patch in base64: {error}") from error
     if not isinstance(operations, list):

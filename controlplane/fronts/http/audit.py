@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from typing import Any
 
 from aiohttp import web
@@ -63,6 +62,6 @@ def plain(body: bytes, content_type: str) -> Any:
             return None if cls is None else codec.to_dict(cls.FromString(unknown.raw))
         if "yaml" in content_type:
             return yamltext.parse(jsontext.text_of(body)).value
-        return json.loads(body)
+        return jsontext.read(body)
     except (APIError, ValueError, WireError):
         return None  # a body that nobody can read is refused elsewhere

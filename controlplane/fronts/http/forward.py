@@ -18,6 +18,7 @@ from aiohttp import web
 
 from controlplane.fronts.http import spdy
 from controlplane.fronts.http.upgrade import content
+from wherry.api import integers
 from wherry.api.errors import BadRequest
 from wherry.client.windows import Credit, Pipe, Window
 from wherry.pb import pods_pb2
@@ -154,6 +155,8 @@ class _Spdy:
 
     async def _opened(self, event: spdy.Opened) -> Any:
         kind = event.headers.get("streamtype", "").lower()
+        if kind not in ("data", "error"):
+            raise BadRequest(f'streamtype: "{kind[:60]}"; a connection has "data" and "error"')
         request = event.headers.get("requestid") or str(event.stream - (0 if kind == "error" else 2))
         if len(self._pairs) >= MAX_FORWARDS:
             raise BadRequest(f"more than {MAX_FORWARDS} connections at once")
@@ -162,12 +165,10 @@ class _Spdy:
         pair[kind] = event.stream
         if kind != "data":
             return None
-        port = event.headers.get("port", "")
-        if not port.isdigit() or not 0 < int(port) < 65536:
-            raise BadRequest(f'port: "{port}" is no port')
+        port = port_of(event.headers.get("port", ""))
         self._streams[event.stream] = self._pairs.pop(request)
         self._sending[event.stream] = None
-        return Frame(channel=event.stream, start_port=int(port))
+        return Frame(channel=event.stream, start_port=port)
 
     async def data(self, channel: int, data: bytes) -> None:
         await self._connection.send(channel, data)
@@ -202,6 +203,14 @@ class _Channels:
     async def end(self, channel: int, problem: str) -> None:
         if problem:
             await self._socket.send_bytes(bytes((2 * channel - 1,)) + problem.encode())
+
+
+def port_of(text: str) -> int:
+    """Raises BadRequest."""
+    number = integers.parse_unsigned(text)
+    if number is None or not 0 < number < 65536:
+        raise BadRequest(f'port: "{text[:60]}" is no port')
+    return number
 
 
 def over_spdy(connection: spdy.Connection, say: Say) -> Ports:

@@ -8,7 +8,6 @@ the newer ones is SPDY within a WebSocket.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,6 +19,7 @@ from controlplane.fronts.http import encoding, forward, params, spdy
 from controlplane.fronts.http.exchange import TEXT, Exchange
 from controlplane.fronts.http.paths import Target, flag
 from controlplane.fronts.http.upgrade import MAX_MESSAGE_BYTES, RawLink, SocketLink, Taken, content
+from wherry.api import jsontext
 from wherry.api.errors import APIError, BadRequest
 from wherry.api.times import parse_rfc3339
 from wherry.pb import core_v1_pb2, meta_v1_pb2, pods_pb2
@@ -262,6 +262,7 @@ class _Session:
         return Taken()
 
     async def forward_socket(self, start: pods_pb2.StreamStart) -> web.StreamResponse:
+        ports = [forward.port_of(text) for text in self._exchange.values("ports")]
         frames, first = await self._open(start)
         socket = web.WebSocketResponse(
             protocols=(SOCKET_FORWARD, SOCKET_PORTS), max_msg_size=MAX_MESSAGE_BYTES, heartbeat=PING_S
@@ -270,7 +271,6 @@ class _Session:
         if socket.ws_protocol == SOCKET_FORWARD:
             await self._forward(frames, first, forward.over_spdy(spdy.Connection(SocketLink(socket)), self.say))
         else:
-            ports = [int(port) for port in self._exchange.request.query.getall("ports", []) if port.isdigit()]
             await self._forward(frames, first, forward.over_channels(socket, ports, self.say))
         if not socket.closed:
             await socket.close()
@@ -345,7 +345,7 @@ def _of_channel(channel: int, data: bytes) -> Any:
 
 def _resize(data: bytes) -> Any:
     try:
-        size = json.loads(data)
+        size = jsontext.read(data)
         return Frame(resize=pods_pb2.TerminalSize(width=int(size["Width"]), height=int(size["Height"])))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.registry.strategies.declared import Declared
+from wherry.api import integers
 
 _GENERATION = "deprecated.daemonset.template.generation"
 
@@ -20,6 +21,6 @@ class DaemonSets(Declared):
     def prepare_update(self, obj: Any, old: Any) -> None:
         Declared.prepare_update(self, obj, old)
         before = old.metadata.annotations.get(_GENERATION, "0")
-        count = int(before) if before.isdecimal() else 0
+        count = integers.parse(before) or 0
         changed = obj.spec.template != old.spec.template
         obj.metadata.annotations[_GENERATION] = str(count + 1 if changed else count)

@@ -14,7 +14,7 @@ from wherry.pb import meta_intstr_pb2, meta_v1_pb2
 MAX_INT32 = 2**31 - 1
 IP_MESSAGE = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 CIDR_MESSAGE = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
-_PERCENT = re.compile("[0-9]+%", re.ASCII)
+_PERCENT = re.compile("[0-9]{1,18}%", re.ASCII)  # more digits no controller could reckon with
 _PERCENT_MESSAGE = (
     "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', "
     "regex used for validation is '[0-9]+%')"

@@ -8,7 +8,7 @@ from typing import Any
 
 from controlplane.registry import violations
 from controlplane.registry.violations import Causes
-from wherry.api import names
+from wherry.api import jsontext, names
 
 MAX_DATA_BYTES = 1024 * 1024
 _IMMUTABLE = "field is immutable when `immutable` is set"
@@ -123,7 +123,7 @@ def _json_key(obj: Any, key: str) -> Causes:
         return [violations.required(path)]
     body = obj.data[key]
     try:
-        value = json.loads(body)
+        value = jsontext.read(body)
     except ValueError as error:
         return [violations.invalid(path, "<secret contents redacted>", _go_json_error(body, error))]
     if not isinstance(value, dict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wherry.api import integers
+
 _MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -40,14 +42,14 @@ def _item(item: str, low: int, high: int, words: dict[str, int]) -> str:
     else:
         numbers = []
         for text in (start_text, end_text) if dash else (start_text,):
-            number = words.get(text.lower(), int(text) if text.isascii() and text.isdecimal() else None)
+            number = words.get(text.lower(), integers.parse_unsigned(text))
             if number is None:
                 return f'failed to parse int from {text}: strconv.Atoi: parsing "{text}": invalid syntax'
             numbers.append(number)
         start = numbers[0]
         end = numbers[1] if dash else high if slash else start
-    if slash and (not step_text.isdecimal() or not int(step_text)):
-        if step_text.isdecimal():
+    if slash and not (step := integers.parse_unsigned(step_text)):
+        if step == 0:
             return f"step of range should be a positive number: {item}"
         return f'failed to parse int from {step_text}: strconv.Atoi: parsing "{step_text}": invalid syntax'
     if start < low:

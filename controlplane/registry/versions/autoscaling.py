@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from controlplane.registry.violations import Causes
-from wherry.api import codec
+from wherry.api import codec, jsontext
 from wherry.api.errors import BadRequest
 from wherry.pb import autoscaling_v1_pb2, autoscaling_v2_pb2
 
@@ -206,7 +206,7 @@ def _parsed(kept: dict[str, str], name: str, wanted: type) -> Any:
     if name not in kept:
         return wanted()
     try:
-        value = json.loads(kept[name])
+        value = jsontext.read(kept[name])
     except ValueError as error:
         raise BadRequest(f"metadata.annotations[{name}]: no JSON: {error}") from error
     if not isinstance(value, wanted) or (isinstance(value, list) and not all(isinstance(item, dict) for item in value)):

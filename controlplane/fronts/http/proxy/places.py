@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wherry.api import integers
 from wherry.api.errors import BadRequest, ServiceUnavailable
 from wherry.pb import core_v1_pb2
 
@@ -61,11 +62,12 @@ def pod_port(pod: core_v1_pb2.Pod, name: Name) -> int:
             if container.ports:
                 return int(container.ports[0].container_port)
         return _DEFAULT_PORTS[name.scheme]
-    if not name.port.isdigit():
+    number = integers.parse_unsigned(name.port)
+    if number is None:
         raise ServiceUnavailable(f"error trying to reach service: dial tcp: lookup tcp/{name.port}: unknown port")
-    if not 0 < int(name.port) < 65536:
+    if not 0 < number < 65536:
         raise ServiceUnavailable(f"error trying to reach service: dial tcp: address {name.port}: invalid port")
-    return int(name.port)
+    return number
 
 
 def allowed(address: str) -> bool:
@@ -80,10 +82,11 @@ def allowed(address: str) -> bool:
 def service_port(service: core_v1_pb2.Service, name: Name, asked: str) -> str:
     """The name of the Service's port, as its slices know it. `asked` is the whole name, for the words. Raises
     ServiceUnavailable."""
-    if not name.port.isdigit():
+    number = integers.parse_unsigned(name.port)
+    if number is None:
         return name.port
     for port in service.spec.ports:
-        if port.port == int(name.port):
+        if port.port == number:
             return str(port.name)
     raise ServiceUnavailable(f'no service port {name.port} found for service "{asked}"')
 
