@@ -3,9 +3,9 @@ the figures are those of the way and not of a client's cleverness.
 
 serve PORT                     TCP: a connection that begins with b"R" takes blocks and confirms each, one with b"E" is echoed;
                                prints "ready"
-pairs throughput|latency ROUNDS NETNS HOST PORT NETNS HOST PORT
-                               of two ways, the floor first, each from its namespace: prints the median seconds of the second (for
-                               a block; for a byte there and back), and the median of the first's seconds to the second's
+ways throughput|latency ROUNDS {"NAME": ["NETNS", "HOST", "PORT"], ...}
+                               each from its namespace, all in turns: prints {"NAME": [SECONDS, ...], ...} as JSON, for a block or
+                               for a byte there and back; those of one place in the lists are of one round
 connect HOST PORT SECONDS      tries until a connection stands; prints when that was (time.monotonic)
 dns HOST PORT NAME SECONDS     prints answers per second, 64 questions in flight
 echo HOST PORT                 UDP; prints "ready"
@@ -14,12 +14,14 @@ echo HOST PORT                 UDP; prints "ready"
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import socket
-import statistics
 import struct
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 CHUNK = 256 << 10
 BLOCK = 4 << 20
@@ -30,6 +32,7 @@ CLONE_NEWNET = 0x40000000
 
 def serve(port: str) -> None:
     listener = socket.create_server(("0.0.0.0", int(port)), backlog=64)
+    _stay_on(1)
     print("ready", flush=True)
     while True:
         connection, _ = listener.accept()
@@ -58,23 +61,31 @@ def _take_blocks(connection: socket.socket, buffer: bytearray) -> None:
         connection.sendall(b".")
 
 
-def pairs(what: str, rounds: str, *places: str) -> None:
-    """One process that takes turns every few milliseconds, so that whatever else the machine does meets both ways alike."""
+def ways(what: str, rounds: str, places: str) -> None:
+    """One process that takes turns every few milliseconds, so that whatever else the machine does meets all ways alike."""
     measure = {"throughput": _send_block, "latency": _ping}[what]
     kind = {"throughput": b"R", "latency": b"E"}[what]
-    socks = []
-    for place in (places[:3], places[3:]):
-        socks.append(_connect_from(*place))
-        socks[-1].sendall(kind)
-    with socks[0] as floor, socks[1] as subject:
-        figures = []
+    found: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        socks = []
+        for name, (netns, host, port) in json.loads(places).items():
+            sock = stack.enter_context(_connect_from(netns, host, port))
+            sock.sendall(kind)
+            socks.append((sock, found.setdefault(name, [])))
+        _stay_on(0)
         for number in range(int(rounds) + WARM_UP):
-            # By turns the one and the other comes first: a pause that the scheduler owes us does not always hit the same.
-            order = (floor, subject) if number % 2 else (subject, floor)
-            found = {sock: measure(sock) for sock in order}
-            figures.append((found[subject], found[floor] / found[subject]))
-    figures = figures[WARM_UP:]
-    print(statistics.median(figure for figure, _ in figures), statistics.median(ratio for _, ratio in figures))
+            # Who comes first moves on from round to round: a pause that the scheduler owes us does not always hit the same.
+            start = number % len(socks)
+            for sock, times in socks[start:] + socks[:start]:
+                times.append(measure(sock))
+    print(json.dumps({name: times[WARM_UP:] for name, times in found.items()}))
+
+
+def _stay_on(number: int) -> None:
+    """Both ends on one processor, or on two: which of these the scheduler has chosen for a way is most of the difference
+    between two ways, so they all have the sender on one and the receivers on another."""
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[number % len(processors)]})
 
 
 def _connect_from(netns: str, host: str, port: str) -> socket.socket:
@@ -85,6 +96,8 @@ def _connect_from(netns: str, host: str, port: str) -> socket.socket:
             raise OSError(ctypes.get_errno(), f"{netns}: setns")
     sock = socket.create_connection((host, int(port)))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # One that estimates the way's rate (bbr) and keeps to it measures its estimate.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
     return sock
 
 
@@ -163,6 +176,6 @@ def echo(host: str, port: str) -> None:
 
 if __name__ == "__main__":
     what = {
-        "serve": serve, "pairs": pairs, "connect": connect, "dns": dns, "echo": echo,
+        "serve": serve, "ways": ways, "connect": connect, "dns": dns, "echo": echo,
     }  # fmt: skip
     what[sys.argv[1]](*sys.argv[2:])

@@ -33,17 +33,26 @@ def apply(rules: str) -> None:
     _nft(["-f", "-"], rules)
 
 
-def delete(table: str) -> bool:
+def delete(table: str, family: str = "ip") -> bool:
     """False when there was no such table."""
-    if table not in tables():
+    if table not in tables(family):
         return False
-    _nft(["delete", "table", "ip", table], "")
+    _nft(["delete", "table", family, table], "")
     return True
 
 
-def tables() -> list[str]:
-    """The names of all tables of family ip in the current namespace."""
-    return [line.split()[2] for line in _nft(["list", "tables", "ip"], "").splitlines() if line.startswith("table ip ")]
+def tables(family: str = "ip") -> list[str]:
+    """The names of all tables of the family in the current namespace."""
+    listed = _nft(["list", "tables", family], "").splitlines()
+    return [line.split()[2] for line in listed if line.startswith(f"table {family} ")]
+
+
+def has_chain(table: str, chain: str, family: str = "ip") -> bool:
+    try:
+        _nft(["list", "chain", family, table, chain], "")
+    except NetworkError:
+        return False
+    return True
 
 
 def _nft(arguments: list[str], text: str) -> str:

@@ -4,6 +4,7 @@ half-made states. The control plane has no part in this."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from kubelet.runtime.base import SandboxConfig
 from kubelet.runtime.containerd import find_running
 from kubelet.runtime.cri import CriRuntime
 from kubelet.runtime.processes import ProcessRef, command_lines
-from wherry.cli.cluster import hosts, images, layout, resolver
+from wherry.cli.cluster import hosts, images, layout, resolver, switch
 from wherry.cli.cluster.down import down, find_traces, names
 from wherry.cli.cluster.hello import fetch
 from wherry.cli.cluster.layout import Cluster, Node
@@ -205,6 +206,44 @@ def test_half_made_networks_are_mended_and_removed(made: str, cluster: Cluster) 
     assert hosts.make_host(cluster, node)
     assert not hosts.make_host(cluster, node)
     assert f"{node.address}/{cluster.prefix_length}" in links.addresses(netns=node.netns)
+    down(cluster.name, Progress(quiet=True))
+    assert snapshot(cluster) == {}
+
+
+def reaches(node: Node, address: str) -> bool:
+    """Whether a connection to a port where nobody listens is refused, and not lost."""
+    program = f"import socket; s = socket.socket(); s.settimeout(3); print(s.connect_ex(('{address}', 9)))"
+    command = ["nsenter", f"--net={node.netns_path}", "--", sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(errno.ECONNREFUSED)
+
+
+def test_frames_between_nodes_pass_the_bridge_by(cluster: Cluster) -> None:
+    one, other = cluster.nodes
+    hosts.make_switch(cluster)
+    hosts.make_host(cluster, one)
+    assert not switch.connect(cluster), "there is nowhere to go from the only node"
+    hosts.make_host(cluster, other)
+    assert switch.connect(cluster)
+    assert not switch.connect(cluster)
+    assert reaches(one, other.address)
+    assert reaches(one, cluster.gateway), "what is no node takes the bridge"
+    for node in (one, other):
+        # From here on the bridge leads nothing from the one to the other.
+        links.ip("link", "set", "dev", node.link, "isolated", "on", tool="bridge")
+    assert reaches(one, other.address)
+    assert reaches(other, one.address)
+    # A node that is made anew has another cable.
+    hosts.remove_host(other)
+    assert hosts.make_host(cluster, other)
+    assert switch.connect(cluster)
+    links.ip("neigh", "flush", "dev", "eth0", netns=one.netns)
+    assert reaches(one, other.address)
+    links.ip("link", "set", "dev", other.link, "isolated", "on", tool="bridge")
+    assert reaches(other, one.address)
+    assert switch.disconnect(cluster.table)
+    assert not reaches(other, one.address), "without the shortcut the bridge was the way"
+    assert not switch.disconnect(cluster.table)
+    assert switch.connect(cluster)
     down(cluster.name, Progress(quiet=True))
     assert snapshot(cluster) == {}
 

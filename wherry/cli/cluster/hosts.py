@@ -15,7 +15,7 @@ from pathlib import Path
 from kubelet.network import NetworkError, firewall, links, masquerade
 from kubelet.runtime import mounts
 from kubelet.runtime.processes import ProcessRef
-from wherry.cli.cluster import resolver
+from wherry.cli.cluster import resolver, switch
 from wherry.cli.cluster.layout import Cluster, ClusterError, Node, known, load
 
 # Nodes live in a /24 of the first, pods in a /16 of the second; the first free one is taken.
@@ -230,6 +230,7 @@ def remove_network(name: str, ip_forward: str) -> bool:
         changed = remove_namespace(netns) or changed
     for link in links_of(name):
         changed = _remove_link(link) or changed  # routes over it go with it
+    changed = switch.disconnect(f"wherry-{name}") or changed
     changed = masquerade.delete(f"wherry-{name}") or changed
     changed = firewall.stop_letting_through(f"wh-{name}") or changed
     if not links.namespaces() and links.NETNS_DIR.is_dir():

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kubelet.network import NetworkError
 from kubelet.runtime.containerd import choose_snapshotter, find_running
 from kubelet.runtime.processes import ProcessRef, tail
-from wherry.cli.cluster import api, hello, hosts, images, launch, layout, packages, steps
+from wherry.cli.cluster import api, hello, hosts, images, launch, layout, packages, steps, switch
 from wherry.cli.cluster.layout import Cluster, ClusterError, Node
 from wherry.cli.cluster.progress import Progress, Step
 from wherry.client import config
@@ -127,6 +128,10 @@ def _decide(name: str, node_count: int, data_dir: Path | None, chosen: Mapping[s
 async def _raise(cluster: Cluster, progress: Progress) -> None:
     with progress.step(f"{cluster.node_count} node hosts (network namespaces, {cluster.host_subnet})") as step:
         made = [hosts.make_switch(cluster), *(hosts.make_host(cluster, node) for node in cluster.nodes)]
+        try:
+            made.append(switch.connect(cluster))
+        except NetworkError as error:
+            step.done(f"no shortcut between their cables: {error}")
         if not any(made):
             step.unchanged("all there")
     archives = steps.build_images(cluster, progress, BUILDERS)
