@@ -77,20 +77,14 @@ table ip {table} {{
     ip daddr . meta l4proto . th dport vmap @refused
     fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @refused-nodeports
   }}
-  chain filter-prerouting {{
-    type filter hook prerouting priority dstnat - 10; policy accept;
-    ct state new jump refused
-  }}
-  chain filter-output {{
-    type filter hook output priority -110; policy accept;
-    ct state new jump refused
-  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
+    jump refused
     jump services
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
+    jump refused
     jump services
   }}
   chain postrouting {{
