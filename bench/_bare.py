@@ -1,4 +1,4 @@
-"""The floor of `bench.network`: the hops of a pod network made by hand, with no rule of ours, and of nobody's.
+"""The floor of `bench.network`: the hops of a pod network made by hand, without a rule, ours or anybody's.
 
 Two nodes (namespaces), each with a bridge and `veth` cables to its pods; their own cables go to the bridge of a third, as those
 of local nodes do. So `near` to `pod` is a bare bridge with bare cables; `far` to `pod` is three bridges and two routers, as from
@@ -30,7 +30,11 @@ class Bare:
 @contextmanager
 def bare() -> Iterator[Bare]:
     switch, pods = f"{PREFIX}-s", {1: ("pod", "near"), 2: ("far",)}
-    names = [switch, *(f"{PREFIX}-{number}" for number in pods), *(f"{PREFIX}-{pod}" for p in pods.values() for pod in p)]
+    names = [
+        switch,
+        *(f"{PREFIX}-{number}" for number in pods),
+        *(f"{PREFIX}-{pod}" for p in pods.values() for pod in p),
+    ]
     try:
         for name in names:
             _ip("netns", "add", name)
@@ -45,7 +49,8 @@ def bare() -> Iterator[Bare]:
                 _ip("-n", f"{PREFIX}-{pod}", "route", "add", "default", "via", f"10.9.{number}.254")
             other = 3 - number
             _ip("-n", node, "route", "add", f"10.9.{other}.0/24", "via", f"10.8.0.{other}")
-            _set(node, "net.ipv4.ip_forward=1")
+            forward = ("sysctl", "-q", "net.ipv4.ip_forward=1")
+            subprocess.run(["nsenter", f"--net=/run/netns/{node}", *forward], check=True)
         yield Bare(
             pod=f"/run/netns/{PREFIX}-pod",
             near=f"/run/netns/{PREFIX}-near", near_ip="10.9.1.2",
@@ -61,8 +66,6 @@ def _add_bridge(netns: str, address: str) -> None:
     if address:
         _ip("-n", netns, "address", "add", address, "dev", "br0")
     _ip("-n", netns, "link", "set", "br0", "up")
-    # Where the kernel can show bridged packets to netfilter, a new namespace begins with that.
-    _set(netns, "-e", "net.bridge.bridge-nf-call-iptables=1")
 
 
 def _cable(switch: str, port: str, netns: str, address: str) -> None:
@@ -70,10 +73,6 @@ def _cable(switch: str, port: str, netns: str, address: str) -> None:
     _ip("-n", switch, "link", "set", port, "master", "br0", "up")
     _ip("-n", netns, "address", "add", address, "dev", "eth0")
     _ip("-n", netns, "link", "set", "eth0", "up")
-
-
-def _set(netns: str, *settings: str) -> None:
-    subprocess.run(["nsenter", f"--net=/run/netns/{netns}", "sysctl", "-q", *settings], check=True)
 
 
 def _ip(*arguments: str) -> None:

@@ -3,7 +3,7 @@ the figures are those of the way and not of a client's cleverness.
 
 serve PORT                     TCP: a connection that begins with b"R" takes blocks and confirms each, one with b"E" is echoed;
                                prints "ready"
-ways throughput|latency ROUNDS {"NAME": ["NETNS", "HOST", "PORT"], ...}
+ways throughput|latency ROUNDS CONGESTION {"NAME": ["NETNS", "HOST", "PORT"], ...}
                                each from its namespace, all in turns: prints {"NAME": [SECONDS, ...], ...} as JSON, for a block or
                                for a byte there and back; those of one place in the lists are of one round
 connect HOST PORT SECONDS      tries until a connection stands; prints when that was (time.monotonic)
@@ -21,18 +21,20 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 CHUNK = 256 << 10
 BLOCK = 4 << 20
 PINGS = 20
 WARM_UP = 10  # rounds past the slow start
+SERVERS = 1  # the place of their processor
 CLONE_NEWNET = 0x40000000
 
 
 def serve(port: str) -> None:
     listener = socket.create_server(("0.0.0.0", int(port)), backlog=64)
-    _stay_on(1)
+    _stay_on(SERVERS)
     print("ready", flush=True)
     while True:
         connection, _ = listener.accept()
@@ -61,7 +63,7 @@ def _take_blocks(connection: socket.socket, buffer: bytearray) -> None:
         connection.sendall(b".")
 
 
-def ways(what: str, rounds: str, places: str) -> None:
+def ways(what: str, rounds: str, congestion: str, places: str) -> None:
     """One process that takes turns every few milliseconds, so that whatever else the machine does meets all ways alike."""
     measure = {"throughput": _send_block, "latency": _ping}[what]
     kind = {"throughput": b"R", "latency": b"E"}[what]
@@ -70,9 +72,11 @@ def ways(what: str, rounds: str, places: str) -> None:
         socks = []
         for name, (netns, host, port) in json.loads(places).items():
             sock = stack.enter_context(_connect_from(netns, host, port))
+            if congestion:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
             sock.sendall(kind)
             socks.append((sock, found.setdefault(name, [])))
-        _stay_on(0)
+        _stay_on(0 if what == "throughput" else SERVERS)
         for number in range(int(rounds) + WARM_UP):
             # Who comes first moves on from round to round: a pause that the scheduler owes us does not always hit the same.
             start = number % len(socks)
@@ -82,8 +86,8 @@ def ways(what: str, rounds: str, places: str) -> None:
 
 
 def _stay_on(number: int) -> None:
-    """Both ends on one processor, or on two: which of these the scheduler has chosen for a way is most of the difference
-    between two ways, so they all have the sender on one and the receivers on another."""
+    """Both ends on one processor, or on two: which of these the scheduler has chosen for a way would be most of the difference
+    between two ways. So all streams have two, and all round trips the one, which takes no waking of the other."""
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {processors[number % len(processors)]})
 
@@ -96,8 +100,6 @@ def _connect_from(netns: str, host: str, port: str) -> socket.socket:
             raise OSError(ctypes.get_errno(), f"{netns}: setns")
     sock = socket.create_connection((host, int(port)))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # One that estimates the way's rate (bbr) and keeps to it measures its estimate.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
     return sock
 
 
@@ -175,7 +177,7 @@ def echo(host: str, port: str) -> None:
 
 
 if __name__ == "__main__":
-    what = {
+    work: dict[str, Callable[..., None]] = {
         "serve": serve, "ways": ways, "connect": connect, "dns": dns, "echo": echo,
     }  # fmt: skip
-    what[sys.argv[1]](*sys.argv[2:])
+    work[sys.argv[1]](*sys.argv[2:])

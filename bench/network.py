@@ -1,14 +1,17 @@
 """The network of pods: throughput, latency, the cost of Services, DNS.
 
-    python -m bench network [--rounds N] [--seconds N] [--runs N]
+    python -m bench network [--rounds N] [--seconds N] [--runs N] [--congestion NAME]
 
-A real cluster of two nodes (network namespaces of this machine) with a pod on each. Between pods of one node, of two nodes, and
-through a Service's address; the floor is a TCP stream between two namespaces on a bare bridge with bare veths, by the
-same process, block by block in turn. One endpoint more with 10, 1,000 and 10,000 Services (the floor: an nft process that
-changes one element of a small table). DNS answers per second (the floor: a Python process that echoes datagrams). From the
-creation of a Service to its first answer. From `make compose-up`, with its image built, to all three nodes Ready (the floor:
-`docker-compose up` of as many containers that do nothing; --no-compose leaves it out). Medians, of figures and of ratios to the
-floor taken beside each.
+A real cluster of two nodes (network namespaces of this machine) with pods on them: a TCP stream and a round trip between pods of
+one node, of two, and through a Service's address. Two floors, made by hand (`bench._bare`): "bare bridge", two namespaces with
+bare cables to one bridge; and "bare hops", the bridges and routers that lie between pods of two nodes, without a rule. One
+process takes turns among all ways, floors too, some milliseconds each; a line's ratio is that of the medians, and behind it
+stands the middle half of the ratios that single rounds had.
+
+One endpoint more with 10, 1,000 and 10,000 Services (the floor: an nft process that changes one element of a small table). DNS
+answers per second (the floor: a Python process that echoes datagrams). From the creation of a Service to its first answer (the
+floor: the creation). From `make compose-up`, with its image built, to all three nodes Ready (the floor: `docker-compose up` of as
+many containers that do nothing; --no-compose leaves it out). Medians.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bench._bare import bare
 from bench._measure import closing
 from bench._traffic import BLOCK
 from wherry.api import codec
@@ -42,7 +46,7 @@ IDLE = "services:\n" + "".join(
     f"  {name}: {{entrypoint: [sh, -c, exec sleep infinity], stop_signal: SIGKILL}}\n"
     for name in ("control-plane", "node-1", "node-2", "node-3")
 )
-BARE = f"wb{os.getpid() % 100000}"
+BRIDGE, HOPS = "bare bridge", "bare hops"
 
 
 def inside(netns: str, *arguments: str) -> list[str]:
@@ -64,32 +68,6 @@ def server(netns: str, *arguments: str) -> Iterator[None]:
     finally:
         process.kill()
         process.communicate()
-
-
-@contextmanager
-def bare() -> Iterator[tuple[str, str]]:
-    """Two namespaces on a bridge of a third; the paths of the two. Their addresses are 10.9.0.1 and 10.9.0.2."""
-
-    def ip(*arguments: str) -> None:
-        subprocess.run(["ip", *arguments], check=True)
-
-    names = [f"{BARE}-{end}" for end in ("a", "b", "s")]
-    switch = names[2]
-    try:
-        for name in names:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        ip("-n", switch, "link", "set", "br0", "up")
-        for number, name in enumerate(names[:2], 1):
-            ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"p{number}", "netns", switch)
-            ip("-n", switch, "link", "set", f"p{number}", "master", "br0", "up")
-            ip("-n", name, "address", "add", f"10.9.0.{number}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-        yield f"/run/netns/{names[0]}", f"/run/netns/{names[1]}"
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def pod_manifest(name: str, node: str) -> str:
@@ -121,53 +99,68 @@ def service(name: str, app: str) -> core_v1_pb2.Service:
     return codec.from_dict(document, core_v1_pb2.Service)
 
 
-def ways(cluster: LocalCluster, rounds: int) -> None:
+def ways(cluster: LocalCluster, rounds: int, congestion: str) -> None:
     """Throughput and latency."""
     client, _ = pod_netns(cluster, "client")
     (near, near_ip), (far, far_ip) = pod_netns(cluster, "near"), pod_netns(cluster, "far")
     cluster.apply("\n---\n".join(codec.to_yaml(service(f"to-{name}", name)) for name in ("near", "far")))
     virtual = {name: str(cluster.json("service", f"to-{name}")["spec"]["clusterIP"]) for name in ("near", "far")}
     with ExitStack() as stack:
-        one, other = stack.enter_context(bare())
-        for netns in (other, near, far):
+        floor = stack.enter_context(bare())
+        for netns in (floor.near, floor.far, near, far):
             stack.enter_context(server(netns, "serve", PORT))
-        targets = {
-            "bare veth and bridge": (one, "10.9.0.2", PORT),
+        places = {
+            BRIDGE: (floor.pod, floor.near_ip, PORT),
+            HOPS: (floor.pod, floor.far_ip, PORT),
             "pods of one node": (client, near_ip, PORT),
             "through a Service, one node": (client, virtual["near"], "80"),
             "pods of two nodes": (client, far_ip, PORT),
             "through a Service, two nodes": (client, virtual["far"], "80"),
         }
-        for netns, host, port in targets.values():
+        for netns, host, port in places.values():
             figure(netns, "bench._traffic", "connect", host, port, "30")
+        for what in ("throughput", "latency"):
+            command = [
+                sys.executable,
+                "-m",
+                "bench._traffic",
+                "ways",
+                what,
+                str(rounds),
+                congestion,
+                json.dumps(places),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+            compare(what, json.loads(done.stdout))
 
-        def take(what: str, rounds: int) -> dict[str, tuple[float, float]]:
-            """Median seconds, and the median of the floor's seconds to these."""
-            (_, (floor_netns, floor_host, floor_port)), *_ = targets.items()
-            found = {}
-            for name, place in targets.items():
-                arguments = (what, str(rounds), floor_netns, floor_host, floor_port, *place)
-                command = [sys.executable, "-m", "bench._traffic", "pairs", *arguments]
-                done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
-                took_s, ratio = (float(word) for word in done.stdout.split())
-                found[name] = took_s, ratio
-            return found
 
-        floor = "bare veth and bridge"
-        for name, (took_s, ratio) in take("throughput", rounds).items():
-            rate = BLOCK * 8 / took_s / 1e9
-            closing(f"network throughput, {name}", rate, "Gbit/s", rate / ratio, floor)
-        for name, (took_s, ratio) in take("latency", rounds).items():
-            closing(f"network latency, {name}", took_s * 1e6, "us", took_s * 1e6 * ratio, floor)
+def compare(what: str, times: dict[str, list[float]]) -> None:
+    """A line for each way. `times`: seconds of each round."""
+    for name, found in times.items():
+        took_s = statistics.median(found)
+        shown = f"{BLOCK * 8 / took_s / 1e9:.3g} Gbit/s" if what == "throughput" else f"{took_s * 1e6:.3g} us"
+        ratios = []
+        for floor in (BRIDGE, HOPS):
+            # More is better of the one, less of the other.
+            each = [
+                ours / bare if what == "latency" else bare / ours
+                for ours, bare in zip(found, times[floor], strict=True)
+            ]
+            ratio = took_s / statistics.median(times[floor])
+            low, _, high = statistics.quantiles(each, n=4)
+            ratios.append(f"{ratio if what == 'latency' else 1 / ratio:.2f} to {floor} [{low:.2f}-{high:.2f}]")
+        print(
+            f"network {what}, {name}: {shown} (ratio {', '.join(ratios if name not in (BRIDGE, HOPS) else ratios[:1])})"
+        )
 
 
 def endpoints(runs: int) -> None:
-    with bare() as (netns, _):
+    with bare() as floor:
         for count in SERVICES:
-            command = inside(netns, "bench._endpoints", str(count), str(max(runs, 5)))
+            command = inside(floor.pod, "bench._endpoints", str(count), str(max(runs, 5)))
             done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
-            whole, kernel, floor, ratio = (float(word) for word in done.stdout.split())
-            what = f"a bare nft, {floor:.3g} ms; nft's part {kernel:.3g} ms"
+            whole, kernel, alone, ratio = (float(word) for word in done.stdout.split())
+            what = f"a bare nft, {alone:.3g} ms; nft's part {kernel:.3g} ms"
             closing(f"network endpoint, {count:,} Services", whole, "ms", whole / ratio, what)
 
 
@@ -216,7 +209,8 @@ async def first_answers(cluster: LocalCluster, runs: int) -> None:
 def compose_ready(runs: int) -> None:
     """On a Docker daemon of its own, whose containers, volumes and networks are made anew every time."""
     dockerd = Dockerd("--bridge", "none")
-    times, floors = [], []
+    times: list[float] = []
+    floors: list[float] = []
     try:
         dockerd.start()
         dockerd.build_images()
@@ -238,7 +232,10 @@ def compose_ready(runs: int) -> None:
 
 def run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench network", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=200, help="of throughput and latency; the medians count")
+    parser.add_argument("--rounds", type=int, default=400, help="of throughput and latency; the medians count")
+    parser.add_argument(
+        "--congestion", default="", metavar="NAME", help="control of congestion, say reno; the machine's own by default"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of DNS")
     parser.add_argument("--runs", type=int, default=5, help="of each other measurement; the median counts")
     parser.add_argument("--no-compose", action="store_true", help="without the compose cluster")
@@ -246,20 +243,23 @@ def run(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     load, _, _ = os.getloadavg()
     if not arguments.only_compose:
-        pod_network(arguments.rounds, arguments.seconds, arguments.runs)
+        pod_network(arguments)
     if not arguments.no_compose:
         compose_ready(min(arguments.runs, 3))
     print(f"load average before: {load:.1f}")
 
 
-def pod_network(rounds: int, duration_s: float, runs: int) -> None:
+def pod_network(arguments: argparse.Namespace) -> None:
+    rounds, duration_s, runs = arguments.rounds, arguments.seconds, arguments.runs
     cluster = LocalCluster(2, "b")
     try:
         cluster.up()
         for name, node in (("client", "node-1"), ("near", "node-1"), ("far", "node-2")):
             cluster.apply(pod_manifest(name, node))
         until(lambda: all(is_ready(cluster.json("pod", name)) for name in ("client", "near", "far")))
-        ways(cluster, rounds)
+        used = arguments.congestion or Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+        print(f"control of congestion: {used}")
+        ways(cluster, rounds, arguments.congestion)
         names(cluster, duration_s, runs)
         asyncio.run(first_answers(cluster, max(runs, 5)))
     finally:
