@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from controlplane.auth.certificates import KeyPair, Lifetimes
     from controlplane.auth.keyring import KeyRing
     from controlplane.outbound.https import HttpsTransport
+    from controlplane.registry.conditions import Condition
     from controlplane.replicas import Replicas
     from wherry.client.base import Transport
     from wherry.client.leader import LeaderElector
@@ -174,7 +175,7 @@ class ControlPlane:
         await self.registry.start()
         link = NodeLinkServicer(self.env, self.registry, self._commits, self.heartbeats, joiner)
         monitor = Monitor(
-            self.env, self.registry, self.heartbeats, link, API_SERVER, self.options.link, self.options.replica,
+            self.env, self.registry, self._store, self.heartbeats, link, API_SERVER, self.options.link, self.options.replica,
             self.options.address,
         )  # fmt: skip
         if self.options.address:
@@ -303,14 +304,17 @@ class ControlPlane:
             self._replica_key = key
         return GrpcTransport([address], TLS(self.ca.certificate_pem, key.certificate_pem, key.key_pem))
 
-    def local_transport(self, identity: Identity) -> LocalTransport:
-        """Calls in process under that identity; it breaks when the control plane stops."""
-        transport = LocalTransport(self.services, identity)
+    def local_transport(self, identity: Identity, condition: Condition | None = None) -> LocalTransport:
+        """Calls in process under that identity; it breaks when the control plane stops. Writes are made on `condition`."""
+        services = self.services if condition is None else self.services.under(condition)
+        transport = LocalTransport(services, identity)
         self._transports.append(transport)
         return transport
 
-    def local_client(self, identity: Identity, *, field_manager: str = "") -> Client:
-        return Client(self.local_transport(identity), field_manager=field_manager)
+    def local_client(
+        self, identity: Identity, *, field_manager: str = "", condition: Condition | None = None
+    ) -> Client:
+        return Client(self.local_transport(identity, condition), field_manager=field_manager)
 
     def check_invariants(self) -> None:
         self.heartbeats.check_invariants()
@@ -356,13 +360,18 @@ class ControlPlane:
     async def _lead(self, lease: LeaderElector | None) -> None:
         """Runs scheduler and controllers until cancelled (or, with several replicas, until the Lease is lost)."""
         await self._load_components()
+        fence = None
+        if lease is not None:
+            from controlplane.fence import Fence
+
+            fence = Fence(lease)
         async with TaskGroup() as group:
             shared = None
             if self.options.controllers:
                 from controlplane.controllers import manager
                 from wherry.client.informer import SharedInformers
 
-                client = self.local_client(CONTROLLER_MANAGER, field_manager="kube-controller-manager")
+                client = self.local_client(CONTROLLER_MANAGER, field_manager="kube-controller-manager", condition=fence)
                 ca_pem = self.ca.certificate_pem if self.ca is not None else b""
                 # The scheduler reads from them too: the pods of a large cluster would fill the memory twice otherwise.
                 shared = SharedInformers(client, self.env)
@@ -371,7 +380,7 @@ class ControlPlane:
             if self.options.scheduler:
                 from controlplane.scheduler.scheduler import Scheduler
 
-                client = self.local_client(SCHEDULER, field_manager="kube-scheduler")
+                client = self.local_client(SCHEDULER, field_manager="kube-scheduler", condition=fence)
                 scheduler = Scheduler(client, self.env, lease=lease, informers=shared)
                 self._scheduling.explainer = scheduler
                 try:

@@ -6,8 +6,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from controlplane.registry.base import Identity, RequestContext
+
+if TYPE_CHECKING:
+    from controlplane.registry.conditions import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Call:
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = "local"
     opened: asyncio.Event | None = None
+    condition: Condition | None = None  # of all that it writes
 
     def context(
         self, *, field_manager: str = "", dry_run: bool = False, field_validation: str = "Strict"
@@ -32,4 +37,5 @@ class Call:
             field_manager=field_manager,
             dry_run=dry_run,
             field_validation=field_validation or "Warn",
+            condition=self.condition,
         )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from controlplane.fronts.call import Call
 from controlplane.registry.base import Identity
+from controlplane.registry.conditions import Condition
 from wherry.api.errors import APIError, InternalError, MethodNotAllowed, ServiceUnavailable
 from wherry.client.methods import Method, method, methods_of
 
@@ -57,6 +59,23 @@ class Services:
         """For callers in process."""
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         return Call(identity=identity, cause=cause, deadline=deadline, metadata=metadata)
+
+    def under(self, condition: Condition) -> ConditionedServices:
+        """The same, for callers whose every write is made on that condition."""
+        return ConditionedServices(self, condition)
+
+
+class ConditionedServices:
+    def __init__(self, services: Services, condition: Condition) -> None:
+        self._services = services
+        self._condition = condition
+
+    def handler(self, path: str) -> Callable[[Any, Any], Any]:
+        return self._services.handler(path)
+
+    def call(self, *, identity: Identity, cause: str, timeout_s: float | None, metadata: Mapping[str, str]) -> Call:
+        made = self._services.call(identity=identity, cause=cause, timeout_s=timeout_s, metadata=metadata)
+        return replace(made, condition=self._condition)
 
 
 def _guarded(rpc: Method, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

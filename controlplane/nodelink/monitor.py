@@ -16,6 +16,7 @@ from controlplane.nodelink.nodestatus import write_silence
 from controlplane.nodelink.podcidrs import ensure_pod_cidr
 from controlplane.nodelink.servicer import NodeLinkServicer
 from controlplane.registry.base import Identity, ListOptions, RegistryAPI, RequestContext, WatchOptions
+from controlplane.store.base import Store
 from wherry.api import kinds
 from wherry.api.context import Env
 from wherry.api.errors import APIError, Expired, NotFound, ServiceUnavailable
@@ -62,6 +63,7 @@ class Monitor:
         self,
         env: Env,
         registry: RegistryAPI,
+        store: Store,
         heartbeats: Heartbeats,
         servicer: NodeLinkServicer,
         identity: Identity,
@@ -71,6 +73,7 @@ class Monitor:
     ) -> None:
         self._env = env
         self._registry = registry
+        self._store = store
         self._heartbeats = heartbeats
         self._servicer = servicer
         self._identity = identity
@@ -101,7 +104,9 @@ class Monitor:
     async def welcome(self, node: str) -> nodelink_pb2.Settings:
         """Raises NotFound when there is no Node of that name: the agent makes it and dials again."""
         async with self._cidr_lock:
-            pod_cidr = await ensure_pod_cidr(self._registry, self._context(), node, self._settings.cluster_cidr)
+            pod_cidr = await ensure_pod_cidr(
+                self._registry, self._store, self._context(), node, self._settings.cluster_cidr
+            )
         return self._settings_of(pod_cidr)
 
     def has_absent(self) -> bool:

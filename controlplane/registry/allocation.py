@@ -16,10 +16,10 @@ from typing import Any
 from controlplane.registry import violations
 from controlplane.registry.addresses import Addresses
 from controlplane.registry.validation import services as validation
-from controlplane.store.base import Compare, Delete, Operation, Put, Store
+from controlplane.store.base import Compare, Delete, Operation, Put, Store, StoreError
 from controlplane.store.cache import WatchCache
 from wherry.api.context import Env
-from wherry.api.errors import Cause
+from wherry.api.errors import Cause, ServiceUnavailable
 
 ROOT = "/ranges/"
 _ADDRESSES = f"{ROOT}serviceips/"
@@ -79,7 +79,10 @@ class ServiceAllocator:
         if not self._started:
             self._started = True
             await self._cache.start()
-        await self._cache.wait_for(at_least, WAIT_S)
+        try:
+            await self._cache.wait_for(at_least, WAIT_S)
+        except (StoreError, TimeoutError) as error:
+            raise _behind() from error
         old_addresses, old_ports = held(old) if old is not None else ([], [])
         mine = set(_keys(old_addresses, old_ports))
 
@@ -91,8 +94,14 @@ class ServiceAllocator:
         def free(key: str) -> bool:
             return key in mine or (key not in taken and self._cache.get(key) is None)
 
-        causes = self._address(obj, free)
-        causes += self._node_ports(obj, free)
+        given = type(obj.spec)()
+        given.CopyFrom(obj.spec)
+        causes = self._address(obj, free) + self._node_ports(obj, free)
+        if causes:
+            # Another replica may have set free meanwhile what our cache still shows as taken.
+            await self._wait_fresh()
+            obj.spec.CopyFrom(given)
+            causes = self._address(obj, free) + self._node_ports(obj, free)
         violations.raise_for("", "Service", obj.metadata.name, causes)
         addresses, ports = held(obj)
         wanted = _keys(addresses, ports)
@@ -108,6 +117,12 @@ class ServiceAllocator:
                 operations.append(operation)
         operations += (self._objects.remove(address) for address in old_addresses if address not in addresses)
         return tuple(compares), tuple(operations)
+
+    async def _wait_fresh(self) -> None:
+        try:
+            await self._cache.wait_fresh(WAIT_S)
+        except (StoreError, TimeoutError) as error:
+            raise _behind() from error
 
     def committed(self, revision: int) -> None:
         """Nobody reads reservations but their own cache, which hears of them."""
@@ -205,6 +220,10 @@ class ServiceAllocator:
             if port not in taken and free(f"{_PORTS}{port}"):
                 return port
         return next((port for port in range(first, last + 1) if port not in taken and free(f"{_PORTS}{port}")), 0)
+
+
+def _behind() -> ServiceUnavailable:
+    return ServiceUnavailable("what Services hold is not known just now: the store does not answer", retry_after_s=1)
 
 
 def _families(spec: Any) -> list[Cause]:

@@ -16,6 +16,7 @@ from wherry.api.kinds import Kind
 from wherry.pb import meta_v1_pb2, pods_pb2, policy_v1_pb2, resources_pb2
 
 if TYPE_CHECKING:
+    from controlplane.registry.conditions import Condition
     from controlplane.registry.tables.render import Cells
 
 
@@ -37,7 +38,7 @@ ANONYMOUS = Identity("system:anonymous", ("system:unauthenticated",))
 class RequestContext:
     """One request. `warnings` collects what becomes Warning headers; `cause` is carried into events and logs. `created` is set
     when an update made the object. `normal`: the object of a create or an update was decoded from text, and so has the one form
-    that `wherry.api.normal` gives to others."""
+    that `wherry.api.normal` gives to others. `condition` is that of its writes."""
 
     identity: Identity
     cause: str = ""
@@ -48,6 +49,7 @@ class RequestContext:
     annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
     created: bool = False
     normal: bool = False
+    condition: Condition | None = None
 
 
 @dataclass(slots=True)

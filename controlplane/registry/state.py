@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from controlplane.admission.base import Found
 from controlplane.registry.base import Stored
+from controlplane.registry.conditions import Condition
 from controlplane.registry.keys import ROOT
 from controlplane.registry.keys import key as key_of
 from controlplane.registry.keys import prefix as prefix_of
 from controlplane.registry.strategy import Strategy
 from controlplane.store import base as store_base
-from controlplane.store.base import BatchItem, Compare, Operation, Store, TxnResult
+from controlplane.store.base import BatchItem, Compare, KeyValue, Operation, Store, TxnResult
 from controlplane.store.cache import Indexer, WatchCache
 from wherry.api.context import Env
 from wherry.api.errors import APIError, Cause, Expired, RequestEntityTooLarge, ServiceUnavailable, Timeout
@@ -27,6 +28,7 @@ from wherry.api.kinds import Kind
 
 READ_TIMEOUT_S = 10.0  # a cache that is further behind than this is not going to catch up for this request
 FUTURE_REVISION_TIMEOUT_S = 3.0
+_CONDITION_TRIES = 5
 _SLICE = 100  # objects parsed between two chances for the loop to do something else
 
 
@@ -393,7 +395,24 @@ class State:
 
     # writes
 
-    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+    async def txn(
+        self, compares: Sequence[Compare], operations: Sequence[Operation], condition: Condition | None = None
+    ) -> TxnResult:
+        """`current` of the result is that of `compares`, whatever the condition adds."""
+        if condition is None:
+            return await self._txn(compares, operations)
+        for _ in range(_CONDITION_TRIES):
+            more, along = condition.plan()
+            result = await self._txn((*compares, *more), (*operations, *along))
+            if result.succeeded:
+                return result
+            own, others = result.current[: len(compares)], result.current[len(compares) :]
+            if not all(map(_holds, compares, own)):
+                return replace(result, current=own)
+            condition.failed(others)
+        raise ServiceUnavailable("the conditions of this write change faster than it is made", retry_after_s=1)
+
+    async def _txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
         try:
             return await self.store.txn(compares, operations)
         except store_base.StoreError as error:
@@ -406,6 +425,10 @@ class State:
         except store_base.StoreError as error:
             self._doubts += isinstance(error, store_base.Unavailable)
             raise translated(error) from error
+
+
+def _holds(compare: Compare, found: KeyValue | None) -> bool:
+    return compare.mod_revision == (0 if found is None else found.mod_revision)
 
 
 def shared_message(kind: Kind, value: bytes, memo: dict[Any, Any]) -> Any:

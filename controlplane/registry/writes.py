@@ -8,6 +8,7 @@ contract); what is not handed over yet leaves no trace, for there is only one tr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -30,7 +31,10 @@ from wherry.pb import autoscaling_v1_pb2, meta_v1_pb2
 
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 _GENERATE_TRIES = 8
-_UPDATE_TRIES = 8
+# Other replicas write the same keys (quotas, budgets): of three that compete one wins each time.
+_UPDATE_TRIES = 32
+_EAGER_TRIES = 3
+_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.05
 
 # What the object shall become: gets the present object (the caller's own copy, with resourceVersion), gives the new one.
 Change = Callable[[Any], Any]
@@ -164,7 +168,8 @@ class Writer:
                 return None, existing
             return served.stored(served.strategy.to_store(obj), 0, {}), None
         refused: set[str] = set()
-        for _ in range(_UPDATE_TRIES):
+        for attempt in range(_UPDATE_TRIES):
+            await self._pause(attempt)
             # Reservations are chosen anew in each round, so not in `obj` itself.
             chosen: Any = obj
             if served.companions is not None:
@@ -174,7 +179,9 @@ class Writer:
             charged, charges = await charge.plan(chosen, None)
             value = served.strategy.to_store(chosen)
             result = await self._state.txn(
-                (Compare(key, 0), *compares, *charged), (Put(key, value, served.strategy.ttl_s), *operations, *charges)
+                (Compare(key, 0), *compares, *charged),
+                (Put(key, value, served.strategy.ttl_s), *operations, *charges),
+                ctx.condition,
             )
             if result.succeeded:
                 served.acknowledge(result.revision)
@@ -187,6 +194,13 @@ class Writer:
                 return None, Entry(result.current[0].value, result.current[0].mod_revision, {})
             refused.update(kv.key for kv in result.current if kv is not None)
         raise conflict(kind, meta.name)
+
+    async def _pause(self, attempt: int) -> None:
+        """Before a write is tried once more, so that those who compete do not go on in step."""
+        if attempt >= _EAGER_TRIES:
+            await asyncio.sleep(
+                self._state.env.rng.random() * min(_PAUSE_S * 2 ** (attempt - _EAGER_TRIES), _LONGEST_PAUSE_S)
+            )
 
     async def _plan_companions(self, served: Served, obj: Any, old: Any | None, refused: set[str]) -> Extra:
         if served.companions is None:
@@ -260,7 +274,8 @@ class Writer:
         entry = await self._state.current(served, key)
         refused: set[str] = set()
         warned = len(ctx.warnings)
-        for _ in range(_UPDATE_TRIES):
+        for attempt in range(_UPDATE_TRIES):
+            await self._pause(attempt)
             del ctx.warnings[warned:]  # those of a try that somebody else was faster than
             if entry is None:
                 if create is not None:
@@ -286,7 +301,7 @@ class Writer:
                 compares, operations = extra
                 step: Operation = Delete(key) if remove else Put(key, value, served.strategy.ttl_s)
                 result = await self._state.txn(
-                    (Compare(key, entry.revision), *compares, *charged), (step, *operations, *charges)
+                    (Compare(key, entry.revision), *compares, *charged), (step, *operations, *charges), ctx.condition
                 )
                 if result.succeeded:
                     served.acknowledge(result.revision)
@@ -391,7 +406,8 @@ class Writer:
         dry_run = ctx.dry_run or bool(options.dry_run)
         key = key_of(kind, namespace, name)
         entry = await self._state.current(served, key)
-        for _ in range(_UPDATE_TRIES):
+        for attempt in range(_UPDATE_TRIES):
+            await self._pause(attempt)
             if entry is None:
                 raise not_found(kind, name)
             old: Any = kind.message.FromString(served.view(entry.value, entry.memo)[0])
@@ -418,7 +434,7 @@ class Writer:
             async with self._chain.charging(request) as charge:
                 charged, charges = await charge.plan(None, old) if plan.remove else ((), ())
                 result = await self._state.txn(
-                    (Compare(key, entry.revision), *compares, *charged), (*operations, *more, *charges)
+                    (Compare(key, entry.revision), *compares, *charged), (*operations, *more, *charges), ctx.condition
                 )
                 if result.succeeded:
                     served.acknowledge(result.revision)

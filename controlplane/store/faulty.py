@@ -35,6 +35,7 @@ class Faults:
     before: float = 0.0  # Unavailable, and nothing was done
     after: float = 0.0  # Unavailable although the write was done
     watch: float = 0.0  # the watch breaks instead of yielding
+    watch_delay_s: float = 0.0  # what a watch yields comes up to this much later
     down: bool = False  # every call is refused, and every watch breaks
 
 
@@ -102,6 +103,9 @@ class FaultyStore:
     def broken(self) -> asyncio.Future[None]:
         return self._broken
 
+    def delay(self, up_to_s: float) -> float:
+        return self._env.rng.random() * up_to_s
+
     def draw(self, chance: float) -> bool:
         return self.faults.down or (chance > 0 and self._env.rng.random() < chance)
 
@@ -144,6 +148,8 @@ class _FaultyWatch:
             if not step.cancelled():
                 step.exception()  # seen: it must not be reported as never retrieved
             raise Unavailable("injected: the watch broke")
+        if self._owner.faults.watch_delay_s > 0:
+            await asyncio.sleep(self._owner.delay(self._owner.faults.watch_delay_s))
         return step.result()
 
     async def aclose(self) -> None:

@@ -47,7 +47,7 @@ class LeaderElector:
             )
         self._client = client
         self._env = env
-        self._identity = identity
+        self.identity = identity
         self._name = name
         self._namespace = namespace
         self._lease_duration_s = lease_duration_s
@@ -76,7 +76,7 @@ class LeaderElector:
         When cancelled it gives the Lease back, so that the next leader need not wait for it to run out."""
         while True:
             await self._acquire()
-            log.info("%s: %s leads", self.lease, self._identity)
+            log.info("%s: %s leads", self.lease, self.identity)
             try:
                 async with TaskGroup() as group:
                     work = group.create_task(_run(lead), name="leading")
@@ -86,7 +86,7 @@ class LeaderElector:
                 was, self.leading = self.leading, False
                 if was:
                     await self._release()
-            log.warning("%s: %s leads no more", self.lease, self._identity)
+            log.warning("%s: %s leads no more", self.lease, self.identity)
 
     async def _acquire(self) -> None:
         while True:
@@ -106,7 +106,7 @@ class LeaderElector:
                     renewed = await self._try()
             except TimeoutError:
                 renewed = False
-            if self.holder != self._identity or loop.time() - self._renewed_at >= self._renew_deadline_s:
+            if self.holder != self.identity or loop.time() - self._renewed_at >= self._renew_deadline_s:
                 self.leading = False
                 return
             if not renewed:
@@ -126,7 +126,7 @@ class LeaderElector:
         if current is not None:
             self._observe(current)
             self.holder = current.spec.holder_identity
-            if self.holder and self.holder != self._identity:
+            if self.holder and self.holder != self.identity:
                 duration = current.spec.lease_duration_seconds or self._lease_duration_s
                 if loop.time() - self._observed_at < duration:
                     return False
@@ -142,7 +142,7 @@ class LeaderElector:
             log.debug("%s: %s", self.lease, error)
             return False
         self._observe(written)
-        self.holder = self._identity
+        self.holder = self.identity
         self._renewed_at = asked_at  # when we asked, not when the answer came: the others' clocks run from no later
         return True
 
@@ -158,11 +158,11 @@ class LeaderElector:
         lease.metadata.name = self._name
         lease.metadata.namespace = self._namespace
         now = to_micro_time(self._env.now())
-        if lease.spec.holder_identity != self._identity:
+        if lease.spec.holder_identity != self.identity:
             if current is not None:
                 lease.spec.lease_transitions += 1
             lease.spec.acquire_time.CopyFrom(now)
-        lease.spec.holder_identity = self._identity
+        lease.spec.holder_identity = self.identity
         lease.spec.lease_duration_seconds = int(self._lease_duration_s)
         lease.spec.renew_time.CopyFrom(now)
         return lease

@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 from google.protobuf.message import Message
 
 from controlplane.registry.base import ADMIN, Identity
+from controlplane.registry.conditions import Condition
 from controlplane.server import ControlPlane, Options
 from controlplane.store.base import StoreError
 from controlplane.store.faulty import Faults, FaultyStore
@@ -56,8 +57,9 @@ class _ControlPlane(ControlPlane):
         self.store = store
         self._lag = lag
 
-    def local_transport(self, identity: Identity) -> LocalTransport:
-        transport = LaggingTransport(self.services, identity, self.env, self._lag)
+    def local_transport(self, identity: Identity, condition: Condition | None = None) -> LocalTransport:
+        services = self.services if condition is None else self.services.under(condition)
+        transport = LaggingTransport(services, identity, self.env, self._lag)
         self._transports.append(transport)
         return transport
 

@@ -16,7 +16,7 @@ from wherry.api.context import Env
 from wherry.api.errors import Forbidden, ServiceUnavailable
 from wherry.client.base import BidiStream, Transport
 from wherry.client.client import Client
-from wherry.pb import coordination_v1_pb2, core_v1_pb2, nodelink_pb2, pods_pb2
+from wherry.pb import apps_v1_pb2, coordination_v1_pb2, core_v1_pb2, nodelink_pb2, pods_pb2
 from wherry.testing.serving import node_identity
 
 
@@ -124,6 +124,31 @@ async def test_the_other_replica_takes_over_when_the_leader_goes(env: Env) -> No
         await client.create(namespace)
         await asyncio.sleep(5)
         assert (await client.get(core_v1_pb2.ServiceAccount, "default", "after")).metadata.uid  # controllers run there
+
+
+async def test_what_a_leader_wants_to_write_after_its_time_is_refused(env: Env) -> None:
+    """As when its process was stopped, and does not know yet that another leads."""
+    async with replicas(env) as (_, b):
+        admin = b.local_client(ADMIN)
+        await asyncio.sleep(5.3)
+        web = apps_v1_pb2.Deployment()
+        web.metadata.name, web.metadata.namespace = "web", "default"
+        web.spec.replicas = 2
+        web.spec.selector.match_labels["app"] = "web"
+        web.spec.template.metadata.labels["app"] = "web"
+        web.spec.template.spec.containers.add(name="main", image="busybox")
+        await admin.create(web)
+        await asyncio.sleep(1)
+        assert len((await admin.list(apps_v1_pb2.ReplicaSet)).items) == 1
+        lease = await admin.get(coordination_v1_pb2.Lease, "wherry-control-plane", "kube-system")
+        lease.spec.holder_identity = "another"
+        await admin.update(lease)
+        web.metadata.name, web.metadata.resource_version = "late", ""
+        await admin.create(web)
+        await asyncio.sleep(1)
+        assert [item.metadata.labels["app"] for item in (await admin.list(apps_v1_pb2.ReplicaSet)).items] == ["web"]
+        await asyncio.sleep(30)  # the other one's Lease runs out
+        assert len((await admin.list(apps_v1_pb2.ReplicaSet)).items) == 2
 
 
 def pod_on(node: str) -> core_v1_pb2.Pod:
