@@ -4,7 +4,8 @@ three runtimes, of which `endpoint` chooses one: a containerd and a Docker daemo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import ipaddress
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,28 +75,44 @@ def endpoint(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def runtime(endpoint: str, tmp_path: Path) -> AsyncIterator[Runtime]:
+def connect(endpoint: str, tmp_path: Path) -> Callable[[], Runtime]:
+    """Makes what an agent that starts anew has."""
     if endpoint.startswith("docker:"):
         _, socket, conf_dir = endpoint.split(":")
         plugins = Plugins(Path(conf_dir), CNI_BIN_DIRS, tmp_path / "cni")
-        docker = DockerRuntime(Env(), socket, "contract", cni=plugins)
-        if await docker.image_status(DEMO_IMAGE) is None:
-            await docker.load_image(demo_archive())
-        yield docker
-        await asyncio.gather(*(docker.remove_sandbox(sandbox.id) for sandbox in await docker.list_sandboxes()))
-        await docker.close()
-        return
-    if not endpoint:
-        hollow = HollowRuntime(Env(), write_logs=True)
-        hollow.load_image(DEMO_IMAGE)
-        yield hollow
-        hollow.check_invariants()
-        await hollow.close()
-        return
-    cri = CriRuntime(endpoint)
-    yield cri
-    await cri.close()
-    await cleanup.remove_all_sandboxes(endpoint)
+        return lambda: DockerRuntime(Env(), socket, "contract", cni=plugins)
+    if endpoint:
+        return lambda: CriRuntime(endpoint)
+    hollow = HollowRuntime(Env(), write_logs=True)  # which is the runtime itself
+    hollow.load_image(DEMO_IMAGE)
+    return lambda: hollow
+
+
+@pytest.fixture
+async def runtime(connect: Callable[[], Runtime], endpoint: str) -> AsyncIterator[Runtime]:
+    made = connect()
+    if isinstance(made, DockerRuntime) and await made.image_status(DEMO_IMAGE) is None:
+        await made.load_image(demo_archive())
+    yield made
+    if isinstance(made, HollowRuntime):
+        made.check_invariants()
+    await made.close()
+    if isinstance(made, CriRuntime):
+        await cleanup.remove_all_sandboxes(endpoint)
+    if isinstance(made, DockerRuntime):
+        last = connect()
+        await asyncio.gather(*(last.remove_sandbox(sandbox.id) for sandbox in await last.list_sandboxes()))
+        await last.close()
+
+
+@pytest.fixture
+async def registry(registries: Registries, node: RealNode, dockerd: Dockerd, make: Maker) -> Registries:
+    """For real runtimes."""
+    assert node.registries is not None
+    await make.sandbox()  # the first one makes the bridge, and so an address that is not loopback's
+    gateway = str(next(ipaddress.IPv4Network(node.pod_cidr).hosts()))
+    await asyncio.to_thread(registries.start, gateway, node.registries, dockerd.certificates)
+    return registries
 
 
 @pytest.fixture

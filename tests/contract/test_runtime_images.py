@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 
 import pytest
 
 from kubelet.runtime.archives import Layer
 from kubelet.runtime.base import RegistryAuth, Runtime, RuntimeFailure
-from wherry.cli.cluster.images import DEMO_IMAGE, find_busybox
-from wherry.testing.dockerd import Dockerd
+from wherry.cli.cluster.images import DEMO_IMAGE
 from wherry.testing.eventually import eventually
 from wherry.testing.imageregistry import ARCHITECTURE, PASSWORD, USER, SlowLine
-from wherry.testing.realnode import RealNode
-from wherry.testing.runtimes import REAL, Behaviour, Maker, Registries
+from wherry.testing.runtimes import REAL, Behaviour, Maker, Registries, shell_layer
 
 GOOD, WRONG = RegistryAuth(username=USER, password=PASSWORD), RegistryAuth(username=USER, password="other")
 
 
-@pytest.fixture
-async def registry(registries: Registries, node: RealNode, dockerd: Dockerd, make: Maker) -> Registries:
-    assert node.registries is not None
-    await make.sandbox()  # the first one makes the bridge, and so an address that is not loopback's
-    gateway = str(next(ipaddress.IPv4Network(node.pod_cidr).hosts()))
-    await asyncio.to_thread(registries.start, gateway, node.registries, dockerd.certificates)
-    return registries
-
-
 def layers(text: str) -> list[bytes]:
-    shell = Layer(files={"bin/sh": (find_busybox().read_bytes(), 0o755)}, directories={"bin": 0o755})
-    return [shell.tar(), Layer(files={"which": (text.encode(), 0o644)}).tar()]
+    return [shell_layer(), Layer(files={"which": (text.encode(), 0o644)}).tar()]
 
 
 CONFIG: dict[str, object] = {"config": {"Cmd": ["/bin/sh", "-c", "cat /which"], "User": "1000:5"}}

@@ -1,18 +1,19 @@
-"""An agent on a hollow runtime against a control plane of a few lines, for tests on virtual time. `world` of
-tests/unit/kubelet/conftest.py starts one."""
+"""An agent against a control plane of a few lines: on a hollow runtime, for tests on virtual time (`world` of
+tests/unit/kubelet/conftest.py starts one), and on any runtime for tests/contract."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
 from kubelet.agent import Agent
 from kubelet.link import SESSION
 from kubelet.options import AgentOptions
+from kubelet.runtime.base import Runtime
 from kubelet.runtime.hollow import BEHAVIOUR, HollowRuntime
 from wherry.api.context import Env
 from wherry.api.errors import NotFound, ServiceUnavailable
@@ -66,6 +67,8 @@ class ControlPlane:
         self.beats = 0
         self.deaf = False  # takes messages and forgets them, as a server that is about to crash
         self.node_status = core_v1_pb2.NodeStatus()
+        self.objects: dict[tuple[str, str], Message] = {}  # kind and name -> what pods refer to
+        self.events: list[core_v1_pb2.Event] = []
 
     async def unary(self, method: str, request: Any, *, timeout_s: float | None = None) -> Any:
         if not self.up:
@@ -73,10 +76,12 @@ class ControlPlane:
         from wherry.pb import resources_pb2
 
         if method.endswith("/Get"):
-            if self.node is None:
-                raise NotFound("no such node")
+            asked = request.resource.resource.rstrip("s"), request.name
+            found = self.node if asked[0] == "node" else self.objects.get(asked)
+            if found is None:
+                raise NotFound(f'{asked[0]}s "{asked[1]}" not found')
             answer = resources_pb2.ObjectResponse()
-            answer.object.Pack(self.node)
+            answer.object.Pack(found)
             return answer
         if method.endswith("/Create"):
             if request.object.Is(core_v1_pb2.Node.DESCRIPTOR):
@@ -85,6 +90,12 @@ class ControlPlane:
             answer = resources_pb2.ObjectResponse()
             answer.object.CopyFrom(request.object)
             return answer
+        if method.endswith("/CreateBatch"):
+            made = resources_pb2.CreateBatchResponse()
+            for item in request.objects:
+                self.events.append(core_v1_pb2.Event.FromString(item.value))
+                made.results.add(name=self.events[-1].metadata.name)
+            return made
         raise ServiceUnavailable(method)
 
     def server_stream(self, method: str, request: Message) -> AsyncIterator[Any]:
@@ -133,8 +144,8 @@ class ControlPlane:
 
     async def close(self) -> None: ...
 
-    def put(self, pod: PodBuilder) -> None:
-        made = pod.build()
+    def put(self, pod: PodBuilder | core_v1_pb2.Pod) -> None:
+        made = pod if isinstance(pod, core_v1_pb2.Pod) else pod.build()
         self.pods[made.metadata.uid] = made
         self._send(nodelink_pb2.PodBatch(upserts=[made]))
 
@@ -172,21 +183,25 @@ class Addresses:
         return []
 
 
-class World:
-    def __init__(self, env: Env, root: Path) -> None:
+R = TypeVar("R", bound=Runtime)
+
+
+class AnyWorld(Generic[R]):
+    """One agent at a time, on the same runtime. `options` of the agent, beside those that all of them have."""
+
+    def __init__(self, env: Env, root: Path, runtime: R, **options: Any) -> None:
         self.env = env
         self.control = ControlPlane()
-        self.runtime = HollowRuntime(env, write_logs=True)
-        self.runtime.load_image(IMAGE)
+        self.runtime = runtime
+        self.options = options
         self.root = root
         self.network = Addresses()
         self.task: asyncio.Task[None] | None = None
         self.agent: Agent = self.make()
 
     def make(self) -> Agent:
-        options = AgentOptions(
-            "n1", root=self.root, ips=("192.0.2.1",), pod_cgroups=False, capacity={"cpu": "2"}, network=self.network
-        )
+        fixed: dict[str, Any] = {"ips": ("192.0.2.1",), "pod_cgroups": False, "capacity": {"cpu": "2"}}
+        options = AgentOptions("n1", root=self.root, network=self.network, **(fixed | self.options))
         return Agent(self.env, self.control, self.runtime, options)
 
     def start(self) -> None:
@@ -210,6 +225,12 @@ class World:
 
     async def ids(self) -> list[str]:
         return sorted(c.id for c in await self.runtime.list_containers())
+
+
+class World(AnyWorld[HollowRuntime]):
+    def __init__(self, env: Env, root: Path) -> None:
+        super().__init__(env, root, HollowRuntime(env, write_logs=True))
+        self.runtime.load_image(IMAGE)
 
 
 def pod(name: str, behaviour: str = "") -> PodBuilder:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kubelet.runtime.archives import Layer
 from kubelet.runtime.base import (
     CONTAINER_NAME,
     POD_UID,
@@ -20,7 +21,7 @@ from kubelet.runtime.base import (
     RuntimeFailure,
     SandboxConfig,
 )
-from wherry.cli.cluster.images import DEMO_IMAGE
+from wherry.cli.cluster.images import DEMO_IMAGE, find_busybox
 from wherry.testing.eventually import eventually
 from wherry.testing.imageregistry import ImageRegistry
 from wherry.testing.realnode import CGROUP
@@ -139,6 +140,12 @@ async def collect(stream: ByteStream) -> tuple[bytes, bytes]:
     async for number, piece in stream.output():
         out[number] += piece
     return out[1], out[2]
+
+
+def shell_layer() -> bytes:
+    """Of an image: a shell, and what it can do by itself."""
+    files = {f"bin/{name}": (find_busybox().read_bytes(), 0o755) for name in ("sh", "sleep", "cat")}
+    return Layer(files=files, directories={"bin": 0o755}).tar()
 
 
 class Registries:
