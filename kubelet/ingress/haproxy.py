@@ -143,6 +143,9 @@ def _configuration(routes: Routes, slots: Slots, options: Options, folder: Path)
         *user,
         "defaults",
         "  mode http",
+        # A worker that is replaced answers what comes on connections that clients keep, and ends them with the answer: ended
+        # while they wait, the request that a client has just sent would be lost.
+        "  option idle-close-on-response",
         "  option redispatch 1",
         "  retries 3",
         "  retry-on conn-failure",

@@ -1,12 +1,12 @@
 """Pods that end lose no request: they leave the endpoints, the nodes say so, then they get their signal."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from wherry.testing.load import Report, report
 from wherry.testing.local import LocalCluster, deployment, is_ready, until
 from wherry.testing.require import require_containerd, require_root
 
@@ -54,11 +54,10 @@ class Load:
             ["nsenter", f"--net={netns}", "--", *command], stdout=subprocess.PIPE, text=True
         )
 
-    def results(self) -> dict[str, int]:
+    def results(self) -> Report:
         self._process.terminate()
         told, _ = self._process.communicate(timeout=60)
-        found: dict[str, int] = json.loads(told)
-        return found
+        return report(told)
 
 
 def test_a_rolling_update_loses_no_request(cluster: LocalCluster) -> None:
@@ -71,9 +70,11 @@ def test_a_rolling_update_loses_no_request(cluster: LocalCluster) -> None:
         return len(pods) == 3 and all(is_ready(pod) and pod["metadata"]["name"] not in before for pod in pods)
 
     until(replaced)
-    results = load.results()
-    assert results.pop("ok") > REQUESTS_PER_S
-    assert results == {}
+    found = load.results()
+    print(found)
+    assert found.lost == {}
+    # Twice as fast as it can be on a machine that has something else to do; a load that is none would show nothing.
+    assert found.per_s > REQUESTS_PER_S / 4
 
 
 @pytest.mark.full

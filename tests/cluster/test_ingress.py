@@ -72,17 +72,21 @@ def cluster() -> Iterator[LocalCluster]:
     assert not any(left.values()), f"left behind: {left}"
 
 
-def get(cluster: LocalCluster, host: str, path: str = "/") -> tuple[int, str, str]:
-    """Status, body, Location."""
-    connection = http.client.HTTPConnection(cluster.description.gateway, 80, timeout=10)
+def get(
+    cluster: LocalCluster, host: str, path: str = "/", *, kept: http.client.HTTPConnection | None = None
+) -> tuple[int, str, str]:
+    """Status, body, Location. On a connection that the caller keeps, it is made anew only when an answer has ended it."""
+    connection = kept or http.client.HTTPConnection(cluster.description.gateway, 80, timeout=10)
     try:
         connection.request("GET", path, headers={"Host": host})
         answer = connection.getresponse()
         return answer.status, answer.read().decode().strip(), answer.getheader("Location") or ""
     except OSError as error:
+        connection.close()
         return 0, str(error), ""
     finally:
-        connection.close()
+        if kept is None:
+            connection.close()
 
 
 def test_hosts_and_paths(cluster: LocalCluster) -> None:
@@ -192,14 +196,14 @@ def shown_serial(cluster: LocalCluster, name: str) -> int:
 
 
 class Visitors:
-    """Asks again and again, over one connection per request; remembers what was no page."""
+    """Ask again and again, two over a connection per request and two over one that they keep; remember what was no page."""
 
     def __init__(self, cluster: LocalCluster, host: str) -> None:
         self._cluster, self._host = cluster, host
         self._stop = threading.Event()
         self.pages: set[str] = set()
         self.failures: list[object] = []
-        self._threads = [threading.Thread(target=self._run) for _ in range(4)]
+        self._threads = [threading.Thread(target=self._run, args=(keeps,)) for keeps in (False, False, True, True)]
 
     def __enter__(self) -> Visitors:
         for thread in self._threads:
@@ -211,13 +215,15 @@ class Visitors:
         for thread in self._threads:
             thread.join()
 
-    def _run(self) -> None:
+    def _run(self, keeps: bool) -> None:
+        kept = http.client.HTTPConnection(self._cluster.description.gateway, 80, timeout=10)
         while not self._stop.wait(0.005):
-            status, body, _ = get(self._cluster, self._host)
+            status, body, _ = get(self._cluster, self._host, kept=kept if keeps else None)
             if status == 200:
                 self.pages.add(body)
             else:
                 self.failures.append((status, body))
+        kept.close()
 
 
 def test_a_rolling_update_loses_no_request(cluster: LocalCluster) -> None:

@@ -5,13 +5,12 @@ For tests/compose.
 from __future__ import annotations
 
 import json
-import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wherry.testing.compose import NODES, ComposeCluster
+from wherry.testing.load import Report, report
 from wherry.testing.local import IMAGE
 
 CURL = "/usr/bin/curl -sf -m 5"
@@ -83,28 +82,28 @@ class Load:
     """Requests at a constant rate from each of these pods, from now until `results`."""
 
     def __init__(
-        self, cluster: ComposeCluster, pods: Iterable[Mapping[str, Mapping[str, str]]], host: str, *, per_s: float
-    ) -> None:
+        self, cluster: ComposeCluster, pods: Iterable[Mapping[str, Mapping[str, str]]], host: str, *, per_s: float,
+        port: int = 80, kept: float = 0.0, site: str = "",
+    ) -> None:  # fmt: skip
+        """The options are those of `wherry.testing.load`."""
         self._cluster = cluster
         self._pods = [pod["metadata"]["name"] for pod in pods]
         self._pool = ThreadPoolExecutor(len(self._pods))
-        # Bounded: 10 minutes, should nobody ask for the results.
-        command = f"echo $$ > /tmp/load.pid; exec /usr/bin/python3 -m wherry.testing.load {host} 80 {per_s} 600"
-        self._began = time.monotonic()
+        # Several may run in one pod. Bounded: 10 minutes, should nobody ask for the results.
+        self._pid = f"/tmp/load-{host}-{port}.pid"
+        words = f"{host} {port} {per_s} --seconds 600 --kept {kept} --site={site}"
+        command = f"echo $$ > {self._pid}; exec /usr/bin/python3 -m wherry.testing.load {words}"
         self._running = [
             self._pool.submit(cluster.wherry, "exec", pod, "--", "sh", "-c", command, timeout_s=700)
             for pod in self._pods
         ]
 
-    def results(self) -> Counter[str]:
-        """ "ok", or what went wrong -> how often."""
+    def results(self) -> Report:
         for pod in self._pods:
-            self._cluster.wherry("exec", pod, "--", "sh", "-c", "kill -TERM $(cat /tmp/load.pid)")
-        found: Counter[str] = Counter()
+            self._cluster.wherry("exec", pod, "--", "sh", "-c", f"kill -TERM $(cat {self._pid})")
+        found = Report()
         for running in self._running:
-            found.update(json.loads(running.result()))
+            found.add(report(running.result()))
         self._pool.shutdown()
-        print(
-            f"{found.total() / (time.monotonic() - self._began):.0f} requests/s"
-        )  # what the machine allowed, for who asks (-rP)
+        print(found)  # what the machine allowed, for who asks (-rP)
         return found
