@@ -18,10 +18,15 @@ from wherry.testing.toolbox import COUNT, CURL, REACH, Load, shell, tool_spec, t
 pytestmark = pytest.mark.timeout(900)
 
 REPLICAS = 30
-STEADY = 9
-# Does its work with next to none of the machine, and at its signal ends what it has begun: as a good server does.
+STEADY = 6
+OFFERED_PER_S = 1000
+KEPT = 0.5  # the share of the requests that go over connections which their client keeps
+# On two cores that have eleven processes to run it was 600. With much less the test has not tested what it says.
+LEAST_PER_S = 400
+# Does its work with next to none of the machine, and at its signal ends what it has begun: as a good server does, also on
+# connections that are kept.
 SERVER = """
-printf 'defaults\n mode http\n timeout client 10s\n timeout connect 10s\n timeout server 10s
+printf 'defaults\n mode http\n option idle-close-on-response\n timeout client 10s\n timeout connect 10s\n timeout server 10s
 frontend f\n bind :8080\n http-request return status 200 content-type text/plain string "hello"\n' > /tmp/h.cfg
 /usr/sbin/haproxy -db -f /tmp/h.cfg & server=$!
 trap 'kill -USR1 $server; wait $server; exit 0' TERM
@@ -44,20 +49,18 @@ def cluster(dockerd: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert made.left() == {}
 
 
+def ingress(name: str) -> dict[str, object]:
+    """Leads NAME.test to the Service NAME."""
+    backend = {"service": {"name": name, "port": {"number": 80}}}
+    rule = {"host": f"{name}.test", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
+    return {
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": {"rules": [rule]},
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def web(cluster: ComposeCluster) -> list[dict[str, dict[str, str]]]:
     """Thirty pods that answer with their names, behind a Service with a node port and an Ingress."""
-    rule = {
-        "host": "web.test",
-        "http": {
-            "paths": [
-                {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}
-            ]
-        },
-    }
-    ingress = {
-        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"}, "spec": {"rules": [rule]},
-    }  # fmt: skip
     cluster.apply(
         deployment(
             "web",
@@ -66,7 +69,8 @@ def web(cluster: ComposeCluster) -> list[dict[str, dict[str, str]]]:
             extra="ports: [{containerPort: 8080}]",
         )
         + "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: NodePort\n"
-        "  selector: {app: web}\n  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]\n---\n" + json.dumps(ingress)
+        "  selector: {app: web}\n  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]\n---\n"
+        + json.dumps(ingress("web"))
     )
     return cluster.running("app=web", REPLICAS)
 
@@ -254,11 +258,9 @@ def policy(name: str, spec: dict[str, object]) -> str:
     )
 
 
-@pytest.mark.full
-def test_a_rolling_update_under_1000_requests_a_second_loses_none(
-    cluster: ComposeCluster, clients: dict[str, dict[str, dict[str, str]]]
-) -> None:
-    """From every node, each request on a connection of its own. On two cores the whole takes about half of their time."""
+@pytest.fixture(scope="module")
+def steady(cluster: ComposeCluster, clients: dict[str, dict[str, dict[str, str]]]) -> str:
+    """The host that an Ingress has for pods that end as good servers do; the Service has the same name."""
     metadata = {"labels": {"app": "steady"}}
     spec = tool_spec(SERVER)
     spec["containers"][0]["readinessProbe"] = {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1}
@@ -273,17 +275,30 @@ def test_a_rolling_update_under_1000_requests_a_second_loses_none(
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "steady"},
         "spec": {"selector": metadata["labels"], "ports": [{"port": 80, "targetPort": 8080}]},
     }  # fmt: skip
-    cluster.apply(json.dumps(wanted) + "\n---\n" + json.dumps(service))
+    cluster.apply("\n---\n".join(json.dumps(item) for item in (wanted, service, ingress("steady"))))
+    cluster.running("app=steady", STEADY)
+    for url in ("http://steady/", f"-H Host:steady.test http://{cluster.address(NODES[0])}/"):
+        command = f"{CURL} {url} >/dev/null && echo up"
+        until(lambda command=command: shell(cluster, clients[NODES[0]], command) == ["up"])  # type: ignore[misc]
+    return "steady.test"
+
+
+@pytest.mark.parametrize("way", ["service", pytest.param("ingress", marks=pytest.mark.full)])
+def test_a_rolling_update_under_1000_requests_a_second_loses_none(
+    cluster: ComposeCluster, clients: dict[str, dict[str, dict[str, str]]], steady: str, way: str
+) -> None:
+    """From every node, half of them on a connection of their own and half on kept ones, in an open loop. On two cores the
+    whole takes about half of their time."""
+    host = "steady" if way == "service" else cluster.address(NODES[0])
+    before = {pod["metadata"]["name"] for pod in cluster.running("app=steady", STEADY)}
+    load = Load(cluster, clients.values(), host, per_s=OFFERED_PER_S / len(NODES), kept=KEPT, site=steady)
     try:
-        before = {pod["metadata"]["name"] for pod in cluster.running("app=steady", STEADY)}
-        until(lambda: shell(cluster, clients["node-1"], f"{CURL} http://steady/ >/dev/null && echo up") == ["up"])
-        load = Load(cluster, clients.values(), "steady", per_s=1000 / len(NODES))
         cluster.wherry("rollout", "restart", "deployment/steady")
         cluster.wherry("rollout", "status", "deployment/steady")
         replaced = cluster.running("app=steady", STEADY)
-        results = load.results()
-        assert not before & {pod["metadata"]["name"] for pod in replaced}
-        assert results.pop("ok") > 2 * REPLICAS  # many for each pod that came and went, however slow the machine
-        assert results == {}
     finally:
-        cluster.wherry("delete", "deployment,service", "steady")
+        found = load.results()
+    assert not before & {pod["metadata"]["name"] for pod in replaced}
+    assert found.lost == {}
+    assert found.per_s >= LEAST_PER_S, str(found)
+    assert found.kept > found.answers["ok"] / 4
