@@ -120,6 +120,7 @@ class DockerSession(SocketStream):
     """A `kubelet.runtime.base.ByteStream`. `output` has one reader; the owner calls `close`."""
 
     _name = "the session"
+    _linger_s = 0.5  # the client waits for the exit code meanwhile
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tty: bool, resize: Resize,

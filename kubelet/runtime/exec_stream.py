@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from kubelet.runtime import netns as netns_module
 from kubelet.runtime import spdy
 from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
+from kubelet.runtime.sockets import LINGER_S, end
 
 PROTOCOL = "v4.channel.k8s.io"
 UPGRADE_TIMEOUT_S = 30.0
@@ -120,6 +121,7 @@ class ExecSession:
         return await asyncio.shield(self._exit)
 
     async def close(self) -> None:
+        ended = self._exit.done()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -127,11 +129,8 @@ class ExecSession:
             self._exit.exception()  # seen, whether or not anyone waited
         else:
             self._exit.cancel()
-        self._writer.close()
-        try:
-            await self._writer.wait_closed()
-        except OSError:
-            pass
+        # A command that has ended reads no more; one whose client has left may still read what that has said.
+        await end(self._writer, 0.0 if ended else LINGER_S)
 
     # -- the connection
 

@@ -1,4 +1,6 @@
-"""What byte streams over a socket have in common: sending, the end of sending, closing. Used by `ports` and `docker_streams`."""
+"""What byte streams over a socket have in common: sending, the end of sending, closing. Used by `ports`, `docker_streams` and
+`exec_stream`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,27 @@ import asyncio
 
 from kubelet.runtime.base import RuntimeFailure
 
+LINGER_S = 5.0
+
+
+async def end(writer: asyncio.StreamWriter, linger_s: float) -> None:
+    """Closes it. What was written still has so long to go out: a process that has ended, or never reads, takes no more of it,
+    and closing would wait for it for ever."""
+    writer.close()
+    try:
+        async with asyncio.timeout(linger_s):
+            await writer.wait_closed()
+    except TimeoutError:
+        writer.transport.abort()
+    except OSError:
+        pass
+
 
 class SocketStream:
     """The sending half of a `kubelet.runtime.base.ByteStream`. The reading half sets `_ended`."""
 
     _name = "the connection"
+    _linger_s = LINGER_S
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -32,11 +50,7 @@ class SocketStream:
 
     async def close(self) -> None:
         self._ended.set()
-        self._writer.close()
-        try:
-            await self._writer.wait_closed()
-        except OSError:
-            pass
+        await end(self._writer, self._linger_s)
 
     def _broke(self, error: OSError) -> RuntimeFailure:
         return RuntimeFailure(f"{self._name} broke: {error}")
