@@ -395,11 +395,11 @@ def test_a_failed_liveness_probe_restarts(cluster: LocalCluster) -> None:
 
 
 def test_a_log_of_sixty_megabytes_is_rotated_and_read_whole(cluster: LocalCluster) -> None:
-    until(lambda: cluster.ok("logs", "flood", "--tail", "1") == "done\n")
+    until(lambda: cluster.wherry("logs", "flood", "--tail", "1").stdout == "done\n", 120)  # no log yet is an error
     (folder,) = cluster.description.node(1).data.glob("logs/default_flood_*/c")
     until(lambda: (folder / "0.log.1").exists())
     process = subprocess.run(
-        [*MAIN, "logs", "flood"], capture_output=True, env=cluster.environment, timeout=60, check=True
+        [*MAIN, "logs", "flood"], capture_output=True, env=cluster.environment, timeout=150, check=True
     )
     assert process.stdout.count(b"\n") == 1_500_001
     assert len(process.stdout) == 1_500_000 * 41 + 5
@@ -429,7 +429,8 @@ def test_exec_carries_exit_codes_and_both_streams(cluster: LocalCluster) -> None
 
 def forwarders(cluster: LocalCluster, tmp_path: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
     """Commands that forward ports, with their environments: ours over gRPC, kubectl over SPDY and over a WebSocket."""
-    found = {"wherry": ([*MAIN, "port-forward"], cluster.environment)}
+    # One address each, so that each port is one line of what they say.
+    found = {"wherry": ([*MAIN, "port-forward", "--address=127.0.0.1"], cluster.environment)}
     versions = list(kubectl.binaries().values())
     if versions:
         config = tmp_path / "kubeconfig"
