@@ -207,7 +207,7 @@ class Escalation:
         missing = ruling.uncovered(held, wanted)
         if not missing:
             return
-        groups = json.dumps(list(identity.groups), separators=(",", ":"))
+        groups = "[" + " ".join(map(json.dumps, identity.groups)) + "]"  # as Go writes a list of quoted strings
         shown = "\n".join(sorted(str(rule) for rule in missing))
         raise request.forbid(
             f"user {json.dumps(identity.user)} (groups={groups}) is attempting to grant RBAC permissions not currently "

@@ -7,7 +7,7 @@ list and watch; what stands around it (kind, list, event) is put on as bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -152,9 +152,7 @@ def list_pieces(kind: Kind, result: ListResult, form: Form) -> Iterator[bytes]:
     name = media.METADATA_LIST if partial else own
     api_version = f"meta.k8s.io/{form.version}" if partial else kind.api_version
     if form.encoding == media.PROTOBUF:
-        wire = list(_wire_list(metadata, result.items, partial))
-        yield _opened(api_version, name, sum(map(len, wire)))
-        yield from wire
+        yield from _wire_pieces(metadata, result.items, partial, api_version, name)
         return
     head = _typed(name, api_version, dump({"metadata": encoder(metadata.DESCRIPTOR)(metadata)}))
     yield head[:-1] + b',"items":['
@@ -164,6 +162,36 @@ def list_pieces(kind: Kind, result: ListResult, form: Form) -> Iterator[bytes]:
         yield separator + (_partial(stored, form.version, use) if partial else json_of(stored, use))
         separator = b","
     yield b"]}"
+
+
+def indented(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces of a list or a table for people: as `finish` would have the whole, without ever having it."""
+    separator = b"\n    "
+    for piece in pieces:
+        if piece.endswith(b":["):
+            yield json.dumps(json.loads(piece + b"]}"), indent=2, ensure_ascii=False).encode().removesuffix(b"]\n}")
+        elif piece == b"]}":
+            yield (b"\n  " if separator[:1] == b"," else b"") + b"]\n}\n"
+        else:
+            text = json.dumps(json.loads(piece.removeprefix(b",")), indent=2, ensure_ascii=False).encode()
+            yield separator + text.replace(b"\n", b"\n    ")
+            separator = b",\n    "
+
+
+def _wire_pieces(
+    metadata: Message, items: Sequence[Stored], partial: bool, api_version: str, name: str
+) -> Iterator[bytes]:
+    """The envelope says first how long all of it is: so it is made twice, and what is short is made once and held. Empty pieces
+    are chances to pause."""
+    size = 0
+    held: list[bytes] = []
+    for piece in _wire_list(metadata, items, partial):
+        size += len(piece)
+        if partial:
+            held.append(piece)
+        yield b""
+    yield _opened(api_version, name, size)
+    yield from held if partial else _wire_list(metadata, items, partial)
 
 
 def _wire_list(metadata: Message, items: Sequence[Stored], partial: bool) -> Iterator[bytes]:
@@ -263,7 +291,7 @@ def table_json(metadata: bytes, columns: bytes, rows: bytes, version: str) -> by
     return b"".join(table_pieces(metadata, columns, [rows], version))
 
 
-def table_pieces(metadata: bytes, columns: bytes, rows: Sequence[bytes], version: str) -> Iterator[bytes]:
+def table_pieces(metadata: bytes, columns: bytes, rows: Iterable[bytes], version: str) -> Iterator[bytes]:
     """A table in pieces of one row each."""
     head = _typed("Table", f"meta.k8s.io/{version}", b'{"metadata":' + metadata + b"}")
     yield head[:-1] + b',"columnDefinitions":' + columns + b',"rows":['

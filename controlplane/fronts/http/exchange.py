@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ BODY_TIMEOUT_S = 60.0  # a client that sends its body more slowly than this hold
 GZIP_MIN_BYTES = 128 * 1024  # below that the time is worth more than the bytes
 GZIP_LEVEL = 1
 TEXT = "text/plain; charset=utf-8"
+HELD_BYTES = 256 * 1024  # an answer up to this says how long it is; a longer one is made while it is sent
+SEND_TIMEOUT_S = 600.0  # for such a one: whoever reads as slowly as that keeps old versions of what he reads alive
 _SLICE_BYTES = 128 * 1024  # encrypted or compressed between two chances for the loop to do something else
 _BROWSERS = ("curl", "Wget", "Mozilla")
 
@@ -169,31 +172,47 @@ class Exchange:
     async def reply_pieces(self, pieces: Iterable[bytes], form: Form) -> web.StreamResponse:
         """A possibly long answer: made in slices, sent in slices, compressed when it is long and the client can read that."""
         pace = Pace()
-        collected: list[bytes] = []
-        for piece in pieces:
-            collected.append(piece)
+        yaml = form.encoding == media.YAML
+        making = iter(encoding.indented(pieces) if self.pretty and form.encoding == media.JSON else pieces)
+        held: deque[bytes] = deque()
+        size = 0
+        for piece in making:
+            held.append(piece)
+            size += len(piece)
+            if size > HELD_BYTES and not yaml:
+                return await self._send(_chained(held, making), None, form.content_type)
             await pace.breathe()
-        if (self.pretty and form.encoding == media.JSON) or form.encoding == media.YAML:
-            collected = [encoding.finish(b"".join(collected), form, pretty=self.pretty)]
-        size = sum(map(len, collected))
+        if yaml:  # a whole document or none; long ones take long, and not from the others
+            text = await asyncio.to_thread(encoding.finish, b"".join(held), form)
+            held, size = deque((text,)), len(text)
         if size <= _SLICE_BYTES and not (size >= GZIP_MIN_BYTES and self._reads_gzip):
-            return self.reply(b"".join(collected), form.content_type)
-        return await self._send(collected, size, form.content_type)
+            return self.reply(b"".join(held), form.content_type)
+        return await self._send(_chained(held, ()), size, form.content_type)
 
-    async def _send(self, pieces: Iterable[bytes], size: int, content_type: str) -> web.StreamResponse:
-        """As fast as the client reads it, so that no second copy of a long list waits in the connection's buffers."""
+    async def _send(self, pieces: Iterable[bytes], size: int | None, content_type: str) -> web.StreamResponse:
+        """As fast as the client reads it and made only then, so that no copy of a long list waits for one that reads slowly. One
+        that takes too long loses its connection."""
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                return await self._sent(pieces, size, content_type)
+        except TimeoutError as error:
+            if self.request.transport is not None:
+                self.request.transport.abort()
+            raise ConnectionResetError(f"the answer was not taken within {SEND_TIMEOUT_S:g} s") from error
+
+    async def _sent(self, pieces: Iterable[bytes], size: int | None, content_type: str) -> web.StreamResponse:
         response = web.StreamResponse(headers=self.headers(content_type))
         self._finish_headers(response)
         compressor = None
         if self._reads_gzip:
             compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
             response.headers.update({"Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
-            if self.request.version >= (1, 1):
-                response.enable_chunked_encoding()
-            else:
-                response.force_close()  # its end is the connection's
-        else:
+        if size is not None and compressor is None:
             response.content_length = size
+        elif self.request.version >= (1, 1):
+            response.enable_chunked_encoding()
+        else:
+            response.force_close()  # its end is the connection's
         await response.prepare(self.request)
         self.prepared = True
         for part in _slices(pieces):
@@ -248,6 +267,13 @@ def warning(text: str) -> str:
     clean = "".join(char if char.isprintable() else " " for char in text)
     quoted = clean.replace("\\", "\\\\").replace('"', '\\"')
     return f'299 - "{quoted[:4096]}"'
+
+
+def _chained(held: deque[bytes], more: Iterable[bytes]) -> Iterator[bytes]:
+    """What is held is let go of piece by piece."""
+    while held:
+        yield held.popleft()
+    yield from more
 
 
 def _slices(pieces: Iterable[bytes]) -> Iterator[bytes]:

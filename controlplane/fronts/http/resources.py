@@ -23,7 +23,7 @@ from controlplane.fronts.http.nodeproxy import Figures, NodeProxy
 from controlplane.fronts.http.paths import Target, flag
 from controlplane.fronts.http.sessions import Sessions
 from controlplane.fronts.http.watch import EventEncoder
-from controlplane.fronts.pace import Pace, Turns
+from controlplane.fronts.pace import Turns
 from controlplane.registry.base import ListResult, RegistryAPI, Stored, WatchBatch
 from wherry.api.context import Env
 from wherry.api.errors import APIError, MethodNotAllowed, NotFound, UnsupportedMediaType
@@ -195,8 +195,9 @@ class Resources:
         try:
             batch: WatchBatch | None = await first
             while batch is not None:
-                for start in range(0, len(batch.events), 500):
-                    await response.write(encoder.batch(batch.events[start : start + 500]))
+                for part in encoder.parts(batch.events):
+                    await response.write(part)
+                    await asyncio.sleep(0)
                 batch = await anext(batches, None)
         except APIError as error:
             await response.write(encoder.error(error))
@@ -336,11 +337,7 @@ class Resources:
     async def _table(self, exchange: Exchange, kind: Kind, result: ListResult, form: Form) -> web.StreamResponse:
         columns = encoding.columns_json(self._registry.table(kind, ()))
         making = self._rows(kind, form, exchange.query.get("includeObject", ""))
-        rows: list[bytes] = []
-        pace = Pace()
-        for stored in result.items:
-            rows.append(making.row(stored))
-            await pace.breathe()
+        rows = (making.row(stored) for stored in result.items)
         head = encoding.list_metadata(result.revision, result.continue_token, result.remaining)
         return await exchange.reply_pieces(encoding.table_pieces(head, columns, rows, form.version), form)
 

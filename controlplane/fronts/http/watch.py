@@ -6,7 +6,7 @@ An error in the middle of a watch can only be told as an event: ERROR, with a St
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from controlplane.fronts.http import encoding, media
@@ -15,6 +15,9 @@ from controlplane.registry.base import RegistryAPI, Stored, WatchEvent
 from wherry.api.errors import APIError
 from wherry.api.kinds import Kind
 from wherry.pb import meta_v1_pb2
+
+PART_BYTES = 128 * 1024
+PART_EVENTS = 100
 
 
 class EventEncoder:
@@ -30,8 +33,18 @@ class EventEncoder:
         self._include = include
         self._columns_sent = False
 
-    def batch(self, events: Sequence[WatchEvent]) -> bytes:
-        return b"".join(self._event(event) for event in events)
+    def parts(self, events: Sequence[WatchEvent]) -> Iterator[bytes]:
+        """The events of a batch, some in a part, so that whoever reads slowly has one part waiting and not all of them."""
+        waiting: list[bytes] = []
+        size = 0
+        for event in events:
+            waiting.append(self._event(event))
+            size += len(waiting[-1])
+            if size >= PART_BYTES or len(waiting) >= PART_EVENTS:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+        if waiting:
+            yield b"".join(waiting)
 
     def error(self, error: APIError) -> bytes:
         status = encoding.status_of(error)

@@ -158,6 +158,14 @@ async def test_escalation_is_refused_as_recorded(cluster: Cluster) -> None:
     )
 
 
+async def test_several_groups_are_written_as_go_writes_them(cluster: Cluster) -> None:
+    dora = Identity("dora", ("a", "system:authenticated"))
+    with pytest.raises(Forbidden, match=r'user "dora" \(groups=\["a" "system:authenticated"\]\) is attempting'):
+        await cluster.make(
+            "Role", "esc", "default", dora, rules=[{"apiGroups": [""], "resources": ["x"], "verbs": ["get"]}]
+        )
+
+
 async def test_what_one_holds_one_may_grant(cluster: Cluster) -> None:
     held = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}
     await cluster.make("Role", "r", "default", CAROL, rules=[held])
