@@ -106,6 +106,7 @@ class Writer:
         request.defaults = served.strategy.defaults
         request.merge_type = partial(_merge_type, served)
         if await self._chain.mutate(request):
+            meta = obj.metadata  # the one from before is no part of an object that was replaced as a whole
             self._place(kind, namespace, meta)
         metadata.fill_new(meta, self._state.env)
         served.strategy.prepare_create(obj)

@@ -104,6 +104,14 @@ async def test_mutating_hooks_see_each_others_work(admin: Caller, server: HookSe
     # Asked again, since `b` changed the object after it; its patch then replaces what `b` has added, as it says.
     assert [asked["path"] for asked in server.requests] == ["/one", "/two", "/one"]
     assert answer.json["metadata"]["annotations"] == {"one": "1"}
+    # The rest of the metadata is the server's, as without hooks.
+    assert {"uid", "creationTimestamp"} < set(answer.json["metadata"])
+    generated = config_map("")
+    generated["metadata"]["generateName"] = "made-"
+    answer = await admin.ask("POST", CONFIGS, generated)
+    assert answer.status == 201, answer.text
+    assert answer.json["metadata"]["name"].startswith("made-")
+    assert {"uid", "creationTimestamp"} < set(answer.json["metadata"])
 
 
 async def test_what_a_hook_adds_gets_defaults_and_is_validated(admin: Caller, server: HookServer) -> None:
