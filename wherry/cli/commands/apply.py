@@ -36,6 +36,8 @@ from wherry.cli.session import Session, describe_error, run, try_get, warn
 from wherry.client.base import DeleteOptions, Selection
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+# Go's JSON has them like this; written otherwise, kubectl would find the annotation changed.
+_ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 STRATEGIC = "application/strategic-merge-patch+json"
 MERGE = "application/merge-patch+json"
 RETRIES = 5
@@ -81,7 +83,7 @@ def with_annotation(value: dict[str, Any]) -> dict[str, Any]:
     annotations.pop(LAST_APPLIED, None)
     result["metadata"]["annotations"] = annotations
     text = json.dumps(result, separators=(",", ":"), sort_keys=True, ensure_ascii=False) + "\n"
-    annotations[LAST_APPLIED] = text
+    annotations[LAST_APPLIED] = text.translate(_ESCAPED)
     return result
 
 
