@@ -42,6 +42,8 @@ def track(
 ) -> None:
     """Sets `obj.metadata.managedFields` for a write that is no apply; `applied`: they have been set already."""
     if applied:
+        if old is not None:
+            _keep_times(obj, old)
         return
     owned = old is not None and len(old.metadata.managed_fields) > 0
     if not owned and not (ctx.field_manager and strategy.tracks_managers):
@@ -55,4 +57,27 @@ def track(
     apply.track(
         old, obj, manager=ctx.field_manager or "unknown", now=env.now(), subresource=subresource, kind=strategy.merge_type,
         ignore=ignore,
+    )  # fmt: skip
+
+
+def _keep_times(obj: Any, old: Any) -> None:
+    """The same applied again is no write. Whether it is the same shows only now that defaults are filled in: a field that is
+    replaced as a whole (a `fieldRef` without its apiVersion) had seemed to change."""
+    now, before = obj.metadata.managed_fields, old.metadata.managed_fields
+    if len(now) != len(before) or not all(map(_same_but_for_time, now, before)):
+        return
+    here, there = type(obj)(), type(old)()
+    here.CopyFrom(obj)
+    there.CopyFrom(old)
+    for each in (here, there):
+        each.metadata.ClearField("managed_fields")
+        each.metadata.resource_version = ""
+    if here.SerializeToString(deterministic=True) == there.SerializeToString(deterministic=True):
+        obj.metadata.ClearField("managed_fields")
+        obj.metadata.managed_fields.extend(before)
+
+
+def _same_but_for_time(entry: Any, other: Any) -> bool:
+    return (entry.manager, entry.operation, entry.api_version, entry.subresource, entry.fields_v1) == (
+        other.manager, other.operation, other.api_version, other.subresource, other.fields_v1,
     )  # fmt: skip

@@ -198,6 +198,25 @@ async def test_apply_creates_then_changes_and_knows_its_fields(registry: Registr
     assert again.revision == forced.revision, "applied again, nothing is written"
 
 
+async def test_what_gets_defaults_is_applied_again_without_a_write(registry: Registry) -> None:
+    """`fieldRef` is replaced as a whole, without the apiVersion that is its default."""
+    source = {"fieldRef": {"fieldPath": "metadata.name"}}
+    container = {"name": "c", "image": "a:1", "env": [{"name": "NAME", "valueFrom": source}]}
+    body = json.dumps({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [container]},
+    }).encode()  # fmt: skip
+    ctx = admin(field_manager="one")
+    first, _ = await registry.apply(ctx, POD, "default", "a", body)
+    await asyncio.sleep(10)
+    again, _ = await registry.apply(ctx, POD, "default", "a", body)
+    assert again.revision == first.revision
+    assert again.message() == first.message()
+    await asyncio.sleep(10)
+    changed, _ = await registry.apply(ctx, POD, "default", "a", body.replace(b"a:1", b"a:2"))
+    entry, before = changed.message().metadata.managed_fields[0], first.message().metadata.managed_fields[0]
+    assert entry.time.seconds - before.time.seconds == 20
+
+
 async def test_writers_without_a_name_own_nothing(registry: Registry) -> None:
     assert not (await create(registry, obj("v1", "ConfigMap", "a"))).metadata.managed_fields
     named = await create(registry, obj("v1", "ConfigMap", "b", data={"k": "v"}), field_manager="kubectl-create")
