@@ -17,7 +17,17 @@ from wherry.testing.require import require_binary
 
 IMAGE = "wherry.local/python:1"
 # Nothing of a server's: these are most of the library's size.
-_LEFT_OUT = {"__pycache__", "test", "dist-packages", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "tkinter", "unittest"}
+_LEFT_OUT = {
+    "__pycache__",
+    "test",
+    "dist-packages",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "pydoc_data",
+    "tkinter",
+    "unittest",
+}
 _LEFT_OUT_PREFIXES = ("config-", "_test")
 # A library that a program is linked to: "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)", or the loader's bare path.
 _LINKED = re.compile(r"(?:=> )?(/\S+) \(0x")
@@ -37,11 +47,15 @@ def python_archive() -> bytes:
     content = {name: (path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644) for name, path in files.items()}
     content["etc/passwd"] = (b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644)
     content["etc/ssl/openssl.cnf"] = (b"[req]\ndistinguished_name = dn\n[dn]\n", 0o644)
-    listed = subprocess.run([str(files["bin/busybox"]), "--list"], capture_output=True, text=True, check=True, timeout=30)
+    listed = subprocess.run(
+        [str(files["bin/busybox"]), "--list"], capture_output=True, text=True, check=True, timeout=30
+    )
     links = {f"bin/{name}": "busybox" for name in listed.stdout.split() if name != "busybox"}
     links |= {"usr/bin/python3": python.name, "usr/lib/ssl/openssl.cnf": "/etc/ssl/openssl.cnf"}
     folders = {"tmp": 0o1777, "root": 0o700}
-    folders |= {str(parent): 0o755 for name in (*content, *links) for parent in Path(name).parents if str(parent) != "."}
+    folders |= {
+        str(parent): 0o755 for name in (*content, *links) for parent in Path(name).parents if str(parent) != "."
+    }
     layer = Layer(files=content, links=links, directories=folders)
     return docker_archive(IMAGE, layer, cmd=["python3"], env=["PATH=/usr/bin:/bin", "PYTHONUNBUFFERED=1"])
 
