@@ -91,7 +91,8 @@ spec:
 
 
 def test_a_budget_is_sent_again_and_stays(kubectl: Kubectl) -> None:
-    """Its selector is a field that patches replace as a whole: kubectl sends it each time, to any server, and says "configured"."""
+    """Its selector is a field that patches replace as a whole: kubectl sends it each time, to any server, and says
+    "configured"."""
     kubectl("apply", "-f", "-", stdin=BUDGET)
     words = ("get", "pdb", "guestbook", "-o", "jsonpath={.metadata.generation}")
     assert kubectl("apply", "-f", "-", stdin=BUDGET) == "poddisruptionbudget.policy/guestbook configured\n"
