@@ -292,6 +292,10 @@ class BridgeKernel:
     def has(self, state: str) -> bool:
         return self._call(["nft", "list", "chain", "ip", TABLE, state])[0] == 0
 
+    def sets(self) -> str:
+        code, said = self._call(["nft", "-j", "list", "sets", "table", "ip", TABLE])
+        return said if code == 0 else ""
+
     def apply(self, transaction: str) -> None:
         code, said = self._call(["nft", "-f", "-"], transaction)
         if code:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from kubelet.network.services import affinity
 from kubelet.network.services.kernel import Nftables
 from kubelet.network.services.plan import DRAWS, Part, Place, plan
 from kubelet.network.services.ruleset import TABLE, Ruleset, skeleton
@@ -100,6 +101,16 @@ class Node:
         if transaction:
             self._run(lambda: Nftables().apply(transaction))
 
+    def clients(self) -> dict[str, list[affinity.Client]]:
+        return affinity.clients(self._run(Nftables().sets))
+
+    def remember(self, name: str, *, timeout_s: int, expires_s: int) -> None:
+        """The first client of the set, as if it had come then."""
+        host = self.clients()[name][0].address
+        element = f"element ip {TABLE} {name} {{ {host}"
+        again = f"delete {element} }}\nadd {element} timeout {timeout_s}s expires {expires_s}s }}\n"
+        self._run(lambda: Nftables().apply(again))
+
     def is_level(self) -> bool:
         return self._run(lambda: Nftables().has(self._rules.state))
 
@@ -112,7 +123,14 @@ class Node:
         return sorted(word.strip() for word in words)
 
     def write_anew(self) -> None:
-        self._run(lambda: Nftables().apply(self._rules.whole()))
+        """As the controller does when it does not trust the kernel's table."""
+        self._run(lambda: Nftables().apply(self._rules.whole(affinity.clients(Nftables().sets()))))
+
+    def apart(self, work: Callable[[], None]) -> threading.Thread:
+        """A thread of its own, in the namespace."""
+        thread = threading.Thread(target=work, daemon=True)
+        self._run(thread.start)
+        return thread
 
     def reached(self, host: str = VIP, port: int = 80, times: int = 1, timeout_s: float = 20) -> Counter[int]:
         """The endpoints that answered."""
@@ -215,6 +233,65 @@ def test_policies_hints_and_affinity(node: Node) -> None:
     assert second in others
     node.change({"default/web": plan(sticky, slices(1, 2, 3), PLACE)})
     assert node.reached(times=20) == {second: 20}
+
+
+def sticky(**client_ip: int) -> core_v1_pb2.Service:
+    return service(sessionAffinity="ClientIP", sessionAffinityConfig={"clientIP": client_ip})
+
+
+def test_clients_keep_their_endpoint_when_the_table_is_written_anew(node: Node) -> None:
+    everybody = slices(*range(1, MANY + 1))
+    node.change({"default/web": plan(sticky(timeoutSeconds=600), everybody, PLACE)})
+    (first,) = node.reached()
+    node.write_anew()
+    assert node.reached(times=5) == {first: 5}
+    # Nor does another time-out make them strangers.
+    node.change({"default/web": plan(sticky(timeoutSeconds=5000), everybody, PLACE)})
+    assert node.reached(times=5) == {first: 5}
+    # A time-out that has run goes on running, and one of an endpoint that is gone is nobody's.
+    (name,) = [name for name, found in node.clients().items() if found]
+    node.change({"default/web": plan(sticky(timeoutSeconds=600), everybody, PLACE)})
+    node.remember(name, timeout_s=600, expires_s=100)
+    node.write_anew()
+    (known,) = node.clients()[name]
+    assert known.timeout_s == 600
+    assert 0 < known.expires_s <= 100
+    node.change({"default/web": plan(sticky(timeoutSeconds=600), slices(*({1, 2} - {first})), PLACE)})
+    node.write_anew()
+    assert node.clients() == {}
+
+
+def test_nobody_notices_changes(node: Node) -> None:
+    """Connections go on while their Service, others and the table as a whole change: each finds an endpoint that there was."""
+    over = threading.Event()
+    answers: list[int] = []
+    failures: list[OSError] = []
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                answers.append(_ask(VIP, 80, socket.SOCK_STREAM))
+            except OSError as error:
+                failures.append(error)
+
+    rng = random.Random(3)
+    node.change({"default/web": plan(service(), slices(1, 2), PLACE)})
+    thread = node.apart(ask)
+    for turn in range(20):
+        endpoints = rng.sample(range(1, MANY), rng.choice([1, 2, 5, DRAWS, DRAWS + 1]))
+        changes: dict[str, Part | None] = {"default/web": plan(service(), slices(*endpoints), PLACE)}
+        for other in range(10):
+            made = service(f"other-{other}", vip=f"10.96.1.{other}", sessionAffinity=rng.choice(["None", "ClientIP"]))
+            changes[f"default/other-{other}"] = plan(made, slices(*endpoints), PLACE) if rng.random() < 0.7 else None
+        node.change(changes)
+        if turn % 5 == 4:
+            node.write_anew()
+    over.set()
+    thread.join(60)
+    node.change({f"default/other-{other}": None for other in range(10)})
+    assert failures == []
+    assert len(answers) > 20
+    assert set(answers) <= set(range(1, MANY))
 
 
 def test_node_ports(node: Node) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from kubelet.network import NetworkError
 from kubelet.network.level import Level
+from kubelet.network.services import affinity
 from kubelet.network.services import plan as planning
 from kubelet.network.services.health import Health, HealthPorts
 from kubelet.network.services.plan import Part, Place
@@ -43,6 +44,7 @@ class Kernel(Protocol):
 
     def prepare(self) -> bool: ...
     def has(self, state: str) -> bool: ...
+    def sets(self) -> str: ...
     def apply(self, transaction: str) -> None: ...
     def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None: ...
 
@@ -162,14 +164,17 @@ class ServiceController:
                 log.warning("services: %s", error)
 
     async def _write_whole(self) -> None:
-        """Unless the kernel has it so already."""
+        """Unless the kernel has it so already. Clients keep their endpoints, unless they are what can't be written."""
+        known = True
         while True:
             try:
                 if not await asyncio.to_thread(self._kernel.has, self._ruleset.state):
-                    await asyncio.to_thread(self._kernel.apply, self._ruleset.whole())
+                    clients = affinity.clients(await asyncio.to_thread(self._kernel.sets)) if known else {}
+                    await asyncio.to_thread(self._kernel.apply, self._ruleset.whole(clients))
                 return
             except (NetworkError, OSError) as error:
                 log.error("services cannot be routed: %s; again in %g s", error, RETRY_S)
+            known = False
             await asyncio.sleep(RETRY_S)
             self._ruleset.change(await self._plan())
 

@@ -37,6 +37,17 @@ class Nftables:
         )  # fmt: skip
         return done.returncode == 0
 
+    def sets(self) -> str:
+        """The table's sets, and what is in them, as nft's JSON has them; "" when they can't be read."""
+        try:
+            done = subprocess.run(
+                [find_binary("nft"), "-j", "list", "sets", "table", "ip", self.table],
+                capture_output=True, text=True, timeout=_TIMEOUT_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return ""
+        return done.stdout if done.returncode == 0 else ""
+
     def apply(self, transaction: str) -> None:
         """Raises NetworkError."""
         masquerade.apply(transaction)

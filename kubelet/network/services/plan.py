@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kubelet.network.endpoints import Endpoint, Target, close, endpoints_of, is_ready, usable
+from kubelet.network.services import affinity
 from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
 # The kernel keeps the sets of a table in a list and walks it for each new one: with an anonymous map for each of 10,000 Services
@@ -206,11 +207,11 @@ class _Port:
         seconds = self._spec.session_affinity_config.client_ip.timeout_seconds or 10800
         names = []
         for address, port in targets:
-            name = f"aff-{self._id}/{address}/{port}"
+            name = affinity.set_name(self._id, address, port)
             names.append(name)
-            self._part.sets[name] = f"type ipv4_addr; flags dynamic,timeout; timeout {seconds}s;"
+            self._part.sets[name] = affinity.SET
             to = f"meta l4proto {self._protocol} dnat to {address}:{port}"
-            self._part.chains[name] = (f"update @{name} {{ ip saddr }}", to)
+            self._part.chains[name] = (f"update @{name} {{ ip saddr timeout {seconds}s }}", to)
         for name in names:
             yield f"ip saddr @{name} goto {name}"
         choices = ", ".join(f"{number} : goto {name}" for number, name in enumerate(names))

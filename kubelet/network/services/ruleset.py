@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from kubelet.network.services import affinity
 from kubelet.network.services.plan import DRAWS, MASQUERADE_MARK, Element, Part, count_value
 
 TABLE = "wherry-services"
@@ -164,11 +165,14 @@ class Ruleset:
         # A chain is there before something leads to it, and nothing leads to it any more when it goes.
         return "\n".join([*begin, *made, *removals, *adds, *unmade, *end, *states]) + "\n"
 
-    def whole(self) -> str:
-        """The transaction that makes the table what it is to be, whatever it was."""
+    def whole(self, clients: Mapping[str, list[affinity.Client]] | None = None) -> str:
+        """The transaction that makes the table what it is to be, whatever it was; with what is known of clients."""
         lines = [line for count in sorted(+self._users) for line in _draw(self._table, count)]
         lines += [line for _, line in _difference(self._table, {}, self._parts)]
         lines += [_add_element(self._table, element, self._winner(element) or "") for element in sorted(self._claims)]
+        if clients:
+            sets = {name for part in self._parts.values() for name in part.sets}
+            lines += affinity.restore(self._table, sets, clients)
         return self._skeleton + "\n".join([*lines, f"add chain ip {self._table} {self.state}"]) + "\n"
 
     def check_invariants(self) -> None:
@@ -224,29 +228,21 @@ def _no_draw(table: str, count: int) -> list[str]:
 
 
 def _difference(table: str, old: Mapping[str, Part], new: Mapping[str, Part]) -> Iterator[tuple[int, str]]:
-    """(0, line) for what is made first, (1, line) for what is unmade in the end."""
+    """(0, line) for what is made first, (1, line) for what is unmade in the end. A set's name says what it is of: under one name
+    it never changes."""
     old_chains = {name: rules for part in old.values() for name, rules in part.chains.items()}
     new_chains = {name: rules for part in new.values() for name, rules in part.chains.items()}
     old_sets = {name: body for part in old.values() for name, body in part.sets.items()}
     new_sets = {name: body for part in new.values() for name, body in part.sets.items()}
-    replaced = {name for name in old_sets.keys() & new_sets.keys() if old_sets[name] != new_sets[name]}
-    changed = [name for name in sorted(new_chains) if old_chains.get(name) != new_chains[name] or name in replaced]
+    changed = [name for name in sorted(new_chains) if old_chains.get(name) != new_chains[name]]
     for name in sorted(new_chains.keys() - old_chains.keys()):
         yield 0, f"add chain ip {table} {name}"
     for name in changed:
         if name in old_chains:
             yield 0, f"flush chain ip {table} {name}"
-    # A set with another time-out is another set: who used it has been flushed above.
-    users = {
-        chain for chain, rules in old_chains.items() if any(f"@{name} " in rule for rule in rules for name in replaced)
-    }
-    for chain in sorted(users - set(changed)):
-        yield 0, f"flush chain ip {table} {chain}"
-    for name in sorted(replaced):
-        yield 0, f"delete set ip {table} {name}"
-    for name in sorted((new_sets.keys() - old_sets.keys()) | replaced):
+    for name in sorted(new_sets.keys() - old_sets.keys()):
         yield 0, f"add set ip {table} {name} {{ {new_sets[name]} }}"
-    for name in sorted({*changed, *(users & new_chains.keys())}):
+    for name in changed:
         for rule in new_chains[name]:
             yield 0, f"add rule ip {table} {name} {rule}"
     gone = sorted(old_chains.keys() - new_chains.keys())

@@ -88,6 +88,9 @@ class Kernel:
     def has(self, state: str) -> bool:
         return False
 
+    def sets(self) -> str:
+        return ""
+
     def apply(self, transaction: str) -> None:
         self.applied.append(transaction)
 

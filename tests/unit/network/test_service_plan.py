@@ -192,7 +192,11 @@ def test_affinity_remembers_the_client_by_endpoint() -> None:
     config = {"clientIP": {"timeoutSeconds": 60}}
     part = plan(service(sessionAffinity="ClientIP", sessionAffinityConfig=config), [slice_of(HERE, THERE)], PLACE)
     names = ["aff-default/web/80/tcp/10.1.0.2/8080", "aff-default/web/80/tcp/10.1.1.2/8080"]
-    assert part.sets == dict.fromkeys(names, "type ipv4_addr; flags dynamic,timeout; timeout 60s;")
+    assert part.sets == dict.fromkeys(names, "type ipv4_addr; flags dynamic,timeout;")
+    assert part.chains[names[0]] == (
+        f"update @{names[0]} {{ ip saddr timeout 60s }}",
+        "meta l4proto tcp dnat to 10.1.0.2:8080",
+    )
     assert part.chains["svc-default/web/80/tcp"] == (
         f"ip saddr @{names[0]} goto {names[0]}",
         f"ip saddr @{names[1]} goto {names[1]}",
