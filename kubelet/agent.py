@@ -135,7 +135,8 @@ class Agent:
         self.drain: Drain | None = None
         if routes and root is not None:
             from kubelet.network.drain import Drain
-            from kubelet.network.traffic import ZONE, NodeTraffic, Where
+            from kubelet.network.services.controller import ZONE
+            from kubelet.network.traffic import NodeTraffic, Where
 
             zone = options.labels.get(ZONE, "")
             here = Where(options.node_name, options.ips[0] if options.ips else "", zone)

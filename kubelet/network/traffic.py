@@ -40,7 +40,6 @@ from wherry.pb import core_v1_pb2, discovery_v1_pb2
 
 log = logging.getLogger(__name__)
 
-ZONE = "topology.kubernetes.io/zone"
 RETRY_S = 5.0
 NAMESPACE_INDEX = "namespace"
 LEVEL_LIMIT_S = 5.0
@@ -60,7 +59,7 @@ class TrafficSettings:
 class Where:
     node_name: str
     address: str
-    zone: str = ""
+    zone: str = ""  # until its Node object says
 
 
 class PodNetwork(Protocol):

@@ -1,4 +1,4 @@
-"""Keeps the node's table level with Services and EndpointSlices. Run by `kubelet.network.traffic`.
+"""Keeps the node's table level with Services, EndpointSlices and the zone of the node. Run by `kubelet.network.traffic`.
 
 Nothing is written before both informers have synced, so a restarted agent leaves the last one's table at work until it knows
 better, and then writes only what differs. Without the control plane it goes by what the last agent knew, a while after the start.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from kubelet.network import NetworkError
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SERVICE_NAME = "kubernetes.io/service-name"
 SERVICE_INDEX = "service"
+ZONE = "topology.kubernetes.io/zone"
 RETRY_S = 2.0
 CHECK_S = 30.0
 # Changes that come within this are one transaction; nft takes a few milliseconds each.
@@ -65,6 +67,8 @@ class ServiceController:
         self._doubted = False  # whether the kernel still has what was written
         self._active = True
         self._ruleset = Ruleset(TABLE, skeleton(TABLE))
+        self._nodes = informers.informer(core_v1_pb2.Node)
+        self._nodes.add_handler(self._on_node)
         self._services.add_handler(self._on_service)
         self._slices.add_handler(self._on_slice)
 
@@ -83,6 +87,8 @@ class ServiceController:
     async def _run(self) -> None:
         await self._services.wait_usable()
         await self._slices.wait_usable()
+        if self._services.synced:
+            await self._nodes.wait_synced()  # it is on its way too: nothing is led out of the zone for that moment
         visible = await asyncio.to_thread(self._kernel.prepare)
         self._ruleset = Ruleset(TABLE, skeleton(TABLE, bridged_pods="" if visible else self._place.pod_cidr))
         self._dirty = dict.fromkeys(self._services.keys())
@@ -111,6 +117,16 @@ class ServiceController:
         """The kernel may have lost the table."""
         self._doubted = True
         self._wake.set()
+
+    def _on_node(self, old: Any, new: Any) -> None:
+        """Somebody may say later where this node is."""
+        if new is None or new.metadata.name != self._place.node_name:
+            return
+        zone = new.metadata.labels.get(ZONE, "")
+        if zone != self._place.zone:
+            self._place = replace(self._place, zone=zone)
+            for service in self._services.list():
+                self._touch(meta.key(service))
 
     def _on_service(self, old: Any, new: Any) -> None:
         self._touch(meta.key(new if new is not None else old))

@@ -235,3 +235,34 @@ async def test_it_is_written_when_something_changed_and_not_more_often(
         assert len(written) == count
         services, _ = unpack((tmp_path / "known.pb").read_bytes())
         assert {f"s{number}" for number in range(40)} <= {service.metadata.name for service in services}
+
+
+async def test_hints_are_followed_by_the_zone_that_the_node_has_now(env: Env, tmp_path: Path) -> None:
+    """Whoever labels it, and whenever: the agent has not been told of any at its start."""
+    services, slices = objects()
+    for number, zone in enumerate(("z1", "z2")):
+        endpoint = slices[0].endpoints[0] if number == 0 else slices[0].endpoints.add(conditions={"ready": True})
+        del endpoint.addresses[:]
+        endpoint.addresses.append(f"10.244.7.{number}")
+        endpoint.hints.for_zones.add(name=zone)
+
+    async with control_plane(env) as plane:
+        node = core_v1_pb2.Node()
+        node.metadata.name = "node-1"
+        await create(plane, *services, *slices, node)
+        client = plane.local_client(ADMIN)
+        async with agent(env, plane.local_transport(ADMIN), tmp_path) as (_, ground):
+            assert "tcp . 80 : 0:2" in ground.kernel.applied[-1]
+            for zone, wanted in (
+                ("z2", ["tcp . 80 : 0:1", ". 80 . 0 : 10.244.7.1 "]), ("z1", [". 80 . 0 : 10.244.7.0 "]),
+                ("z3", ["tcp . 80 : 0:2", ". 80 . 1 : 10.244.7.1 "]),
+            ):  # fmt: skip
+                found = await client.get(core_v1_pb2.Node, "node-1")
+                found.metadata.labels["topology.kubernetes.io/zone"] = zone
+                await client.update(found)
+                await asyncio.sleep(1)
+                assert all(part in ground.kernel.applied[-1] for part in wanted), ground.kernel.applied[-1]
+        async with agent(env, plane.local_transport(ADMIN), tmp_path) as (_, ground):
+            await asyncio.sleep(1)
+            # A restarted agent knows it before it writes anything.
+            assert len(ground.kernel.applied) == 1
