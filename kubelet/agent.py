@@ -473,8 +473,11 @@ class Agent:
 
     def _held_beside(self, uid: str) -> list[tuple[int, int]]:
         """What each other pod asks for that holds resources here, as it is allocated: milli CPU and bytes of memory."""
+        return [worker.requests for worker in self._beside(uid)]
+
+    def _beside(self, uid: str) -> list[PodWorker]:
         return [
-            worker.requests
+            worker
             for worker in self._workers.values()
             if worker.pod.metadata.uid != uid
             and not worker.memory.removed
@@ -497,7 +500,8 @@ class Agent:
         uid = pod.metadata.uid
         if pod.status.container_statuses or pod.status.phase in TERMINAL or pod.metadata.HasField("deletion_timestamp"):
             return
-        refused = admission.refusal(pod, self._held_beside(uid), self.settings.allocatable)
+        taken = [port for worker in self._beside(uid) for port in admission.host_ports(worker.pod)]
+        refused = admission.refusal(pod, self._held_beside(uid), self.settings.allocatable, taken)
         refused = refused or eviction.refusal(pod, self.report.pressure.conditions())
         if refused is not None:
             self.emit(pod, "Warning", *refused)

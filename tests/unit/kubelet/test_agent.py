@@ -164,6 +164,24 @@ async def test_a_pod_that_does_not_fit_fails_and_leaves_the_others_alone(world: 
     assert len(await world.ids()) == 2
 
 
+async def test_a_pod_whose_host_port_is_taken_fails_until_that_is_free(world: World) -> None:
+    world.control.put(pod("a").host_port(8080))
+    await world.until(lambda: world.control.phase("a") == "Running")
+    for name, made in {
+        "same": pod("same").host_port(8080, ip="127.0.0.1"),
+        "datagrams": pod("datagrams").host_port(8080, protocol="UDP"),
+        "other": pod("other").host_port(8081, ip="127.0.0.1"),
+        "beside": pod("beside").host_port(8081, ip="127.0.0.2"),
+    }.items():
+        world.control.put(made)
+        await world.until(lambda name=name: world.control.phase(name) == ("Failed" if name == "same" else "Running"))  # type: ignore[misc]
+    refused = world.control.statuses["same"]
+    assert (refused.reason, refused.message) == ("NodePorts", "Pod was rejected: Predicate NodePorts failed")
+    world.control.remove("a")
+    world.control.put(pod("late").host_port(8080))
+    await world.until(lambda: world.control.phase("late") == "Running")
+
+
 async def test_addresses_are_given_back_only_when_the_runtime_has_lost_its_sandboxes(world: World) -> None:
     world.control.put(pod("a"))
     await world.until(lambda: world.control.phase("a") == "Running")
