@@ -63,8 +63,11 @@ def _list(key: str, original: list[Any], modified: list[Any], current: list[Any]
     by_key = {element.get(meta.merge_key): element for element in current}
     before = {element.get(meta.merge_key): element for element in original}
     wanted = [element.get(meta.merge_key) for element in modified]
-    if None in wanted or len(set(map(repr, wanted))) != len(wanted):
+    if None in wanted:
         return {} if same(modified, current) else {key: modified}
+    present = [element.get(meta.merge_key) for element in current]
+    if any(len(set(map(repr, names))) != len(names) for names in (wanted, present)):
+        return _ambiguous(key, original, modified, current, meta)
     for name, element in zip(wanted, modified, strict=True):
         there = by_key.get(name)
         if there is None:
@@ -84,6 +87,19 @@ def _list(key: str, original: list[Any], modified: list[Any], current: list[Any]
     if changes:
         patch[key] = changes
     return patch
+
+
+def _ambiguous(
+    key: str, original: list[Any], modified: list[Any], current: list[Any], meta: FieldMeta
+) -> dict[str, Any]:
+    """Of elements that share a key (TCP and UDP of one port, say) a server finds the first only: they are compared by their place,
+    and when something is different the list is replaced."""
+    names = [element.get(meta.merge_key) for element in modified]
+    if names == [element.get(meta.merge_key) for element in current]:
+        before = original if names == [element.get(meta.merge_key) for element in original] else [{}] * len(names)
+        if not any(_map(*elements, meta.sub) for elements in zip(before, modified, current, strict=True)):
+            return {}
+    return {key: [*modified, {PATCH: "replace"}]}
 
 
 def _primitives(key: str, original: list[Any], modified: list[Any], current: list[Any]) -> dict[str, Any]:

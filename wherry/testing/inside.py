@@ -1,5 +1,5 @@
-"""Ends of connections inside network namespaces (of pods, of nodes), held by the test itself: what a program there would see, without a
-program there. For tests of the pods' network with real containers.
+"""Ends of connections inside network namespaces (of pods, of nodes), held by the test itself: what a program there would see,
+without a program there. For tests of the pods' network with real containers.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ class Witness:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def port(self, kind: socket.SocketKind) -> int:
+        """For those who asked for any (0)."""
+        return next(int(sock.getsockname()[1]) for sock in self._sockets if sock.type == kind)
 
     def close(self) -> None:
         for sock in self._sockets:

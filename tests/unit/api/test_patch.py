@@ -276,6 +276,25 @@ def test_three_way_removes_only_what_was_applied_before() -> None:
     assert patched == spec({**A, "terminationMessagePath": "/x"}, {"name": "injected", "image": "i"}, hostPID=True)
 
 
+def test_two_protocols_of_one_port_are_told_apart() -> None:
+    """Their key in patches is the number alone."""
+    ports = [{"name": p, "port": 53, "protocol": p.upper()} for p in ("tcp", "udp")]
+    given = [{**port, "nodePort": 30053} for port in ports]
+    service = schema.descriptor_of(core_v1_pb2.Service)
+    original, current = {"spec": {"ports": ports}}, {"spec": {"ports": given, "clusterIP": "10.96.0.9"}}
+    assert strategic_diff.create_three_way(original, original, current, service) == {}
+    for wanted in (
+        [ports[0], {**ports[1], "targetPort": 5353}],
+        [ports[0], {**ports[1], "port": 54}],
+        [*ports, {"port": 54}],
+    ):
+        modified = {"spec": {"ports": wanted}}
+        made = strategic_diff.create_three_way(original, modified, current, service)
+        assert [item["name"] for item in strategic.apply(current, made, service)["spec"]["ports"][:2]] == ["tcp", "udp"]
+        patched = strategic.apply(current, made, service)
+        assert strategic_diff.create_three_way(modified, modified, patched, service) == {}
+
+
 def differences(ours: Any, theirs: Any, path: str) -> list[str]:
     """Where the server's object is not ours plus what defaulting adds."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
