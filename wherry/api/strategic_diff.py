@@ -92,8 +92,8 @@ def _list(key: str, original: list[Any], modified: list[Any], current: list[Any]
 def _ambiguous(
     key: str, original: list[Any], modified: list[Any], current: list[Any], meta: FieldMeta
 ) -> dict[str, Any]:
-    """Of elements that share a key (TCP and UDP of one port, say) a server finds the first only: they are compared by their place,
-    and when something is different the list is replaced."""
+    """Of elements that share a key (TCP and UDP of one port, say) a server finds the first only: they are compared by their
+    place, and when something is different the list is replaced."""
     names = [element.get(meta.merge_key) for element in modified]
     if names == [element.get(meta.merge_key) for element in current]:
         before = original if names == [element.get(meta.merge_key) for element in original] else [{}] * len(names)
