@@ -23,7 +23,7 @@ TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 def namespaces(nodes: Iterable[Node]) -> dict[str, str]:
     """Address of a pod -> path of its network namespace, of all pods on these nodes."""
-    found = {}
+    found: dict[str, str] = {}
     for node in nodes:
         for path in sorted(node.containerd.netns_dir.iterdir()):
             told = subprocess.run(
