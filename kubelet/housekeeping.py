@@ -129,16 +129,23 @@ class Housekeeping:
             )  # fmt: skip
         for image in chosen:
             log.info("removing image %s (%d bytes): the disk is filling up", image.tags or image.id, image.size_bytes)
-            await self.runtime.remove_image(image.id)
+            await self._remove_image(image)
 
     async def _free_disk(self) -> bool:
         """Under disk pressure every unused image goes before any pod does. True when that freed something."""
         images = await self.runtime.list_images()
         used = self._used_images(images)
-        removed = [image for image in images if image.id not in used and not image.pinned]
-        for image in removed:
+        unused = [image for image in images if image.id not in used and not image.pinned]
+        return any([await self._remove_image(image) for image in unused])
+
+    async def _remove_image(self, image: Image) -> bool:
+        """One that cannot be removed keeps none of the others."""
+        try:
             await self.runtime.remove_image(image.id)
-        return bool(removed)
+        except RuntimeFailure as error:
+            log.warning("image %s is not removed: %s", image.tags or image.id, error.message)
+            return False
+        return True
 
     def _used_images(self, images: Sequence[Image]) -> set[str]:
         # Without the sandboxes' own image, which is on no registry, no pod would start again.

@@ -58,6 +58,8 @@ async def _run(
         port = port_number(handler.http_get.port, container)
         if not port:
             return f"httpGet.port: the container has no port named {handler.http_get.port.str_val}"
+        if not (handler.http_get.host or pod_ip):
+            return "httpGet: the pod has no address"
         ok, seen = await services.probes.http(
             container_id, handler.http_get, handler.http_get.host or pod_ip, port, timeout_s
         )

@@ -172,12 +172,8 @@ class PodState:
         for ids in (memory.resize_kills, memory.hooks_failed, memory.stopped_sandboxes):
             ids.discard(runtime_id)
 
-    def ip(self) -> str:
-        """Where probes and hooks go."""
-        return self.address() or self._node_ip()
-
     def address(self) -> str:
-        """The pod's own, or with the host's network the node's; "" while it has none."""
+        """The pod's own, or with the host's network the node's; "" while it has none. Where probes and hooks go."""
         current = self.observed.current
         if current is not None and current.ips:
             return current.ips[0]

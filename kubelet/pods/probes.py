@@ -41,6 +41,13 @@ def probe_of(container: core_v1_pb2.Container, kind: str) -> core_v1_pb2.Probe |
     return probe if container.HasField(name) else None  # type: ignore[arg-type]  # name is one of three literals
 
 
+def needs_address(probe: core_v1_pb2.Probe | None) -> bool:
+    """Whether it asks over the network, at no host of its own."""
+    if probe is None or probe.handler.HasField("exec"):
+        return False
+    return not (probe.handler.http_get.host or probe.handler.tcp_socket.host)
+
+
 class Prober:
     """Runs until it is cancelled, or until the probe has nothing more to say (a startup probe that passed, any probe that asks
     for the container's end). `report(result)` is called whenever the verdict is known, also if it did not change."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from kubelet.pods import model as m
-from kubelet.pods.probes import KINDS, Prober, probe_of
+from kubelet.pods.probes import KINDS, Prober, needs_address, probe_of
 from kubelet.pods.services import PodServices
 from kubelet.pods.states import Role, Stage
 from kubelet.runtime.base import ContainerState, ContainerStatus
@@ -52,7 +52,9 @@ class Probing:
             if status is None or status.state is not ContainerState.RUNNING:
                 continue
             for kind in self._due(container, status, stage):
-                wanted[(status.id, kind)] = (container, status)
+                # Without an address nobody is asked, least of all the node; a later round has one.
+                if pod_ip or (status.id, kind) in self._probers or not needs_address(probe_of(container, kind)):
+                    wanted[(status.id, kind)] = (container, status)
         for key in [key for key in self._probers if key not in wanted]:
             self._probers.pop(key).cancel()
         for key, (container, status) in wanted.items():

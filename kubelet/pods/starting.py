@@ -113,7 +113,7 @@ class ContainerActions:
         handler = container.lifecycle.post_start
         try:
             problem = await run_hook(
-                self._state.services, container, container_id, handler, self._state.ip(), POST_START_LIMIT_S
+                self._state.services, container, container_id, handler, self._state.address(), POST_START_LIMIT_S
             )
             if problem:
                 self._state.emit(
@@ -137,7 +137,7 @@ class ContainerActions:
         given_s = max(action.deadline - env.now(), 0.0)
         container, hook = self._pre_stop(action)
         if action.hook and given_s > 0 and hook is not None:
-            problem = await run_hook(services, container, action.container_id, hook, self._state.ip(), given_s)
+            problem = await run_hook(services, container, action.container_id, hook, self._state.address(), given_s)
             if problem:
                 self._state.emit("Warning", "FailedPreStopHook", f"PreStopHook failed: {problem}", path)
         left_s = max(action.deadline - env.now(), min(MINIMUM_STOP_S, given_s))

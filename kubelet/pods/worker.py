@@ -219,7 +219,7 @@ class PodWorker:
         self._send(decided.status)
         wake_at = self._launch(decided, now)
         self._probing.watch(
-            self.pod, self.container, self._state.containers, self._stage, self._group, self._state.ip()
+            self.pod, self.container, self._state.containers, self._stage, self._group, self._state.address()
         )
         await self._wait(wake_at, now)
         return True

@@ -18,6 +18,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kubelet.runtime.cri import CriRuntime
 from kubelet.runtime.pause import machines, pause_program
@@ -132,6 +133,33 @@ def archive_id(archive: Path) -> str:
             raise ImageError(f"{archive}: no manifest.json in it")
         manifest = json.load(member)
     return "sha256:" + str(manifest[0]["Config"]).removesuffix(".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What makes an image this one. Its id does not: that is made differently by Docker's two image stores."""
+
+    layers: tuple[str, ...]
+    command: tuple[str, ...]
+    env: tuple[str, ...]
+    user: str
+
+
+def contents(config: Mapping[str, Any], layers: Sequence[str]) -> Contents:
+    """`config`: the part that says how it is run, in an image's configuration and in Docker's description alike."""
+    command = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
+    return Contents(tuple(layers), tuple(command), tuple(config.get("Env") or ()), str(config.get("User") or ""))
+
+
+def archive_contents(archive: Path) -> tuple[tuple[str, ...], Contents]:
+    """The names and the contents of the one image of a docker-archive. Raises ImageError for anything else."""
+    try:
+        with tarfile.open(archive) as opened:
+            (image,) = json.load(opened.extractfile("manifest.json") or io.BytesIO())
+            config = json.load(opened.extractfile(image["Config"]) or io.BytesIO())
+            return tuple(image["RepoTags"] or ()), contents(config["config"], config["rootfs"]["diff_ids"])
+    except (OSError, KeyError, ValueError, TypeError, tarfile.TarError) as error:
+        raise ImageError(f"{archive} is no docker-archive of one image: {error}") from error
 
 
 def load(

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kubelet.runtime import archives
 from kubelet.runtime.base import (
     CONTAINER_NAME,
     POD_NAME,
@@ -307,6 +308,11 @@ def image(document: Mapping[str, Any]) -> Image:
         size_bytes=int(document.get("Size") or 0),
         user=str((document.get("Config") or {}).get("User") or "").partition(":")[0],
     )
+
+
+def contents(document: Mapping[str, Any]) -> archives.Contents:
+    """Of an image."""
+    return archives.contents(document.get("Config") or {}, (document.get("RootFS") or {}).get("Layers") or ())
 
 
 def stats(document: Mapping[str, Any], container: Mapping[str, Any], now: float) -> ContainerStats:

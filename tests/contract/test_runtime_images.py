@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from pathlib import Path
 
 import pytest
 
-from kubelet.runtime.archives import Layer
+from kubelet.runtime.archives import Layer, docker_archive
 from kubelet.runtime.base import RegistryAuth, Runtime, RuntimeFailure
+from kubelet.runtime.docker import DockerRuntime
 from wherry.cli.cluster.images import DEMO_IMAGE
+from wherry.testing.dockerd import Dockerd
 from wherry.testing.eventually import eventually
 from wherry.testing.imageregistry import ARCHITECTURE, PASSWORD, USER, SlowLine
 from wherry.testing.runtimes import REAL, Behaviour, Maker, Registries, shell_layer
@@ -65,6 +68,31 @@ async def test_by_tag_by_digest_and_for_this_architecture(runtime: Runtime, make
     with pytest.raises(RuntimeFailure, match=r"no match(ing manifest)? for") as failed:
         await runtime.pull_image(f"{host}/team/strange:list", None)
     assert failed.value.reason == "ErrImagePull"
+
+
+@pytest.mark.parametrize("endpoint", REAL[1:], indirect=True)
+async def test_what_is_somebody_elses_on_the_daemon_is_pinned(
+    runtime: DockerRuntime, make: Maker, dockerd: Dockerd, tmp_path: Path
+) -> None:
+    names = {}
+    for name in ("theirs", "ours"):
+        archive = tmp_path / f"{name}.tar"
+        archive.write_bytes(
+            docker_archive(f"test.local/{name}:1", Layer(files={"x": (name.encode(), 0o644)}), cmd=["/x"])
+        )
+        assert not await runtime.has_image_of(archive)
+        await runtime.load_image(archive.read_bytes())
+        assert await runtime.has_image_of(archive)
+        names[name] = f"test.local/{name}:1"
+    dockerd.docker("create", "--name", "theirs", names["theirs"])
+    await make.container(await make.sandbox(), Behaviour(""), start=False, image=names["ours"])
+    pinned = {tag: image.pinned for image in await runtime.list_images() for tag in image.tags}
+    assert (pinned[names["theirs"]], pinned[names["ours"]], pinned[DEMO_IMAGE]) == (True, False, False)
+    dockerd.docker("rm", "theirs")
+    # Under the same name something else: no id would tell in both of Docker's image stores.
+    other = tmp_path / "ours.tar"
+    other.write_bytes(docker_archive(names["ours"], Layer(files={"x": (b"y", 0o644)}), cmd=["/x"]))
+    assert not await runtime.has_image_of(other)
 
 
 @pytest.mark.parametrize("endpoint", REAL, indirect=True)

@@ -80,9 +80,8 @@ async def _start_docker(arguments: argparse.Namespace, env: Env) -> Runtime:
     runtime = _docker(arguments, env)
     try:
         log.info("Docker %s at %s", (await runtime.version())[1], runtime.socket)
-        known = {image.id for image in await runtime.list_images()}
         for path in archives.find(arguments.images or arguments.data_dir / "images"):
-            if archives.archive_id(path) not in known:
+            if not await runtime.has_image_of(path):
                 await runtime.load_image(await asyncio.to_thread(path.read_bytes))
                 log.info("loaded %s", path)
     except BaseException:

@@ -137,9 +137,7 @@ async def test_a_sweeper_is_the_clusters_and_tells_of_failure(daemon: Daemon, co
 
 @pytest.fixture
 async def runtime(env: Env, daemon: Daemon) -> AsyncIterator[DockerRuntime]:
-    made = DockerRuntime(env, "/nowhere", "wherry-a", bridge="wherry-a")
-    assert made.node_container is not None
-    made._engine = made.node_container._engine = cast(Engine, daemon)
+    made = DockerRuntime(env, "/nowhere", "wherry-a", bridge="wherry-a", engine=cast(Engine, daemon))
     yield made
     await made._logs.close()
 
@@ -213,3 +211,27 @@ def test_what_a_thread_no_longer_waits_for_is_cancelled(monkeypatch: pytest.Monk
             await node.cancelled.wait()
 
     asyncio.run(main())
+
+
+async def test_ports_of_a_pod_that_starts_beside_a_listing_are_held(
+    runtime: DockerRuntime, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a list has not seen yet, it must not take away."""
+    listed, go_on = asyncio.Event(), asyncio.Event()
+    call = daemon.call
+
+    async def slow(name: str, *args: Any, **options: Any) -> Any:
+        found = await call(name, *args, **options)
+        if name == "containers" and not listed.is_set():
+            listed.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(daemon, "call", slow)
+    listing = asyncio.ensure_future(runtime.list_sandboxes())
+    await listed.wait()
+    starting = asyncio.ensure_future(runtime.run_sandbox(SANDBOX))
+    await asyncio.sleep(1)
+    go_on.set()
+    await asyncio.gather(listing, starting)
+    assert "tcp dport 8080 dnat to 10.78.0.7:80" in daemon.written[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from kubelet.housekeeping import Housekeeping
 from kubelet.node import Machine, NodeReport
 from kubelet.pressure import Limits
 from kubelet.runtime.archives import PAUSE_IMAGE
+from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.hollow import HollowRuntime
 from wherry.api.context import Env
 
@@ -61,6 +63,29 @@ async def test_unused_images_go(
     await asyncio.gather(running, return_exceptions=True)
     assert [name for name in sorted(sizes) if runtime._find_image(name) is not None] == left
     assert set(events) == ({"FreeDiskSpaceFailed"} if told else set())
+
+
+async def test_an_image_that_stays_keeps_no_other(env: Env, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker refuses to remove what somebody else's container has; and what is pinned nobody tries."""
+    runtime = HollowRuntime(env)
+    for name in ("held", "pinned", "unused"):
+        runtime.load_image(name, size_bytes=1)
+    runtime._present["pinned"] = replace(runtime._present["pinned"], pinned=True)
+    remove = runtime.remove_image
+
+    async def refusing(reference: str) -> None:
+        if reference == runtime._present["held"].id:
+            raise RuntimeFailure("conflict: unable to remove: image is being used by running container")
+        await remove(reference)
+
+    monkeypatch.setattr(runtime, "remove_image", refusing)
+    report = NodeReport("n1", Machine(), ips=["192.0.2.1"])
+    keeping = Housekeeping(
+        env, runtime, report, tmp_path, list, None, None, Limits(), imagegc.DEFAULT, lambda *_: None, lambda: None
+    )
+    assert await keeping._free_disk()
+    assert sorted(image.tags[0] for image in await runtime.list_images()) == ["held", "pinned"]
+    assert not await keeping._free_disk()
 
 
 async def test_the_image_of_sandboxes_stays_when_every_other_goes(env: Env, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from kubelet.pods import model as m
+from kubelet.pods.podstate import PodState
 from kubelet.pods.reach import HollowReach
 from kubelet.pods.services import NoCgroups, NodeSettings, NoFiles, NoVolumes, PodServices, StartSlots
 from kubelet.pods.states import Stage
@@ -322,6 +323,30 @@ async def test_probes(node: Node, words: str, kind: str, gets_ready: bool, least
         assert not node.ready()
         assert node.status.phase == "Running"
         assert node.status.container_statuses[0].restart_count == 0
+
+
+async def test_probes_ask_nobody_while_the_pod_has_no_address(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least of all the node, where something else may answer."""
+    asked: list[str] = []
+
+    async def tcp(container_id: str, host: str, port: int, timeout_s: float) -> tuple[bool, str]:
+        asked.append(host)
+        return True, ""
+
+    monkeypatch.setattr(node.services.probes, "tcp", tcp)
+    monkeypatch.setattr(PodState, "address", lambda self: "")
+    made = behave("")
+    probe = made._pod.spec.containers[0].readiness_probe
+    probe.handler.tcp_socket.port.int_val = 80
+    probe.period_seconds = 1
+    node.run(made)
+    await asyncio.sleep(10)
+    assert (asked, node.status.container_statuses[0].ready) == ([], False)
+    monkeypatch.undo()
+    monkeypatch.setattr(node.services.probes, "tcp", tcp)
+    node.workers[0].touch((await node.runtime.list_containers())[0].id)
+    await node.until(node.ready)
+    assert set(asked) == {node.status.pod_ip}
 
 
 async def test_a_failed_liveness_probe_restarts_the_container(node: Node) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kubelet.runtime import docker_messages as messages
+from kubelet.runtime.archives import archive_contents
 from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
 from kubelet.runtime.docker import DEFAULT_SOCKET
 from kubelet.runtime.docker_engine import connect, translated
@@ -70,6 +71,14 @@ class Daemon:
     def image_ids(self) -> dict[str, str]:
         """By name."""
         return {tag: str(item["Id"]) for item in self.call("images") for tag in item.get("RepoTags") or ()}
+
+    def has(self, archive: Path) -> bool:
+        """Whether the image of one of our archives is there, under its name."""
+        names, contents = archive_contents(archive)
+        try:
+            return all(messages.contents(self.call("inspect_image", name)) == contents for name in names)
+        except RuntimeNotFound:
+            return False
 
     def load(self, archive: Path) -> list[str]:
         """The names that it now has. Raises RuntimeFailure with Docker's words."""

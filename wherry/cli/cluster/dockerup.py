@@ -7,7 +7,6 @@ goes on.
 from __future__ import annotations
 
 import asyncio
-import platform
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -38,23 +37,19 @@ async def up(name: str, data_dir: Path | None, docker_host: str, progress: Progr
     host = docker_host or (described.docker_host if described is not None else "") or dockerhost.default_host()
     with await asyncio.to_thread(dockerhost.reach, host) as daemon:
         cluster = await asyncio.to_thread(decide, described, name, data_dir, daemon)
-        try:
+        with steps.whole_or_nothing(progress, existed, lambda: _take_down(cluster)):
             await _raise(cluster, daemon, progress)
-        except BaseException:
-            if not existed:
-                from wherry.cli.cluster.dockerdown import down
-
-                progress.say("taking the half-made cluster down again")
-                await asyncio.to_thread(down, cluster, Progress(quiet=True))
-            raise
     return cluster
 
 
+def _take_down(cluster: Cluster) -> None:
+    from wherry.cli.cluster.dockerdown import down
+
+    down(cluster, Progress(quiet=True))
+
+
 def check_machine() -> None:
-    if platform.system() != "Linux":
-        raise ClusterError(
-            f"nodes need Linux, this is {platform.system()}: use `wherry server` here and agents elsewhere"
-        )
+    steps.check_system()
     wanted = [package for package in packages.missing(ingress=False) if package in PACKAGES]
     if wanted:
         raise ClusterError(
@@ -120,8 +115,7 @@ async def _raise(cluster: Cluster, daemon: Daemon, progress: Progress) -> None:
 
 
 def _load_missing(daemon: Daemon, archives: dict[str, Path]) -> bool:
-    known = daemon.image_ids()
-    missing = [path for reference, path in archives.items() if known.get(reference) != images.archive_id(path)]
+    missing = [path for path in archives.values() if not daemon.has(path)]
     for path in missing:
         daemon.load(path)
     return bool(missing)

@@ -4,7 +4,9 @@ Called by `up` (containerd) and `dockerup`."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import platform
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,25 @@ POLL_S = 0.05
 # An agent that starts uses it within seconds; one that is started again has its certificate.
 TOKEN_TTL_S = 600.0
 TAIL_LINES = 25
+
+
+def check_system() -> None:
+    if platform.system() != "Linux":
+        raise ClusterError(
+            f"nodes need Linux, this is {platform.system()}: use `wherry server` here and agents elsewhere"
+        )
+
+
+@contextmanager
+def whole_or_nothing(progress: Progress, existed: bool, take_down: Callable[[], object]) -> Iterator[None]:
+    """What fails or is broken off in the block leaves no cluster behind, unless there was one before."""
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            progress.say("taking the half-made cluster down again")
+            take_down()
+        raise
 
 
 def build_images(cluster: Cluster, progress: Progress, builders: Mapping[str, Callable[[], bytes]]) -> dict[str, Path]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -51,23 +50,19 @@ async def up(
     chosen = (settings or Settings()).of(layout.load(name))
     _install_packages(progress, ingress=chosen["ingress"])
     cluster = _decide(name, node_count, data_dir, chosen)
-    try:
+    with steps.whole_or_nothing(progress, existed, lambda: _take_down(name)):
         await _raise(cluster, progress)
-    except BaseException:
-        if not existed:
-            from wherry.cli.cluster.down import down
-
-            progress.say("taking the half-made cluster down again")
-            down(name, Progress(quiet=True))
-        raise
     return cluster
 
 
+def _take_down(name: str) -> None:
+    from wherry.cli.cluster.down import down
+
+    down(name, Progress(quiet=True))
+
+
 def check_machine() -> None:
-    if platform.system() != "Linux":
-        raise ClusterError(
-            f"nodes need Linux, this is {platform.system()}: use `wherry server` here and agents elsewhere"
-        )
+    steps.check_system()
     if os.geteuid() != 0:
         wanted = packages.missing()
         install = f" (and have these packages installed: {' '.join(wanted)})" if wanted else ""
