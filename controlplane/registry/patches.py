@@ -13,7 +13,7 @@ from controlplane.registry.keys import key as key_of
 from controlplane.registry.state import Served, State
 from controlplane.registry.writes import Writer, not_found
 from wherry.api import apply as server_apply
-from wherry.api import codec, fieldsets, jsontext, patch, schema, strategic, yamltext
+from wherry.api import codec, fieldsets, jsontext, lastapplied, patch, schema, strategic, yamltext
 from wherry.api.errors import APIError, BadRequest, Conflict, UnsupportedMediaType
 from wherry.api.kinds import CustomKind, Kind
 
@@ -200,7 +200,7 @@ class Patcher:
             where = f"{meta.get('namespace', '')}/{meta.get('name', '')}; {config['apiVersion']}, Kind={config['kind']}"
             message = f"failed to create typed patch object ({where}): .{undeclared}: field not declared in schema"
             raise BadRequest(message)
-        return server_apply.apply(
+        return lastapplied.apply(
             live,
             config,
             served.kind.message,

@@ -75,6 +75,23 @@ def test_server_side_apply_knows_owners(kubectl: Kubectl) -> None:
 
 
 @versions(NEWEST)
+@versions(NEWEST)
+def test_from_client_side_to_server_side_and_back(kubectl: Kubectl) -> None:
+    """What kubectl has applied itself is in its own way no more than in Kubernetes."""
+    changed = WEB.replace("web:1", "web:2").replace("color: red", "color: blue")
+    kubectl("apply", "-f", "-", stdin=WEB)
+    assert "deployment.apps/web serverside-applied" in kubectl("apply", "--server-side", "-f", "-", stdin=changed)
+    assert kubectl("get", "configmap", "settings", "-o", "jsonpath={.data}") == '{"color":"blue"}'
+    managers = kubectl("get", "deployment", "web", "--show-managed-fields", "-o", "yaml")
+    assert "kubectl-client-side-apply" not in managers, "kubectl has moved what it owned"
+    kubectl("scale", "deployment", "web", "--replicas=5")
+    refused = kubectl.fails("apply", "--server-side", "-f", "-", stdin=changed)
+    assert 'with subresource "scale" using apps/v1: .spec.replicas' in refused
+    kubectl("scale", "deployment", "web", "--replicas=2")
+    again = kubectl("apply", "-f", "-", stdin=changed)
+    assert {line.rpartition(" ")[2] for line in again.splitlines()} == {"unchanged"}
+
+
 def test_mistakes_are_told_before_anything_is_made(kubectl: Kubectl) -> None:
     one = WEB.partition("---")[0]
     unknown = kubectl.fails("create", "-f", "-", stdin=one.replace("replicas:", "replica:"))

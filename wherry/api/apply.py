@@ -42,6 +42,7 @@ class ApplyConflict(Conflict):
     """Others own fields that this apply would change; `force` takes them over."""
 
     def __init__(self, conflicts: dict[ManagerKey, PathSet]) -> None:
+        self.conflicts = conflicts
         ordered = sorted(conflicts.items(), key=lambda item: item[0].describe())
         causes, parts = [], []
         for manager, paths in ordered:

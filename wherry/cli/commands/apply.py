@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wherry.api import codec, kinds, labels, strategic, strategic_diff, yamlout
+from wherry.api import codec, kinds, labels, lastapplied, strategic, strategic_diff, yamlout
 from wherry.api import patch as merging
 from wherry.api.errors import APIError, Conflict, NotFound
 from wherry.cli import output as printing
@@ -35,9 +35,7 @@ from wherry.cli.resources import Catalogue, Target, UsageError, full_name, messa
 from wherry.cli.session import Session, describe_error, run, try_get, warn
 from wherry.client.base import DeleteOptions, Selection
 
-LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-# Go's JSON has them like this; written otherwise, kubectl would find the annotation changed.
-_ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+LAST_APPLIED = lastapplied.ANNOTATION
 STRATEGIC = "application/strategic-merge-patch+json"
 MERGE = "application/merge-patch+json"
 RETRIES = 5
@@ -82,8 +80,7 @@ def with_annotation(value: dict[str, Any]) -> dict[str, Any]:
     annotations = result["metadata"].get("annotations") or {}
     annotations.pop(LAST_APPLIED, None)
     result["metadata"]["annotations"] = annotations
-    text = json.dumps(result, separators=(",", ":"), sort_keys=True, ensure_ascii=False) + "\n"
-    annotations[LAST_APPLIED] = text.translate(_ESCAPED)
+    annotations[LAST_APPLIED] = lastapplied.text_of(result)
     return result
 
 
