@@ -75,7 +75,6 @@ def test_server_side_apply_knows_owners(kubectl: Kubectl) -> None:
 
 
 @versions(NEWEST)
-@versions(NEWEST)
 def test_from_client_side_to_server_side_and_back(kubectl: Kubectl) -> None:
     """What kubectl has applied itself is in its own way no more than in Kubernetes."""
     changed = WEB.replace("web:1", "web:2").replace("color: red", "color: blue")
@@ -92,6 +91,7 @@ def test_from_client_side_to_server_side_and_back(kubectl: Kubectl) -> None:
     assert {line.rpartition(" ")[2] for line in again.splitlines()} == {"unchanged"}
 
 
+@versions(NEWEST)
 def test_mistakes_are_told_before_anything_is_made(kubectl: Kubectl) -> None:
     one = WEB.partition("---")[0]
     unknown = kubectl.fails("create", "-f", "-", stdin=one.replace("replicas:", "replica:"))

@@ -1,8 +1,8 @@
 """The annotation in which client-side apply keeps what it was given, and how server-side apply takes over from it.
 
-Pure. `text_of` is called by `wherry apply`, `apply` by the registry in place of `wherry.api.apply.apply`. As in Kubernetes, only kubectl
-(the manager of that name) is led over: what it has applied client-side and nobody has changed since is no conflict, and the
-annotation follows what it applies, so that it may go back to applying client-side.
+Pure. `text_of` is called by `wherry apply`, `apply` by the registry in place of `wherry.api.apply.apply`. As in Kubernetes, only
+kubectl (the manager of that name) is led over: what it has applied client-side and nobody has changed since is no conflict, and
+the annotation follows what it applies, so that it may go back to applying client-side.
 """
 
 from __future__ import annotations
