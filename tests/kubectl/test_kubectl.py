@@ -87,8 +87,14 @@ def test_from_client_side_to_server_side_and_back(kubectl: Kubectl) -> None:
     refused = kubectl.fails("apply", "--server-side", "-f", "-", stdin=changed)
     assert 'with subresource "scale" using apps/v1: .spec.replicas' in refused
     kubectl("scale", "deployment", "web", "--replicas=2")
+    # Back: the annotation says what is applied, if not quite as client-side apply writes it.
+    generation = kubectl("get", "deployment", "web", "-o", "jsonpath={.metadata.generation}")
+    kubectl("apply", "-f", "-", stdin=changed)
+    assert kubectl("get", "deployment", "web", "-o", "jsonpath={.metadata.generation}") == generation
     again = kubectl("apply", "-f", "-", stdin=changed)
     assert {line.rpartition(" ")[2] for line in again.splitlines()} == {"unchanged"}
+    kubectl("apply", "-f", "-", stdin=changed.replace("data: {color: blue}", "data: {size: large}"))
+    assert kubectl("get", "configmap", "settings", "-o", "jsonpath={.data}") == '{"size":"large"}'
 
 
 @versions(NEWEST)
