@@ -113,6 +113,43 @@ def test_hosts_and_paths(cluster: LocalCluster) -> None:
     assert made["metadata"]["annotations"] == {"ingressclass.kubernetes.io/is-default-class": "true"}
 
 
+def test_default_backends_and_other_peoples_classes(cluster: LocalCluster) -> None:
+    """What no rule takes: an Ingress' own default for its hosts, the oldest default for all others, 404 without any. Who serves a
+    request shows by its Service: `nobody` has no endpoints."""
+    web, nobody = ({"service": {"name": name, "port": {"number": 80}}} for name in ("web", "nobody"))
+    anywhere = {"http": {"paths": [{"path": "/a/", "pathType": "ImplementationSpecific", "backend": web}]}}
+    own = rule("own.test", ("/a", "Prefix"), service="nobody")
+    foreign = {"ingressClassName": "nginx", "rules": [rule("foreign.test", ("/", "Prefix"))], "defaultBackend": nobody}
+    made = {
+        "first": {"rules": [own, anywhere], "defaultBackend": web}, "second": {"defaultBackend": nobody},
+        "foreign": foreign, "last": {"rules": [rule("last.test", ("/", "Exact"))]},
+    }  # fmt: skip
+    lone = SERVICE.replace("name: web", "name: nobody").replace("app: web", "app: nobody")
+    cluster.apply("\n---\n".join([lone, *(ingress(name, spec) for name, spec in made.items())]))
+    until(lambda: get(cluster, "own.test")[0] == 200)
+    until(lambda: get(cluster, "last.test")[0] == 200)
+    found = {
+        (host, path): get(cluster, host, path)[0]
+        for host, path in [
+            ("own.test", "/"), ("own.test", "/a"), ("any.test", "/a/"), ("any.test", "/"), ("foreign.test", "/"),
+            ("last.test", "/a/"),
+        ]
+    }  # fmt: skip
+    assert found == {
+        ("own.test", "/"): 200, ("own.test", "/a"): 503, ("any.test", "/a/"): 200, ("any.test", "/"): 200,
+        ("foreign.test", "/"): 200, ("last.test", "/a/"): 200,
+    }  # fmt: skip
+    cluster.ok("delete", "ingress", "first")
+    until(lambda: get(cluster, "any.test")[0] == 503)  # the second one's, from now on
+    assert get(cluster, "last.test", "/a")[0] == 503
+    cluster.ok("delete", "ingress", "second")
+    until(lambda: get(cluster, "any.test")[0] == 404)
+    assert get(cluster, "foreign.test")[0] == 404
+    assert not cluster.json("ingress", "foreign")["status"]["loadBalancer"]
+    assert cluster.json("ingress", "last")["spec"]["ingressClassName"] == "wherry"
+    cluster.ok("delete", "ingress", "last", "foreign")
+
+
 def certificate(name: str) -> tuple[str, str]:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

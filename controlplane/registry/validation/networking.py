@@ -35,6 +35,11 @@ def ingress(obj: Any) -> Causes:
             place = f"spec.tls[{index}].hosts[{number}]"
             check = names.wildcard_dns1123_subdomain if "*" in host else names.dns1123_subdomain
             causes += (violations.invalid(place, host, text) for text in check(host))
+        if tls.secret_name:
+            place = f"spec.tls[{index}].secretName"
+            causes += (
+                violations.invalid(place, tls.secret_name, text) for text in names.dns1123_subdomain(tls.secret_name)
+            )
     if spec.HasField("ingress_class_name"):
         name = spec.ingress_class_name
         causes += (violations.invalid("spec.ingressClassName", name, text) for text in names.dns1123_subdomain(name))
