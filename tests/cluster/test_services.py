@@ -3,16 +3,23 @@ affinity, over UDP, without endpoints; when pods and agents come and go.
 """
 
 import ipaddress
+import json
 import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 
-from wherry.testing.local import LocalCluster, deployment, is_ready, trace, until
+from wherry.testing.inside import HERE, TCP, UDP, Witness, ask, make_socket, namespaces
+from wherry.testing.local import IMAGE, LocalCluster, deployment, is_ready, trace, until
 from wherry.testing.require import require_containerd, require_root
 
 pytestmark = pytest.mark.timeout(300)
@@ -45,6 +52,8 @@ def cluster() -> Iterator[LocalCluster]:
             + service("sticky", spec="sessionAffinity: ClientIP")
             + service("port", spec="type: NodePort")
             + service("empty", app="nobody")
+            + service("witnesses", target=9000, spec="type: NodePort")
+            + service("near-witnesses", target=9000, spec="type: NodePort\n  externalTrafficPolicy: Local")
             + service("loadbalancer", port=8123, spec="type: LoadBalancer")
             + service("local", port=8124, app="client", spec="type: LoadBalancer\n  externalTrafficPolicy: Local")
         )
@@ -117,6 +126,35 @@ def test_node_ports_answer_on_every_node_from_the_host(cluster: LocalCluster) ->
         assert len(found) > 1
 
 
+def test_whose_address_a_server_sees(cluster: LocalCluster) -> None:
+    """A pod's own inside of the cluster, its node's outside; a client's from outside only where a policy of Local says so."""
+    pods = {pod["metadata"]["name"]: pod for pod in cluster.pods("app in (web,client)") if is_ready(pod)}
+    places = namespaces(cluster.description.nodes)
+    (client,) = [pod for name, pod in pods.items() if name.startswith("client")]
+    own, place = client["status"]["podIP"], places[client["status"]["podIP"]]
+    webs = {name: pod["status"]["podIP"] for name, pod in pods.items() if name.startswith("web")}
+    gateway = cluster.description.gateway
+    with ExitStack() as stack:
+        for name, ip in webs.items():
+            stack.enter_context(Witness(name, places[ip]))
+        outside = stack.enter_context(Witness("outside", HERE, 0, gateway))
+        vip = address(cluster, "witnesses")
+        until(lambda: ask(place, vip, 80)[0] in webs)
+        assert {ask(place, ip, 9000) for ip in webs.values()} == {(name, own) for name in webs}
+        assert {ask(place, vip, 80)[1] for _ in range(20)} == {own}
+        (node,) = [node for node in cluster.description.nodes if node.name == client["spec"]["nodeName"]]
+        assert ask(place, gateway, outside.port(TCP)) == ("outside", node.address)
+        for service_name in ("witnesses", "near-witnesses"):
+            port = cluster.json("service", service_name)["spec"]["ports"][0]["nodePort"]
+            for node in cluster.description.nodes:
+                seen = dict(ask(HERE, node.address, port) for _ in range(20))
+                if service_name == "witnesses":
+                    assert gateway not in seen.values()
+                else:
+                    assert seen.keys() <= {name for name in webs if pods[name]["spec"]["nodeName"] == node.name}
+                    assert set(seen.values()) == {gateway}
+
+
 def test_a_service_without_endpoints_refuses_at_once(cluster: LocalCluster) -> None:
     (client,) = names(cluster, "client")
     told = cluster.wherry("exec", client, "--", "nc", "-w", "20", address(cluster, "empty"), "80")
@@ -168,6 +206,126 @@ def test_names_are_found_from_pods(cluster: LocalCluster) -> None:
     resolver = cluster.ok("exec", client, "--", "cat", "/etc/resolv.conf").splitlines()
     assert resolver[0].startswith("search default.svc.cluster.local svc.cluster.local cluster.local")
     assert resolver[1:] == ["nameserver 10.96.0.10", "options ndots:5"]
+
+
+@pytest.fixture
+def resolve(cluster: LocalCluster) -> Callable[..., dns.message.Message]:
+    """What the first node's name server says to a pod there."""
+    (client,) = [pod for pod in cluster.pods("app in (client,web)") if pod["spec"]["nodeName"] == "node-1"][:1]
+    place = namespaces(cluster.description.nodes)[client["status"]["podIP"]]
+
+    def ask(name: str, kind: str = "A", *, tcp: bool = False) -> dns.message.Message:
+        query = dns.message.make_query(name, kind, use_edns=0, payload=1232)
+        with make_socket(place, TCP if tcp else UDP) as sock:
+            sock.settimeout(5)
+            sock.connect(("10.96.0.10", 53))
+            if tcp:
+                return dns.query.tcp(query, "10.96.0.10", timeout=5, sock=sock)
+            return dns.query.udp(query, "10.96.0.10", timeout=5, sock=sock)
+
+    return ask
+
+
+def test_names_as_the_specification_says(cluster: LocalCluster, resolve: Callable[..., dns.message.Message]) -> None:
+    """Of pods with a name of their own, ports, aliases, addresses; and that a name is not there, or has nothing of that type."""
+    pets = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pet", "labels": {"app": "pet"}},
+        "spec": {
+            "hostname": "cat", "subdomain": "pets", "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000000"]}],
+        },
+    }  # fmt: skip
+    many = {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "many", "labels": {"kubernetes.io/service-name": "many"}},
+        "endpoints": [{"addresses": [f"10.9.8.{number}"]} for number in range(1, 101)],
+    }  # fmt: skip
+    cluster.apply(
+        service("pets", app="pet", spec="clusterIP: None")
+        + service("many", spec="clusterIP: None").replace("  selector: {app: web}\n", "")
+        + "apiVersion: v1\nkind: Service\nmetadata: {name: alias}\n"
+        + "spec: {type: ExternalName, externalName: web.default.svc.cluster.local}\n---\n"
+        + "\n---\n".join(json.dumps(item) for item in (pets, many))
+    )
+    pet = until(lambda: is_ready(pod := cluster.json("pod", "pet")) and pod)["status"]["podIP"]
+    domain, web = "default.svc.cluster.local", address(cluster, "web")
+    until(lambda: resolve(f"cat.pets.{domain}").answer and resolve(f"many.{domain}").answer)
+    back = ".".join(reversed(pet.split("."))) + ".in-addr.arpa"
+    answers = {
+        (f"web.{domain}", "A"): [web],
+        (f"WEB.{domain}", "A"): [web],
+        (f"pets.{domain}", "A"): [pet],
+        (f"cat.pets.{domain}", "A"): [pet],
+        (f"{pet.replace('.', '-')}.default.pod.cluster.local", "A"): [pet],
+        (f"_p._tcp.web.{domain}", "SRV"): [f"0 100 80 web.{domain}."],
+        (f"_p._tcp.pets.{domain}", "SRV"): [f"0 100 8080 cat.pets.{domain}."],
+        (back, "PTR"): [f"cat.pets.{domain}."],
+        (".".join(reversed(web.split("."))) + ".in-addr.arpa", "PTR"): [f"web.{domain}."],
+        (f"alias.{domain}", "CNAME"): [f"web.{domain}."],
+        (f"alias.{domain}", "A"): [f"web.{domain}.", web],
+    }
+    for (name, kind), wanted in answers.items():
+        said = resolve(name, kind)
+        assert (said.rcode(), [item.to_text() for found in said.answer for item in found]) == (0, wanted), name
+    assert [item.to_text() for item in resolve(f"_p._tcp.pets.{domain}", "SRV").additional[0]] == [pet]
+    for name, kind in (
+        (f"web.{domain}", "AAAA"),
+        (f"cat.pets.{domain}", "AAAA"),
+        (f"web.{domain}", "MX"),
+        (domain, "A"),
+    ):
+        said = resolve(name, kind)
+        assert (said.rcode(), said.answer, len(said.authority)) == (0, [], 1), name
+    for name, kind in (
+        (f"no.{domain}", "A"), (f"dog.pets.{domain}", "A"), (f"_q._tcp.web.{domain}", "SRV"), (f"a.b.c.{domain}", "AAAA"),
+        (f"_p._udp.web.{domain}", "SRV"),
+    ):  # fmt: skip
+        assert resolve(name, kind).rcode() == dns.rcode.NXDOMAIN, name
+    # What does not fit into a datagram is asked for again over TCP.
+    assert resolve(f"many.{domain}").flags & dns.flags.TC
+    assert len(resolve(f"many.{domain}", tcp=True).answer[0]) == 100
+    cluster.ok("delete", "pod", "pet")
+    until(lambda: resolve(f"pets.{domain}").rcode() == dns.rcode.NXDOMAIN)
+
+
+def test_names_and_services_outlive_the_control_plane_and_then_an_agent(
+    cluster: LocalCluster, resolve: Callable[..., dns.message.Message]
+) -> None:
+    node, vip = cluster.description.node(1), address(cluster, "web")
+    name = "web.default.svc.cluster.local"
+    # The agent has told its disk what it knows of them (`kubelet.network.known`).
+    until(lambda: b"web" in (node.data / "known.pb").read_bytes() if (node.data / "known.pb").exists() else False)
+    (client,) = [pod for pod in cluster.pods("app in (client,web)") if pod["spec"]["nodeName"] == "node-1"][:1]
+    place = namespaces([node])[client["status"]["podIP"]]
+
+    def serves() -> bool:
+        with make_socket(place) as sock:
+            sock.settimeout(5)
+            sock.connect((vip, 80))
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return b"200 OK" in sock.recv(100)
+
+    try:
+        subprocess.run(["kill", "-9", str(cluster.server_pid())], check=True)
+        for _ in range(5):
+            assert str(resolve(name).answer[0][0]) == vip
+            assert serves()
+        assert resolve(f"no.{name}").rcode() == dns.rcode.NXDOMAIN
+        cluster.restart_agent(1)
+
+        def answers() -> bool:
+            try:
+                return [str(item) for found in resolve(name).answer for item in found] == [vip]
+            except OSError:
+                return False  # nobody is there for a moment
+
+        until(answers)
+        assert serves()
+        assert resolve(f"no.{name}").rcode() == dns.rcode.NXDOMAIN
+    finally:
+        cluster.up()
+    cluster.apply(service("younger"))
+    until(lambda: resolve("younger.default.svc.cluster.local").answer)
 
 
 def test_services_work_while_an_agent_is_gone_and_when_it_is_back(cluster: LocalCluster) -> None:
