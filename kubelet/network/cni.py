@@ -20,6 +20,7 @@ HOST_PORTS_DIR = "host-ports"
 # libcni keeps the result of every ADD here; the path is fixed in containerd.
 RESULT_CACHE = Path("/var/lib/cni/results")
 MAX_LINK_NAME = 15
+BRIDGE = "wherry0"
 _EXTRAS = (
     {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
     # It does nothing for a pod without the annotations.

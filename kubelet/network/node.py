@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet.network import NetworkError, cni, conntrack, firewall, hostports, links, masquerade
+from kubelet.network import NetworkError, cni, conntrack, firewall, hostports, links, masquerade, shaping
 from kubelet.network.mesh import kernel as mesh
 from kubelet.network.mesh.plan import LINK as OVERLAY
 from kubelet.network.mesh.plan import OVERHEAD
@@ -27,7 +27,7 @@ class NodeNetworkOptions:
     ipam_dir: Path  # `Layout.ipam_dir`
     netns_dir: Path  # where containerd keeps the sandboxes' namespaces: `Layout.netns_dir`
     network: str = "wherry"  # must differ between nodes of one machine: CNI's caches are keyed by it
-    bridge: str = "wherry0"
+    bridge: str = cni.BRIDGE
     table: str = "wherry-pods"
     cluster_cidr: str = ""
     mtu: int = 0  # 0: as the link with `address`, less the overlay's header while there is an overlay
@@ -84,6 +84,7 @@ class NodeNetwork:
             _FORWARDING.write_text("1\n")
             firewall.let_through(options.bridge)
             masquerade.apply(masquerade.ruleset(options.table, pod_cidr, (inside,), options.bridge))
+        shaping.tighten(options.bridge)
         cni.write_config(options.conf_dir / cni.HOST_PORTS_DIR, with_ports)
         cni.write_config(options.conf_dir, plain)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import grpc
 
-from kubelet.network.cni import BANDWIDTH
+from kubelet.network import shaping
+from kubelet.network.cni import BANDWIDTH, BRIDGE
 from kubelet.runtime import cri_messages as messages
 from kubelet.runtime.base import (
     ByteStream,
@@ -106,7 +107,8 @@ class CriRuntime:
     # -- sandboxes
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
-        extras = config.port_mappings or any(name in config.annotations for name in BANDWIDTH)
+        bounded = any(name in config.annotations for name in BANDWIDTH)
+        extras = config.port_mappings or bounded
         handler = config.runtime_handler
         if extras and self._host_ports_handler:
             plain = handler in ("", DEFAULT_HANDLER)
@@ -115,6 +117,8 @@ class CriRuntime:
         answer = await _call(
             self._runtime.RunPodSandbox(request, timeout=SANDBOX_TIMEOUT_S), reason="CreatePodSandboxError"
         )
+        if bounded and self._host_ports_handler:
+            await asyncio.to_thread(shaping.tighten, BRIDGE)
         return str(answer.pod_sandbox_id)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,7 +86,13 @@ SLOW_SIDE = "sleep 4; echo side >> /d/o; touch /up; exec sleep 1000000"
 
 NAMES = "hostname; cat /etc/hosts; echo resolv.conf; cat /etc/resolv.conf"
 
+BOUND_BITS_S = 10_000_000
+BOUND_BYTES = BOUND_BITS_S // 8  # what is let through at once
+BOUNDS = "kubernetes.io/ingress-bandwidth: 10M, kubernetes.io/egress-bandwidth: 10M"
+BOUNDED = 'nc -ll -p 9001 -e cat /dev/zero & exec nc -ll -p 9002 -e sh -c "cat > /dev/null; echo all"'
+
 PODS = {
+    "bounded": pod("bounded", shell(BOUNDED)).replace("note: hi", BOUNDS),
     "environment": pod(
         "environment",
         shell('env; echo "arg=$(A) pwd=$(pwd)"')
@@ -298,6 +305,29 @@ def test_requests_and_limits_are_cgroup_values(cluster: LocalCluster) -> None:
         files = [file for file in root.glob(f"**/pod{uid}/**/{name}")]
         # The pod's own, the container's and the pause container's, which has no limits.
         assert sum(file.read_text().strip() == value for file in files) == 2, (name, [f.read_text() for f in files])
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_a_bound_of_bandwidth_is_what_a_stream_gets(cluster: LocalCluster, direction: str) -> None:
+    host = ready(cluster, "bounded")["status"]["podIP"]
+    began = time.monotonic()
+    with socket.create_connection((host, 9002 if direction == "ingress" else 9001), 60) as sock:
+        sock.settimeout(60)
+        if direction == "ingress":
+            sock.sendall(bytes(2 * BOUND_BYTES))
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(100) == b"all\n"
+        else:
+            take(sock, 2 * BOUND_BYTES)
+    took_s = time.monotonic() - began
+    # Half of it was let through at once.
+    assert 0.2 < BOUND_BYTES * 8 / took_s / BOUND_BITS_S < 3
+
+
+def take(sock: socket.socket, count: int) -> None:
+    while count:
+        count -= len(received := sock.recv(min(count, 65536)))
+        assert received, f"{count} bytes are missing"
 
 
 def test_a_pod_on_the_hosts_network(cluster: LocalCluster) -> None:
