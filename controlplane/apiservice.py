@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from controlplane.replicas import Replicas
+from controlplane.replicas import LEAVING_S, Replicas
 from controlplane.store.base import StoreError
 from wherry.api.errors import APIError, NotFound
 from wherry.client.base import ClientAPI
@@ -25,9 +25,8 @@ log = logging.getLogger(__name__)
 
 NAME, NAMESPACE = "kubernetes", "default"
 PERIOD_S = 30.0
-RENEWAL_S = 5.0  # with several replicas; a third of the time that one lives without
+CHECK_S = 5.0  # with several replicas: they are followed, but somebody may have changed the objects
 RETRY_S = 1.0
-LEAVING_S = 3.0
 MAX_REPLICAS = 16
 
 
@@ -52,13 +51,16 @@ async def keep(client: ClientAPI, service_range: str, host: str, port: int, repl
         while True:
             try:
                 if replicas is not None:
-                    await replicas.renew()
+                    await replicas.announce(host)
                 await _bring_up_to_date(client, address, host, port, replicas)
-                delay_s = PERIOD_S if replicas is None else RENEWAL_S
             except (APIError, StoreError) as error:
                 log.debug("the Service %s: %s", NAME, error)
-                delay_s = RETRY_S
-            await asyncio.sleep(delay_s)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if replicas is not None:
+                await replicas.changed(CHECK_S)
+            else:
+                await asyncio.sleep(PERIOD_S)
     except asyncio.CancelledError:
         if replicas is not None:
             await _leave(client, address, port, replicas)

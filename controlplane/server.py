@@ -65,9 +65,11 @@ if TYPE_CHECKING:
     from controlplane.auth.ca import Authority
     from controlplane.auth.certificates import KeyPair, Lifetimes
     from controlplane.auth.keyring import KeyRing
+    from controlplane.nodelink.others import OtherReplicas
     from controlplane.outbound.https import HttpsTransport
     from controlplane.registry.conditions import Condition
     from controlplane.replicas import Replicas
+    from controlplane.storehealth import StoreHealth
     from wherry.client.base import Transport
     from wherry.client.leader import LeaderElector
 
@@ -147,6 +149,15 @@ class ControlPlane:
         self._scheduling = SchedulingServicer(self.authorizer)
         self._dial = dial
         self._relays: Relays | None = None
+        self._others: OtherReplicas | None = None
+        self.replicas: Replicas | None = None  # those on our store, where there may be several
+        self.store_health: StoreHealth | None = None
+        if self.options.elect:
+            from controlplane.replicas import Replicas
+            from controlplane.storehealth import StoreHealth
+
+            self.replicas = Replicas(store, self.options.replica, self.options.address)
+            self.store_health = StoreHealth(store)
         self._replica_key: KeyPair | None = None
         self._task: asyncio.Task[None] | None = None
         self._transports: list[LocalTransport] = []
@@ -179,8 +190,16 @@ class ControlPlane:
             self.options.address,
         )  # fmt: skip
         if self.options.address:
-            self._relays = Relays(self.registry, self.options.replica, self._dial or self._dial_replica)
+            dial = self._dial or self._dial_replica
+            self._relays = Relays(self.registry, self.options.replica, dial)
             link.sessions.relays = self._relays
+            if self.replicas is not None:
+                from controlplane.nodelink.others import OtherReplicas
+
+                self._others = OtherReplicas(self.replicas, dial)
+                link.routing.elsewhere = self._others.routed
+        if self.store_health is not None:
+            self.store_health.changed = partial(self._on_store, monitor)
         resources = ResourcesServicer(self.registry, self.authorizer, self._commits)
         pods = PodsServicer(self.registry, self.authorizer, self._commits, link.sessions)
         self.figures = FiguresReader(link.sessions)
@@ -244,6 +263,8 @@ class ControlPlane:
             await asyncio.wait((self._task,))
         if self._relays is not None:
             await self._relays.close()
+        if self._others is not None:
+            await self._others.close()
         for transport in self._transports:
             await transport.close()
         if abrupt:
@@ -285,11 +306,12 @@ class ControlPlane:
         """For fronts of their own: every write runs in here."""
         return self._commits
 
-    def replicas(self, host: str) -> Replicas:
-        """Those on our store, with ourselves as reached at `host`."""
-        from controlplane.replicas import Replicas
-
-        return Replicas(self._store, self.options.replica, host)
+    def _on_store(self, monitor: Monitor, well: bool, silence_s: float) -> None:
+        self.health.set_able(well)
+        if well:
+            monitor.resume(silence_s)
+        else:
+            monitor.let_go()
 
     def _dial_replica(self, address: str) -> Transport:
         """Under the API server's own identity, by a certificate that never leaves this process."""
@@ -322,6 +344,9 @@ class ControlPlane:
     async def _run(self, monitor: Monitor) -> None:
         async with TaskGroup() as group:
             group.keep(monitor.run, name="nodelink")
+            if self.replicas is not None and self.store_health is not None:
+                group.keep(self.replicas.run, name="replicas")
+                group.keep(self.store_health.run, name="store-health")
             group.keep(self._make_defaults, name="defaults")
             group.keep(self._define, name="definitions")
             group.keep(Compactor(self._store).run, name="compactor")

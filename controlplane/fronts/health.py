@@ -20,6 +20,7 @@ class HealthServicer:
 
     def __init__(self) -> None:
         self._serving = False
+        self._able = True
         self._services: set[str] = {""}
         self._changed = asyncio.Event()
 
@@ -33,6 +34,13 @@ class HealthServicer:
     def set_serving(self, serving: bool) -> None:
         if serving != self._serving:
             self._serving = serving
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    def set_able(self, able: bool) -> None:
+        """Whether what is needed to serve (the store) is within reach."""
+        if able != self._able:
+            self._able = able
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
@@ -56,4 +64,4 @@ class HealthServicer:
             await changed.wait()
 
     def _response(self) -> health_pb2.HealthCheckResponse:
-        return health_pb2.HealthCheckResponse(status=_SERVING if self._serving else _NOT_SERVING)
+        return health_pb2.HealthCheckResponse(status=_SERVING if self._serving and self._able else _NOT_SERVING)

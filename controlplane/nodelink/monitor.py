@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from controlplane.nodelink.heartbeats import LOST_AFTER_INTERVALS, Heartbeats, interval_s
@@ -87,6 +88,7 @@ class Monitor:
         self._interval_s = interval_s(0)
         self._cidr_lock = asyncio.Lock()
         self._started_at = 0.0
+        self._idle = False
         servicer.monitor = self
         heartbeats.listen(self._on_link)
 
@@ -109,10 +111,25 @@ class Monitor:
             )
         return self._settings_of(pod_cidr)
 
-    def has_absent(self) -> bool:
-        """Of nodes only: a `wherry ingress` that is connected to another replica is not known here."""
-        connected = set(self._heartbeats.connected_nodes())
+    def has_absent(self, elsewhere: Collection[str]) -> bool:
+        """Of nodes only: a `wherry ingress` is known to the replica that it is connected to."""
+        connected = {*self._heartbeats.connected_nodes(), *elsewhere}
         return any(node not in connected and node not in self._silent for node in self._nodes)
+
+    def let_go(self) -> None:
+        """We cannot serve them, nor judge them: the store is out of our reach."""
+        self._idle = True
+        self._servicer.disconnect_all(
+            ServiceUnavailable("this replica of the control plane does not reach its store; dial another one")
+        )
+
+    def resume(self, silence_s: float) -> None:
+        """The store was out of reach for that long, so nodes were sent away: they have as long as after a start to come back."""
+        self._idle = False
+        self._heartbeats.forgive(silence_s)
+        for node in self._nodes:
+            self._heartbeats.forget(node)
+        self._started_at = asyncio.get_running_loop().time()
 
     def _settings_of(self, pod_cidr: str) -> nodelink_pb2.Settings:
         return nodelink_pb2.Settings(
@@ -151,16 +168,21 @@ class Monitor:
             seen = self._heartbeats.last_seen(node)
             if seen is not None and now - seen < self.lost_after_s:
                 self._silent.pop(node, None)
-                continue
-            if seen is None:
-                # Not heard since we started, or since it was made.
-                grace_s = max(STARTUP_GRACE_S, self.lost_after_s)
-                if now - max(self._nodes[node], self._started_at) < grace_s:
-                    continue
-            foreign = self._foreign.get(node)
-            if node not in self._silent and (foreign is None or now >= foreign.next_look):
-                found.append(node)
+            elif self._overdue(node, now):
+                foreign = self._foreign.get(node)
+                if node not in self._silent and (foreign is None or now >= foreign.next_look):
+                    found.append(node)
         return found[:MAX_WRITES]
+
+    def _overdue(self, node: str, now: float) -> bool:
+        if self._idle or node not in self._nodes:
+            return False
+        seen = self._heartbeats.last_seen(node)
+        if seen is not None:
+            return now - seen >= self.lost_after_s
+        # Not heard since we started, or since it was made.
+        grace_s = max(STARTUP_GRACE_S, self.lost_after_s)
+        return now - max(self._nodes[node], self._started_at) >= grace_s
 
     async def _declare(self, nodes: list[str]) -> None:
         if not nodes:
@@ -172,7 +194,8 @@ class Monitor:
     async def _silence(self, node: str) -> None:
         self._silent[node] = None
         try:
-            if await self._is_foreign(node):
+            # What was asked may have been answered long after: the store was away meanwhile.
+            if await self._is_foreign(node) or not self._overdue(node, asyncio.get_running_loop().time()):
                 self._silent.pop(node, None)
                 return
         except APIError as error:

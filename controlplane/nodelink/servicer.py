@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import TYPE_CHECKING, Protocol
 
 from controlplane.auth.deciders import API_SERVER
@@ -45,8 +45,8 @@ class Welcomer(Protocol):
         """Called when a node has said hello, before it is told anything. Raises NotFound when there is no such Node."""
         ...
 
-    def has_absent(self) -> bool:
-        """Some node that is not silent has no control stream here: it is on its way back, or another replica holds it."""
+    def has_absent(self, elsewhere: Collection[str]) -> bool:
+        """Some node that is not silent has no control stream here, nor is it among those that other replicas hold."""
         ...
 
 
@@ -66,7 +66,7 @@ class NodeLinkServicer:
         self._edges: dict[str, Channel] = {}
         self.sessions = Sessions(env, self.send)
         self.monitor: Welcomer | None = None
-        self._routing = Routing(self._send_router, self._routers, self._has_absent)
+        self.routing = Routing(self._send_router, self._routers, self._has_absent)
 
     def send(self, node: str, message: nodelink_pb2.ControlMessage) -> bool:
         """Down the node's control stream, if there is one that has room."""
@@ -81,14 +81,21 @@ class NodeLinkServicer:
         nodes = [node for node, connection in self._connections.items() if connection.hello.routes_services]
         return [*nodes, *self._edges]
 
-    def _has_absent(self) -> bool:
-        return self.monitor is not None and self.monitor.has_absent()
+    def _has_absent(self, elsewhere: Collection[str]) -> bool:
+        return self.monitor is not None and self.monitor.has_absent(elsewhere)
 
     def disconnect(self, node: str, error: APIError) -> None:
         """Ends the node's control stream, so that its agent dials anew and tells all it knows."""
         connection = self._connections.get(node)
         if connection is not None:
             connection.end(error)
+
+    def disconnect_all(self, error: APIError) -> None:
+        """Everybody who is connected here shall go to another replica."""
+        for connection in list(self._connections.values()):
+            connection.end(error)
+        for outbox in list(self._edges.values()):
+            outbox.abandon(error)
 
     def update_settings(self, node: str, heartbeat_interval_ms: int) -> None:
         """Tells a connected node its new interval; one that can't be told now dials anew and is told then."""
@@ -113,7 +120,7 @@ class NodeLinkServicer:
         if self.monitor is None:
             raise ServiceUnavailable("the node link has not started yet")
         connection = Connection(
-            node, hello, call, self._registry, self._commits, self._heartbeats, self._routing, self._env
+            node, hello, call, self._registry, self._commits, self._heartbeats, self.routing, self._env
         )
         settings = await self.monitor.welcome(node)
         older = self._connections.get(node)
@@ -163,7 +170,7 @@ class NodeLinkServicer:
         try:
             async for message in requests:
                 if message.WhichOneof("message") == "routes_level":
-                    self._routing.level(name, message.routes_level.query)
+                    self.routing.level(name, message.routes_level.query)
             outbox.close()
         except APIError as error:
             outbox.close(error)
@@ -186,8 +193,7 @@ class NodeLinkServicer:
     async def Relay(
         self, requests: AsyncIterator[pods_pb2.StreamFrame], call: Call
     ) -> AsyncIterator[pods_pb2.StreamFrame]:
-        if call.identity.user != API_SERVER.user or MASTERS_GROUP not in call.identity.groups:
-            raise Forbidden(f'User "{call.identity.user}" is no replica: only they pass sessions on')
+        _check_replica(call, "pass sessions on")
         node = call.metadata.get(NODE_KEY, "")
         try:
             first = await anext(aiter(requests))
@@ -204,6 +210,11 @@ class NodeLinkServicer:
         finally:
             self.sessions.close(session)
             await stop(pump)
+
+    async def Routed(self, request: nodelink_pb2.RoutedRequest, call: Call) -> nodelink_pb2.RoutedResponse:
+        _check_replica(call, "ask what is routed here")
+        nodes = list(self._connections)
+        return nodelink_pb2.RoutedResponse(missing=await self.routing.here(request.revision), nodes=nodes)
 
     async def Peers(self, request: nodelink_pb2.PeersRequest, call: Call) -> AsyncIterator[nodelink_pb2.PodBatch]:
         if not node_of(call.identity):
@@ -228,6 +239,11 @@ async def _hello(requests: AsyncIterator[nodelink_pb2.AgentMessage]) -> nodelink
     if message.WhichOneof("message") != "hello":
         raise BadRequest(f"hello: wanted as the first message, got {message.WhichOneof('message')}")
     return message.hello
+
+
+def _check_replica(call: Call, what: str) -> None:
+    if call.identity.user != API_SERVER.user or MASTERS_GROUP not in call.identity.groups:
+        raise Forbidden(f'User "{call.identity.user}" is no replica: only they {what}')
 
 
 def _authenticated(call: Call, name: str) -> str:

@@ -351,10 +351,9 @@ def _announce_to_pods(
     if not is_routable(host) or listens_on.startswith("127."):
         return []
     client = Client(plane.local_transport(API_SERVER), field_manager="wherry-server")
-    replicas = plane.replicas(host) if plane.options.elect else None
     return [
         group.keep(
-            partial(keep, client, arguments.service_cluster_ip_range, host, port, replicas),
+            partial(keep, client, arguments.service_cluster_ip_range, host, port, plane.replicas),
             name="kubernetes-service",
         )
     ]

@@ -36,6 +36,8 @@ STOP_GRACE_S = 2.0
 def handler_of(plane: ControlPlane) -> Handler:
     """The front of a control plane that has started."""
     checks = {"ping": lambda: True, "log": lambda: True, "serving": lambda: plane.health.serving}
+    if (store_health := plane.store_health) is not None:
+        checks["etcd"] = lambda: store_health.well
     sessions = Sessions(plane.services.handler)
     accounts = plane.account_tokens
     return Handler(

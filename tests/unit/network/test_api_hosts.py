@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from controlplane.apiservice import LEAVING_S, MAX_REPLICAS, PERIOD_S, RENEWAL_S, is_routable, keep, plan_hosts
+from controlplane.apiservice import MAX_REPLICAS, PERIOD_S, is_routable, keep, plan_hosts
 from controlplane.auth.deciders import API_SERVER
 from controlplane.registry.base import ADMIN
-from controlplane.replicas import TTL_S
+from controlplane.replicas import LEAVING_S, RENEWAL_S, TTL_S
 from controlplane.server import ControlPlane, Options
 from controlplane.store.base import Store
 from controlplane.store.faulty import Faults, FaultyStore
@@ -62,8 +62,7 @@ class Replica:
 
     def announce(self) -> None:
         client = self.plane.local_client(API_SERVER)
-        replicas = self.plane.replicas(self.host) if self._several else None
-        self._keeping = asyncio.create_task(keep(client, RANGE, self.host, 6444, replicas))
+        self._keeping = asyncio.create_task(keep(client, RANGE, self.host, 6444, self.plane.replicas))
 
     async def leave(self) -> None:
         """In good order."""
@@ -110,7 +109,7 @@ async def test_a_replica_that_dies_leaves_when_its_time_is_over(env: Env) -> Non
     async with opened() as store:
         first, second = await both(env, store)
         await first.die()
-        await asyncio.sleep(TTL_S - RENEWAL_S - 1)
+        await asyncio.sleep(TTL_S - RENEWAL_S - 0.1)
         assert await second.hosts() == ["192.0.2.1", "192.0.2.2"]  # it may yet be alive
         await asyncio.sleep(2 * RENEWAL_S + 1)
         assert await second.hosts() == ["192.0.2.2"]

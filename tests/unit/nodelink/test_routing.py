@@ -24,7 +24,7 @@ class Nodes:
         self.names = list(names)
         self.queries: list[tuple[str, int, int]] = []
         self.settled: list[tuple[str, int, list[str], float]] = []
-        self.routing = Routing(self.send, lambda: self.names, lambda: absent)
+        self.routing = Routing(self.send, lambda: self.names, lambda elsewhere: absent)
 
     def send(self, node: str, message: nodelink_pb2.ControlMessage) -> bool:
         if message.WhichOneof("message") == "routes_query":
