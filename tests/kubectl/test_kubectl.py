@@ -88,9 +88,9 @@ def test_from_client_side_to_server_side_and_back(kubectl: Kubectl) -> None:
     assert 'with subresource "scale" using apps/v1: .spec.replicas' in refused
     kubectl("scale", "deployment", "web", "--replicas=2")
     # Back: the annotation says what is applied, if not quite as client-side apply writes it.
-    generation = kubectl("get", "deployment", "web", "-o", "jsonpath={.metadata.generation}")
+    spec = kubectl("get", "deployment", "web", "-o", "jsonpath={.spec}")
     kubectl("apply", "-f", "-", stdin=changed)
-    assert kubectl("get", "deployment", "web", "-o", "jsonpath={.metadata.generation}") == generation
+    assert kubectl("get", "deployment", "web", "-o", "jsonpath={.spec}") == spec
     again = kubectl("apply", "-f", "-", stdin=changed)
     assert {line.rpartition(" ")[2] for line in again.splitlines()} == {"unchanged"}
     kubectl("apply", "-f", "-", stdin=changed.replace("data: {color: blue}", "data: {size: large}"))
