@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from controlplane.auth.authentication import Authentication
     from controlplane.auth.ca import Authority
     from controlplane.auth.certificates import KeyPair, Lifetimes
+    from controlplane.auth.keyfiles import KeyFiles
     from controlplane.auth.keyring import KeyRing
     from controlplane.nodelink.others import OtherReplicas
     from controlplane.outbound.https import HttpsTransport
@@ -100,6 +101,7 @@ class Options:
     ranges: Ranges = field(default_factory=Ranges)
     flow: FlowLimits = field(default_factory=FlowLimits)
     audit: AuditOptions | None = None  # off
+    account_keys: KeyFiles | None = None  # None: the store has them
     certificate_lifetime_s: float = 0.0  # of all that is issued; 0: each kind's own
 
 
@@ -227,7 +229,12 @@ class ControlPlane:
         from controlplane.auth.keyring import KeyRing
         from controlplane.auth.signing import load_keys
 
-        self._keyring = KeyRing(self._store, self.env, await load_keys(self._store))
+        if self.options.account_keys is not None:
+            from controlplane.auth.keyfiles import file_ring
+
+            self._keyring = await file_ring(self._store, self.env, self.options.account_keys)
+        else:
+            self._keyring = KeyRing(self._store, self.env, await load_keys(self._store))
         self.account_tokens = AccountTokens(self.registry, self.env, self._keyring.keys)
         self._keyring.taken = self.account_tokens.take
         self.account_tokens.remember = self._keyring.remember

@@ -103,7 +103,14 @@ def write(
 
 
 def read(found: Mapping[str, Any], now: float) -> Claims:
-    """Raises InvalidToken for what is over, and for what we sign but is no token of an account."""
+    """Raises InvalidToken for what is over, and for what is signed but is no token of an account."""
+    try:
+        return _read(found, now)
+    except (KeyError, TypeError, AttributeError) as error:  # signed with a key from a file, by another program
+        raise InvalidToken("invalid bearer token") from error
+
+
+def _read(found: Mapping[str, Any], now: float) -> Claims:
     if found.get("iss") == LASTING_ISSUER:
         return _read_lasting(found)
     private = found.get("kubernetes.io")

@@ -21,11 +21,12 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from controlplane.auth.ca import private_pem
 from controlplane.store.base import Compare, KeyValue, Put, Store
+from wherry.api import jsontext
 
 KEYS_KEY = "/wherry/pki/service-account"
 ALGORITHM = "ES256"
@@ -47,6 +48,8 @@ class Key:
     """`since` is when it was added, in Unix seconds; 0 for the first one of all. `longest_s` is the longest lifetime of a token
     that it may have signed; 0 while none was beyond the usual (see `keyring`)."""
 
+    algorithm = ALGORITHM
+
     def __init__(self, private: ec.EllipticCurvePrivateKey, since: float = 0.0, longest_s: int = 0) -> None:
         self._private = private
         self.since = since
@@ -55,6 +58,10 @@ class Key:
     def lasting(self, longest_s: int) -> Key:
         """The same key, of which longer tokens are known."""
         return Key(self._private, self.since, longest_s)
+
+    def older(self) -> Key:
+        """The same key, as if it had been the first one of all."""
+        return Key(self._private, 0.0, self.longest_s)
 
     @property
     def signs_from(self) -> float:
@@ -65,11 +72,7 @@ class Key:
 
     @cached_property
     def id(self) -> str:
-        """Of the public key, as Kubernetes names keys: so that anybody who has it finds it in a key set."""
-        info = self._private.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        return encode(hashlib.sha256(info).digest())
+        return key_id(self._private.public_key())
 
     def sign(self, data: bytes) -> bytes:
         first, second = decode_dss_signature(self._private.sign(data, ec.ECDSA(hashes.SHA256())))
@@ -100,6 +103,12 @@ class Key:
         }
 
 
+def key_id(public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> str:
+    """As Kubernetes names keys: so that anybody who has it finds it in a key set."""
+    info = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return encode(hashlib.sha256(info).digest())
+
+
 class Keys:
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = tuple(keys)
@@ -122,7 +131,7 @@ class Keys:
     def sign(self, claims: Mapping[str, Any], now: float) -> str:
         """The token, in JWT's compact form."""
         key = self.signer(now)
-        head = encode(_json({"alg": ALGORITHM, "kid": key.id}))
+        head = encode(_json({"alg": key.algorithm, "kid": key.id}))
         signed = f"{head}.{encode(_json(claims))}"
         return f"{signed}.{encode(key.sign(signed.encode()))}"
 
@@ -132,17 +141,22 @@ class Keys:
         if len(parts) != 3 or len(token) > MAX_TOKEN_CHARS:
             raise InvalidToken("invalid bearer token")
         try:
-            head, claims, signature = json.loads(decode(parts[0])), decode(parts[1]), decode(parts[2])
-        except (ValueError, RecursionError) as error:
+            head, claims, signature = jsontext.read(decode(parts[0])), decode(parts[1]), decode(parts[2])
+        except ValueError as error:
             raise InvalidToken("invalid bearer token") from error
-        if not isinstance(head, dict) or head.get("alg") != ALGORITHM or "crit" in head:
+        if not isinstance(head, dict) or "crit" in head:
             raise InvalidToken("invalid bearer token")
         signed = f"{parts[0]}.{parts[1]}".encode()
-        wanted = [key for key in self._keys if key.id == head.get("kid")]
+        # A key has one algorithm: which one is not up to the token.
+        wanted = [key for key in self._keys if key.id == head.get("kid") and key.algorithm == head.get("alg")]
         if not any(key.verifies(signature, signed) for key in wanted):
             raise InvalidToken("invalid bearer token")
-        found = json.loads(claims)  # signed by us, so it is JSON
-        assert isinstance(found, dict)
+        try:
+            found = jsontext.read(claims)
+        except ValueError as error:  # with a key from a file, by somebody else
+            raise InvalidToken("invalid bearer token") from error
+        if not isinstance(found, dict):
+            raise InvalidToken("invalid bearer token")
         return found
 
     def public(self) -> dict[str, list[dict[str, str]]]:

@@ -8,8 +8,13 @@ from collections.abc import AsyncIterator
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from controlplane.auth.ca import private_pem
+from controlplane.auth.keyfiles import KeyFiles
 from controlplane.registry.base import ADMIN, Identity
+from controlplane.server import Options
 from wherry.api.context import Env
 from wherry.api.errors import BadRequest, Conflict, Forbidden
 from wherry.api.times import format_seconds
@@ -162,3 +167,28 @@ async def test_others_verify_our_tokens_by_themselves(admin: Caller, nobody: Cal
     assert keys.headers["Content-Type"] == "application/jwk-set+json"
     (key,) = jwt.PyJWKSet.from_dict(keys.json).keys
     assert jwt.decode(token, key, ["ES256"], audience="vault", issuer=found["issuer"])["sub"].endswith(":robot")
+
+
+async def test_keys_in_files() -> None:
+    """Ours signs; a token that a former cluster has signed is good too, and one of nobody's claims is no 500."""
+    own, former = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+    options = Options(scheduler=False, controllers=False, account_keys=KeyFiles(private_pem(own), [rsa_pem(former)]))
+    async with https(Env(), options) as front, front.caller() as caller, front.caller("") as nobody:
+        assert (await caller.ask("POST", ACCOUNTS, {"metadata": {"name": "robot"}})).status == 201
+        token = await token_of(caller)
+        shown = (await caller.ask("GET", "/openid/v1/jwks")).json["keys"]
+        first, second, *_ = shown
+        claims = jwt.decode(token, jwt.PyJWK(first).key, ["ES256"], audience="https://kubernetes.default.svc")
+        theirs = jwt.encode(claims, former, "RS256", headers={"kid": second["kid"]})
+        for good in (token, theirs):
+            answer = await nobody.ask("POST", WHO, REVIEW, Authorization=f"Bearer {good}")
+            assert answer.json["status"]["userInfo"]["username"] == "system:serviceaccount:default:robot"
+        odd = jwt.encode({"iss": claims["iss"]}, former, "RS256", headers={"kid": second["kid"]})
+        assert (await nobody.ask("POST", WHO, REVIEW, Authorization=f"Bearer {odd}")).status == 401
+        configuration = (await caller.ask("GET", "/.well-known/openid-configuration")).json
+        assert configuration["id_token_signing_alg_values_supported"] == ["ES256", "RS256"]
+
+
+def rsa_pem(key: rsa.RSAPrivateKey) -> bytes:
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())

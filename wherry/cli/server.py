@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from controlplane.audit.recorder import Options as AuditOptions
+    from controlplane.auth.keyfiles import KeyFiles
     from controlplane.server import ControlPlane
     from controlplane.store.base import Store
     from wherry.api.context import Env
@@ -102,6 +103,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--audit-log-mode", default="batch", choices=("batch", "blocking"),
         help="blocking: a request is answered when its event is written; batch: events may be lost (default %(default)s)",
+    )  # fmt: skip
+    result.add_argument(
+        "--service-account-signing-key-file", default=None, type=Path, metavar="FILE",
+        help="the private key, in PEM, that signs service account tokens; default: one of the cluster's own",
+    )  # fmt: skip
+    result.add_argument(
+        "--service-account-key-file", action="append", default=[], type=Path, metavar="FILE",
+        help="with that: further keys, public or private, whose tokens are good",
     )  # fmt: skip
     result.add_argument("--cluster-cidr", default="10.244.0.0/16", help="addresses of pods (default %(default)s)")
     result.add_argument(
@@ -193,6 +202,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
             address=advertised if arguments.store.startswith("etcd:") else "",
             flow=FlowLimits(arguments.max_requests_inflight, arguments.max_mutating_requests_inflight),
             audit=_audit(arguments),
+            account_keys=_account_keys(arguments),
             certificate_lifetime_s=_lifetime_s(arguments.certificate_lifetime),
             link=LinkSettings(arguments.cluster_cidr, cluster_dns, arguments.cluster_domain),
             ranges=Ranges(cidr=str(services)),
@@ -224,6 +234,18 @@ def _audit(arguments: argparse.Namespace) -> AuditOptions | None:
         arguments.audit_log_mode == "blocking",
     )
     return AuditOptions(arguments.audit_policy_file.read_text(), file)
+
+
+def _account_keys(arguments: argparse.Namespace) -> KeyFiles | None:
+    """Raises ValueError, OSError."""
+    signing, verifying = arguments.service_account_signing_key_file, arguments.service_account_key_file
+    if signing is None:
+        if verifying:
+            raise ValueError("--service-account-key-file needs --service-account-signing-key-file")
+        return None
+    from controlplane.auth.keyfiles import KeyFiles
+
+    return KeyFiles(signing.read_bytes(), [path.read_bytes() for path in verifying])
 
 
 def _service_range(text: str) -> ipaddress.IPv4Network:

@@ -9,7 +9,6 @@ from typing import Any
 from aiohttp import web
 
 from controlplane.auth.accountclaims import ISSUER
-from controlplane.auth.signing import ALGORITHM
 from controlplane.fronts.http import encoding
 from controlplane.fronts.http.exchange import Exchange
 
@@ -38,7 +37,7 @@ class Issuer:
                 "jwks_uri": f"https://{exchange.request.host}/{'/'.join(KEYS_PATH)}",
                 "response_types_supported": ["id_token"],
                 "subject_types_supported": ["public"],
-                "id_token_signing_alg_values_supported": [ALGORITHM],
+                "id_token_signing_alg_values_supported": sorted({key["alg"] for key in self._keys()["keys"]}),
             },
             headers=_CACHED,
         )
