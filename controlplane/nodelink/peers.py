@@ -21,7 +21,8 @@ def projection(pod: core_v1_pb2.Pod) -> core_v1_pb2.Pod:
     found.metadata.uid = pod.metadata.uid
     found.metadata.labels.update(pod.metadata.labels)
     found.spec.node_name, found.spec.host_network = pod.spec.node_name, pod.spec.host_network
-    named = [port for container in pod.spec.containers for port in container.ports if port.name]
+    sidecars = [container for container in pod.spec.init_containers if container.restart_policy == "Always"]
+    named = [port for container in (*pod.spec.containers, *sidecars) for port in container.ports if port.name]
     if named:
         ports = found.spec.containers.add().ports
         for port in named:

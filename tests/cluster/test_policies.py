@@ -5,10 +5,13 @@ import json
 import subprocess
 from collections.abc import Iterator
 
+import dns.message
+import dns.query
 import pytest
 
 from kubelet.network.policy.plan import TABLE
 from kubelet.runtime import netns
+from wherry.testing.inside import HERE, SILENT, TCP, UDP, Witness, ask, make_socket
 from wherry.testing.local import IMAGE, LocalCluster, is_ready, trace, until
 from wherry.testing.require import require_containerd, require_root
 
@@ -159,6 +162,118 @@ def test_egress_to_a_block_but_for_one_address(cluster: LocalCluster) -> None:
     # It is not the other namespace's, and says nothing about who comes in.
     assert reaches(cluster, "foreign", stranger)
     assert reaches(cluster, "stranger", address(cluster, "near"), 8081)
+
+
+@pytest.mark.full
+def test_a_namespace_and_its_pods_together_or_either(cluster: LocalCluster) -> None:
+    """In one peer both selectors have to fit; of two peers one is enough."""
+    web = address(cluster, "web")
+    other, stranger = {"matchLabels": {"team": "y"}}, {"matchLabels": {"app": "stranger"}}
+    mine = {"matchLabels": {"app": "web"}}
+    client = {"matchExpressions": [{"key": "app", "operator": "In", "values": ["client"]}]}
+    everywhere: dict[str, object] = {}
+    cases: list[tuple[list[dict[str, object]], set[str]]] = [
+        ([{"namespaceSelector": other, "podSelector": stranger}], set()),
+        ([{"namespaceSelector": other, "podSelector": client}], {"foreign"}),
+        ([{"namespaceSelector": other}, {"podSelector": stranger}], {"foreign", "stranger"}),
+        ([{"namespaceSelector": everywhere, "podSelector": client}], {"near", "far", "foreign"}),
+        ([{"namespaceSelector": everywhere}], {"near", "far", "foreign", "stranger"}),
+        ([{"ipBlock": {"cidr": f"{address(cluster, 'near')}/32"}}, {"podSelector": stranger}], {"near", "stranger"}),
+    ]
+    for peers, wanted in cases:
+        cluster.apply(policy({"podSelector": mine, "ingress": [{"from": peers}]}))
+        until(lambda wanted=wanted: who_reaches(cluster, web) == wanted)  # type: ignore[misc]
+    # A rule without peers is for all, an empty list of rules for nobody.
+    cluster.apply(policy({"podSelector": mine, "ingress": [{"ports": [{"port": 8081}]}]}))
+    until(lambda: who_reaches(cluster, web, 8081) == {"near", "far", "foreign", "stranger"})
+    assert who_reaches(cluster, web) == set()
+    cluster.apply(policy({"podSelector": mine, "ingress": []}))
+    until(lambda: who_reaches(cluster, web, 8081) == set())
+    # Labels of a namespace that change change whom it means.
+    cluster.apply(
+        policy({"podSelector": mine, "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "z"}}}]}]})
+    )
+    cluster.ok("label", "namespace", "other", "team=z", "--overwrite")
+    until(lambda: who_reaches(cluster, web) == {"foreign"})
+    cluster.ok("label", "namespace", "other", "team=y", "--overwrite")
+    until(lambda: who_reaches(cluster, web) == set())
+
+
+@pytest.mark.full
+def test_nothing_goes_out_but_what_is_said(cluster: LocalCluster) -> None:
+    """Of TCP and UDP, by Service and by address, inside and outside; and a host on the pods' node is no pod."""
+    near, web, stranger = PATHS["near"], address(cluster, "web"), address(cluster, "stranger")
+    vip = cluster.json("service", "web")["spec"]["clusterIP"]
+    gateway = cluster.description.gateway
+    selected = {"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Egress"]}
+    with Witness("s", PATHS["stranger"]), Witness("w", PATHS["web"]), Witness("out", HERE, 0, gateway) as out:
+
+        def open_to() -> set[str]:
+            found = {
+                "web": ask(near, web, 9000, timeout_s=0.5), "vip": (str(reaches(cluster, "near", vip, 80)), ""),
+                "stranger": ask(near, stranger, 9000, timeout_s=0.5), "udp": ask(near, stranger, 9000, UDP, timeout_s=0.5),
+                "outside": ask(near, gateway, out.port(TCP), timeout_s=0.5),
+                "outside udp": ask(near, gateway, out.port(UDP), UDP, timeout_s=0.5),
+            }  # fmt: skip
+            return {name for name, (answer, _) in found.items() if answer in ("w", "s", "out", "True")}
+
+        everything = {"web", "vip", "stranger", "udp", "outside", "outside udp"}
+        assert open_to() == everything
+        cluster.apply(policy({**selected, "egress": []}))
+        until(lambda: open_to() == set())
+        # Its own node it reaches always, and so the names.
+        assert dns_answers(near)
+        but_one = {"ipBlock": {"cidr": "0.0.0.0/0", "except": [f"{gateway}/32"]}}
+        cases: list[tuple[list[dict[str, object]], set[str]]] = [
+            ([{"ports": [{"protocol": "UDP", "port": 9000}]}], {"udp"}),
+            ([{"ports": [{"protocol": "UDP", "port": 8000, "endPort": 9500}]}], {"udp"}),
+            ([{"to": [{"podSelector": {"matchLabels": {"app": "web"}}}]}], {"web", "vip"}),
+            ([{"to": [{"podSelector": {}}], "ports": [{"port": "main"}]}], {"vip"}),
+            ([{"to": [{"ipBlock": {"cidr": f"{gateway}/32"}}]}], {"outside", "outside udp"}),
+            ([{"to": [but_one], "ports": [{"port": 9000}]}], {"web", "stranger"}),
+            ([{}], everything),
+        ]  # fmt: skip
+        for rules, wanted in cases:
+            cluster.apply(policy({**selected, "egress": rules}))
+            until(lambda wanted=wanted: open_to() == wanted)  # type: ignore[misc]
+        # On the host's network a pod is its node, which no selector means.
+        cluster.apply(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {"name": "host", "labels": {"app": "client"}},
+                    "spec": {
+                        "nodeName": "node-2",
+                        "hostNetwork": True,
+                        "terminationGracePeriodSeconds": 0,
+                        "containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000000"]}],
+                    },
+                }
+            )
+        )
+        until(lambda: is_ready(cluster.json("pod", "host")))
+        cluster.apply(policy({**selected, "egress": []}))
+        until(lambda: open_to() == set())
+        host = cluster.description.node(2).netns_path
+        assert ask(host, web, 9000)[0] == "w"
+        mine = {"podSelector": {"matchLabels": {"app": "web"}}}
+        cluster.apply(
+            policy({**mine, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}]}, "in")
+        )
+        until(lambda: ask(host, web, 9000, timeout_s=0.5)[0] == SILENT)
+        # Neither is it held back from the pods of its own node, with probes for one.
+        cluster.apply(policy({"podSelector": {}, "ingress": []}, "in"))
+        until(lambda: ask(PATHS["web"], stranger, 9000, timeout_s=0.5)[0] == SILENT)
+        assert ask(host, stranger, 9000)[0] == "s"
+    cluster.ok("delete", "pod", "host")
+
+
+def dns_answers(place: str) -> bool:
+    query = dns.message.make_query("web.default.svc.cluster.local", "A")
+    with make_socket(place, UDP) as sock:
+        sock.settimeout(5)
+        return bool(dns.query.udp(query, "10.96.0.10", timeout=5, sock=sock).answer)
 
 
 def test_policies_hold_while_an_agent_is_gone_and_the_table_goes_with_the_last(cluster: LocalCluster) -> None:

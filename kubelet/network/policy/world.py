@@ -33,9 +33,10 @@ def facts_of(pod: core_v1_pb2.Pod, node_name: str) -> PodFacts | None:
     address = pod.status.pod_ip
     if not address or ":" in address or pod.spec.host_network or pod.status.phase in _FINISHED:
         return None
+    sidecars = [container for container in pod.spec.init_containers if container.restart_policy == "Always"]
     ports = tuple(
         (port.name, _PROTOCOLS.get(port.protocol or "TCP", "tcp"), port.container_port)
-        for container in pod.spec.containers
+        for container in (*pod.spec.containers, *sidecars)
         for port in container.ports
         if port.name
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.nodelink.peers import projection
 from kubelet.network.policy import plan
 from kubelet.network.policy.plan import TABLE, Compiled
 from kubelet.network.policy.world import World
@@ -160,6 +161,15 @@ def test_ports_by_name_are_those_of_the_pods() -> None:
         policy(theirs), A, pod("x", "10.1.0.5", ports=(("web", 8080), ("admin", 9))), pod("y", "10.1.0.6", ports=(("web", 80),)),
     )  # fmt: skip
     assert elements(found.changes(), "ports-") == {"10.1.0.5 . tcp . 8080", "10.1.0.6 . tcp . 80"}
+    # A sidecar's too, of this node's pods and of those that the control plane tells of, but no other init container's.
+    late = pod("z", "10.1.0.7")
+    for restart, number in (("Always", 81), ("", 82)):
+        late.spec.init_containers.add(restart_policy=restart).ports.add(name="web", container_port=number)
+    for told in (late, projection(late)):
+        found.put_pod(told)
+        assert {item for item in elements(found.changes(), "ports-") if "10.1.0.7" in item} == {"10.1.0.7 . tcp . 81"}
+        found.remove_pod("default/z")
+        assert "10.1.0.7 . tcp . 81" not in elements(found.changes(), "ports-")
 
 
 def test_pods_of_the_same_policies_share_a_chain_and_what_one_allows_is_allowed() -> None:
