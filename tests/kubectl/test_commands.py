@@ -274,9 +274,9 @@ def test_describe_of_every_kind(kubectl: Kubectl, tmp_path: Path) -> None:
         assert len([row for row in rows if row.strip()]) >= len(every)
         for kind in sorted(THERE):
             assert kubectl.run("describe", kind, "-A").returncode == 0, kind
-        node = [" ".join(line.split()) for line in kubectl("describe", "node", "hollow").splitlines()]
+        node = [" ".join(line.split()) for line in kubectl("describe", "node", kubectl.node).splitlines()]
         assert {
-            "Name: hollow",
+            f"Name: {kubectl.node}",
             "Unschedulable: false",
             "Capacity:",
             "Allocatable:",

@@ -11,6 +11,7 @@ from wherry.testing.kubectl import NEWEST, OLDEST, Kubectl, KubectlCluster, vers
 pytestmark = pytest.mark.timeout(180)
 
 
+@pytest.mark.about_pods
 @versions(NEWEST, OLDEST)
 def test_a_drain_keeps_to_a_budget(web: Kubectl, cluster: KubectlCluster) -> None:
     web("create", "pdb", "web", "--selector=app=web", "--min-available=1")
@@ -20,7 +21,7 @@ def test_a_drain_keeps_to_a_budget(web: Kubectl, cluster: KubectlCluster) -> Non
     assert "app=web" in web("describe", "pdb", "web")
     try:
         # Only pods of this test: the node has others'. Two of them, one of which may go while no other node takes it.
-        drain = ("drain", "hollow", f"--pod-selector=app=web,ns={web.namespace}", "--ignore-daemonsets")
+        drain = ("drain", web.node, f"--pod-selector=app=web,ns={web.namespace}", "--ignore-daemonsets")
         web("patch", "deployment", "web", "-p", json.dumps({"spec": {"template": {"metadata": {"labels": {
             "ns": web.namespace,
         }}}}}))  # fmt: skip
@@ -29,11 +30,11 @@ def test_a_drain_keeps_to_a_budget(web: Kubectl, cluster: KubectlCluster) -> Non
         text = web.fails(*drain, "--timeout=4s")
         assert "Cannot evict pod as it would violate the pod's disruption budget" in text
         assert web("get", "pdb", "web", "-o", "jsonpath={.status.disruptionsAllowed}") == "0"
-        ours = cluster.server.run(*drain, "--timeout", "1s")
+        ours = cluster.wherry(*drain, "--timeout", "1s")
         assert ours.returncode == 1
         assert "Cannot evict pod as it would violate the pod's disruption budget" in ours.stderr
         web("patch", "pdb", "web", "-p", '{"spec":{"minAvailable":0}}')
-        assert "node/hollow drained" in web(*drain, "--timeout=60s")
+        assert f"node/{web.node} drained" in web(*drain, "--timeout=60s")
     finally:
-        web("uncordon", "hollow")
+        web("uncordon", web.node)
     web("rollout", "status", "deployment/web", "--timeout=60s")

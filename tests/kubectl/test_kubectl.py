@@ -137,7 +137,7 @@ def test_get_in_every_output(web: Kubectl) -> None:
     assert web.namespace in web("get", "deploy", "-A")
     assert web("get", "pods", "--field-selector=status.phase=Failed", "-o", "name") == ""
     assert web("get", "pods", "--chunk-size=1", "-o", "name").count("pod/") == 2
-    assert re.search(r"hollow +Ready ", web("get", "nodes"))
+    assert re.search(rf"{web.node} +Ready ", web("get", "nodes"))
 
 
 @versions(NEWEST)
@@ -170,7 +170,7 @@ def test_get_by_templates_and_columns_from_files(web: Kubectl, tmp_path: Path) -
     wide = kubectl("get", "pods", "-l", "app=web", "-o", "wide").splitlines()
     header = ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "NOMINATED NODE", "READINESS GATES"]
     assert re.split(r" {2,}", wide[0].strip()) == header
-    assert all(re.search(r" \d+(\.\d+){3} +hollow +<none> +<none>$", line.strip()) for line in wide[1:])
+    assert all(re.search(rf" \d+(\.\d+){{3}} +{web.node} +<none> +<none>$", line.strip()) for line in wide[1:])
     assert re.search(
         r"CLUSTER-IP +EXTERNAL-IP +PORT\(S\) +AGE +SELECTOR\n.* 80/TCP .* app=web",
         kubectl("get", "svc", "web", "-o", "wide"),
@@ -196,6 +196,7 @@ def test_get_watches(web: Kubectl) -> None:
         assert any(re.match(r"ADDED +seen +1 ", line) for line in lines)
 
 
+@pytest.mark.about_pods
 @versions(NEWEST)
 def test_describe(web: Kubectl) -> None:
     deployment = web("describe", "deployment", "web")
@@ -205,7 +206,7 @@ def test_describe(web: Kubectl) -> None:
     text = web("describe", pod)
     assert re.search(r"Status: +Running", text)
     assert re.search(r"Scheduled +\S+ +default-scheduler", text)
-    for kind in ("node/hollow", f"namespace/{web.namespace}", "service/web", "configmap/settings", "rs", "sa"):
+    for kind in (f"node/{web.node}", f"namespace/{web.namespace}", "service/web", "configmap/settings", "rs", "sa"):
         assert "Name:" in web("describe", kind)
 
 
@@ -256,15 +257,16 @@ def test_labels_annotations_taints_and_cordon(web: Kubectl) -> None:
     web("annotate", "deploy", "web", "note=a b")
     assert web("get", "deploy", "web", "-o", "jsonpath={.metadata.annotations.note}") == "a b"
     try:
-        web("cordon", "hollow")
-        assert "SchedulingDisabled" in web("get", "node", "hollow")
-        web("taint", "nodes", "hollow", "k=v:NoSchedule")
-        assert "k=v:NoSchedule" in web("describe", "node", "hollow")
+        web("cordon", web.node)
+        assert "SchedulingDisabled" in web("get", "node", web.node)
+        web("taint", "nodes", web.node, "k=v:NoSchedule")
+        assert "k=v:NoSchedule" in web("describe", "node", web.node)
     finally:
-        web("taint", "nodes", "hollow", "k-")
-        web("uncordon", "hollow")
+        web("taint", "nodes", web.node, "k-")
+        web("uncordon", web.node)
 
 
+@pytest.mark.about_pods
 @versions(NEWEST)
 def test_scale_set_and_rollout(web: Kubectl) -> None:
     web("scale", "deploy/web", "--replicas=3")
@@ -308,6 +310,7 @@ def test_generators(kubectl: Kubectl) -> None:
     assert len(kubectl("get", "rs", "-l", "app=made", "-o", "name").split()) == 1
 
 
+@pytest.mark.about_pods
 @versions(NEWEST)
 def test_wait_and_delete(web: Kubectl) -> None:
     pods = web("get", "pods", "-o", "name").split()
@@ -326,12 +329,14 @@ def test_wait_and_delete(web: Kubectl) -> None:
     assert web("delete", "namespace", web.namespace, "--timeout=60s").startswith(f'namespace "{web.namespace}" deleted')
 
 
+@pytest.mark.about_pods
 @versions(NEWEST)
 def test_events(web: Kubectl) -> None:
     assert "ScalingReplicaSet" in web("get", "events", "--sort-by=.metadata.creationTimestamp")
     assert "ScalingReplicaSet" in web("events", "--for", "deployment/web")
 
 
+@pytest.mark.about_pods
 @versions(NEWEST, OLDEST)
 def test_a_session_with_a_container(web: Kubectl) -> None:
     """Over WebSockets, and over SPDY as older kubectls have it."""
@@ -359,6 +364,7 @@ def test_a_session_with_a_container(web: Kubectl) -> None:
         assert "hi" in terminal.seen
 
 
+@pytest.mark.about_pods
 @versions(NEWEST, OLDEST)
 def test_port_forward(web: Kubectl) -> None:
     with web.going("port-forward", "deploy/web", ":80", "--address=127.0.0.1") as forwarding:

@@ -1,23 +1,20 @@
-"""kubectl against real containers: what a hollow node cannot show. One node, one cluster for all tests here."""
+"""kubectl against real containers: what a hollow node cannot show."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wherry.testing.kubectl import BINARIES, NEWEST, OLDEST, Kubectl, require_kubectl, versions
+from wherry.testing.kubectl import NEWEST, OLDEST, ContainersCluster, Kubectl, versions
 from wherry.testing.local import IMAGE, LocalCluster, until
-from wherry.testing.require import require_containerd, require_root
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.containers_only]
 POD = f"""
 apiVersion: v1
 kind: Pod
@@ -35,32 +32,9 @@ spec:
 """
 
 
-_NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[LocalCluster]:
-    require_kubectl()
-    require_root()
-    require_containerd()
-    made = LocalCluster(1, prefix="k")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
-
-
 @pytest.fixture
-def kubectl(request: pytest.FixtureRequest, local: LocalCluster, tmp_path: Path) -> Iterator[Kubectl]:
-    config = tmp_path / "kubeconfig"
-    local.ok("kubeconfig", "-o", str(config))
-    # A test that is run a second time must not meet what it left the first time.
-    name = f"n{next(_NUMBERS)}-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:40].strip("-")
-    found = Kubectl(BINARIES[str(request.param)], config, tmp_path, name)
-    found("create", "namespace", name)
-    yield found
-    found("delete", "namespace", name, "--wait=false")
+def local(cluster: ContainersCluster) -> LocalCluster:
+    return cluster.local
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""The real kubectl, in whichever versions this machine has, against a real server with a hollow node. For tests/kubectl.
+"""The real kubectl, in whichever versions this machine has, against a real server with a hollow node, or with containers. For
+tests/kubectl.
 
 The binaries are looked for beside the `kubectl` of the PATH (`kubectl.1.27` and so on). Without any, tests
 skip, and fail where nothing may be missing (`require_kubectl`).
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from wherry.cli.commands.kubeconfig import for_kubectl
 from wherry.client.config import load_config, write_config
+from wherry.testing.local import LocalCluster
 from wherry.testing.require import missing
 from wherry.testing.server import MAIN, Server, free_port
 from wherry.testing.terminal import Terminal, on_terminal
@@ -98,9 +101,11 @@ def require_kubectl() -> None:
 class Kubectl:
     """One version, one namespace; "": the one that each command and manifest says."""
 
-    def __init__(self, binary: Path, kubeconfig: Path, home: Path, namespace: str) -> None:
+    def __init__(self, binary: Path, kubeconfig: Path, home: Path, namespace: str, node: str = "") -> None:
+        """`node`: one of the cluster's, for the commands that are about nodes."""
         self.binary = binary
         self.namespace = namespace
+        self.node = node
         self.environment = {
             **os.environ, "KUBECONFIG": str(kubeconfig), "HOME": str(home), "KUBECTL_EXTERNAL_DIFF": "diff -u",
         }  # fmt: skip
@@ -145,8 +150,22 @@ class Kubectl:
         return on_terminal(self.command(*words), self.environment)
 
 
-class KubectlCluster:
-    """A server and a hollow node, each a process of its own. `stop` ends both."""
+class KubectlCluster(Protocol):
+    """`start` may be called once, and `stop` whatever has become of that."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def kubectl(self, binary: Path, namespace: str) -> Kubectl: ...
+
+    def wherry(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Our own command line."""
+        ...
+
+
+class HollowCluster:
+    """A server and a hollow node, each a process of its own."""
+
+    NODE = "hollow"
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -164,7 +183,7 @@ class KubectlCluster:
             self._agent = subprocess.Popen(
                 [
                     *MAIN, "agent", "--runtime", "hollow", "--server", self.server.address, "--token", token,
-                    "--ca", str(self.server.data_dir / "ca.crt"), "--node-name", "hollow",
+                    "--ca", str(self.server.data_dir / "ca.crt"), "--node-name", self.NODE,
                     "--data-dir", str(self.directory / "agent"), "--run-dir", str(self.directory / "run"),
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
@@ -177,4 +196,34 @@ class KubectlCluster:
         self.server.stop()
 
     def kubectl(self, binary: Path, namespace: str) -> Kubectl:
-        return Kubectl(binary, self.kubeconfig, self.directory / "home", namespace)
+        return Kubectl(binary, self.kubeconfig, self.directory / "home", namespace, self.NODE)
+
+    def wherry(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.server.run(*words)
+
+
+class ContainersCluster:
+    """The same with containers: one node, and the images that the tests name. A container of these says again whatever port 80
+    hears, as a hollow one does."""
+
+    IMAGES = ("a:1", "app:1", "web:1", "web:2", "web:3")
+    COMMAND = ("sh", "-c", "trap 'exit 0' TERM; nc -ll -p 80 -e cat & wait")
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.local = LocalCluster(1, prefix="k")
+        self.kubeconfig = directory / "kubeconfig"
+
+    def start(self) -> None:
+        self.local.up()
+        self.local.load(self.COMMAND, *self.IMAGES)
+        self.local.ok("kubeconfig", "-o", str(self.kubeconfig))
+
+    def stop(self) -> None:
+        self.local.down()
+
+    def kubectl(self, binary: Path, namespace: str) -> Kubectl:
+        return Kubectl(binary, self.kubeconfig, self.directory / "home", namespace, "node-1")
+
+    def wherry(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.local.wherry(*words)

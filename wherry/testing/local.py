@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from wherry.cli.cluster import launch, layout
+from wherry.cli.cluster import images, launch, layout
 from wherry.cli.commands.kubeconfig import PORT_OFFSET
 from wherry.client.client import Client
 from wherry.client.config import ClientConfig, ConfigError, load_config
@@ -149,6 +149,14 @@ class LocalCluster:
         place = self.description.node(node)
         launch.stop([process for process in [launch.running_agent(place)] if process is not None])
         launch.start([*launch.agent_argv(self.description, place), *flags], place.log, place.pid_file)
+
+    def load(self, command: Sequence[str], *names: str) -> None:
+        """Images of these names on every node: what the demo image has, with another command."""
+        for name in names:
+            archive = Path(self._folder.name) / "image.tar"
+            archive.write_bytes(images.docker_archive(name, images.demo_layer(), cmd=command, env=["PATH=/bin"]))
+            for node in self.description.nodes:
+                images.load(node.containerd.socket, archive)
 
     def cable(self, node: int, *, connected: bool) -> None:
         """Plugs the node's only link in or out."""

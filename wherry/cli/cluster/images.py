@@ -30,6 +30,7 @@ __all__ = [
     "answers",
     "archive_id",
     "demo_archive",
+    "demo_layer",
     "docker_archive",
     "load",
     "pause_archive",
@@ -41,6 +42,10 @@ _BUSYBOX_PLACES = ("/bin/busybox", "/usr/bin/busybox", "/usr/local/bin/busybox")
 
 
 def demo_archive(busybox: Path | None = None) -> bytes:
+    return docker_archive(DEMO_IMAGE, demo_layer(busybox), cmd=["sh"], env=["PATH=/bin"])
+
+
+def demo_layer(busybox: Path | None = None) -> Layer:
     """busybox with its applets as links: a shell, httpd, nc, wget and so on in 2 MB."""
     binary = busybox or find_busybox()
     content = binary.read_bytes()
@@ -48,7 +53,7 @@ def demo_archive(busybox: Path | None = None) -> bytes:
         raise ImageError(f"{binary} is linked dynamically; want a static one (apt-get install busybox-static)")
     listed = subprocess.run([str(binary), "--list"], capture_output=True, text=True, check=True, timeout=30)
     applets = [name for name in listed.stdout.split() if name != "busybox"]
-    layer = Layer(
+    return Layer(
         files={
             "bin/busybox": (content, 0o755),
             "etc/passwd": (b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644),
@@ -59,7 +64,6 @@ def demo_archive(busybox: Path | None = None) -> bytes:
             "bin": 0o755, "etc": 0o755, "root": 0o700, "tmp": 0o1777, "usr": 0o755, "var": 0o755, "www": 0o755,
         },
     )  # fmt: skip
-    return docker_archive(DEMO_IMAGE, layer, cmd=["sh"], env=["PATH=/bin"])
 
 
 async def answers(socket: Path) -> bool:
