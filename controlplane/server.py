@@ -147,7 +147,7 @@ class ControlPlane:
         self.registry.admit_also(Escalation(rbac, self.authorizer))
         self._outbound: HttpsTransport | None = None
         self.registry.reach(Outside(env, self._transport, self._decide))
-        self.registry.answer_with(Reviews(self.authorizer, rbac).answer)
+        self.registry.answer_with(Reviews(env, self.authorizer, rbac).answer)
         self._scheduling = SchedulingServicer(self.authorizer)
         self._dial = dial
         self._relays: Relays | None = None
@@ -240,7 +240,7 @@ class ControlPlane:
         self.account_tokens.remember = self._keyring.remember
         self.authentication = Authentication(self.registry, self.env, self.account_tokens)
         self.registry.issue_with(self.account_tokens.issue)
-        self.registry.answer_with(Reviews(self.authorizer, self._rbac, self.authentication.review).answer)
+        self.registry.answer_with(Reviews(self.env, self.authorizer, self._rbac, self.authentication.review).answer)
 
     @property
     def token_review(self) -> Callable[[str], Awaitable[Identity | None]] | None:

@@ -61,6 +61,8 @@ COMPONENTS: Mapping[str, Sequence[Rule]] = {
         # The garbage collector and the namespace controller must find and delete whatever there is.
         Rule((*READ, "delete", "deletecollection"), ("*",), ("*",)),
         Rule(("update", "patch"), ("*",), ("*",)),
+        # An aggregated role holds what its parts hold, and the controllers hold none of it.
+        Rule(("escalate",), ("rbac.authorization.k8s.io",), ("clusterroles",)),
         Rule(("create",), ("", "apps", "batch", "discovery.k8s.io"), (
             "pods", "replicasets", "controllerrevisions", "jobs", "configmaps", "serviceaccounts", "endpoints",
             "endpointslices", "pods/eviction", "persistentvolumes", "persistentvolumeclaims", "serviceaccounts/token",

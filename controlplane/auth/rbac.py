@@ -1,7 +1,8 @@
 """Role-based access control: a decider, and the check that nobody grants more than he has.
 
 Reads roles and bindings through the registry; what they say is kept beside each revision in the watch cache, so that a decision
-parses nothing. An aggregated ClusterRole is made of its parts at each decision: there is no controller that could lag behind.
+parses nothing. An aggregated ClusterRole is made of its parts at each decision: the controller that writes them into it (for
+whoever reads it) may lag behind.
 Asked by `authorizer` after the other deciders; `Escalation` is an admission plugin, added by `controlplane.server`.
 """
 
@@ -101,7 +102,7 @@ class RBAC:
         own, selectors = _role(stored)
         if not selectors:
             return own
-        together = list(own)
+        together: list[Rule] = []
         listed = await self._registry.list(self._ctx, kinds.by_name(_V1, "ClusterRole"), ListOptions())
         chosen = [part for part in listed.items if any(selector.matches(_labels(part)) for selector in selectors)]
         seen = {stored.revision}

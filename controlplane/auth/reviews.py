@@ -13,15 +13,19 @@ from controlplane.auth.authorizer import Attributes, Authorizer, Verdict
 from controlplane.auth.rbac import RBAC
 from controlplane.registry import violations
 from controlplane.registry.base import Identity, RequestContext
+from wherry.api.context import Env
 from wherry.api.errors import Cause, NotFound
+from wherry.api.times import to_time
 
 
 class Reviews:
     """`review_token` fills in the status of a TokenReview; without it there are no tokens in this control plane."""
 
     def __init__(
-        self, authorizer: Authorizer, rbac: RBAC, review_token: Callable[[Any], Awaitable[None]] | None = None
-    ) -> None:
+        self, env: Env, authorizer: Authorizer, rbac: RBAC,
+        review_token: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
+        self._env = env
         self._authorizer = authorizer
         self._rbac = rbac
         self._review_token = review_token
@@ -33,6 +37,7 @@ class Reviews:
         out.ClearField("status")
         kind = out.DESCRIPTOR.name
         if kind == "SelfSubjectReview":
+            out.metadata.creation_timestamp.CopyFrom(to_time(self._env.now() // 1))
             describe(out.status.user_info, ctx.identity)
             return out
         if kind == "TokenReview":

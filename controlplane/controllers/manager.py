@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from controlplane.controllers.aggregation.controller import AggregationController
 from controlplane.controllers.deployment.controller import DeploymentController
 from controlplane.controllers.disruption.controller import DisruptionController
 from controlplane.controllers.endpointslice.controller import EndpointSliceController
@@ -29,7 +30,7 @@ from wherry.api.context import Env
 from wherry.api.tasks import TaskGroup
 from wherry.client.base import ClientAPI
 from wherry.client.informer import SharedInformers
-from wherry.pb import apps_v1_pb2, core_v1_pb2, policy_v1_pb2
+from wherry.pb import apps_v1_pb2, core_v1_pb2, policy_v1_pb2, rbac_v1_pb2
 
 # Kinds that some controller watches whole; the garbage collector shares those instead of watching them again.
 WATCHED_WHOLE: frozenset[type[Message]] = frozenset(
@@ -42,6 +43,7 @@ WATCHED_WHOLE: frozenset[type[Message]] = frozenset(
         apps_v1_pb2.ReplicaSet,
         apps_v1_pb2.Deployment,
         policy_v1_pb2.PodDisruptionBudget,
+        rbac_v1_pb2.ClusterRole,
     )
 )
 
@@ -74,6 +76,7 @@ async def run(
         LoadBalancerController(kit),
         DisruptionController(kit),
         ResourceQuotaController(kit),
+        AggregationController(kit),
         PodCollector(kit, terminated_threshold=options.terminated_pod_threshold),
         GarbageCollector(kit, shared=WATCHED_WHOLE),
     ]

@@ -33,6 +33,8 @@ SESSION_KEY = "wherry-session"
 MAX_SESSIONS = 256
 STATS_PIECE_BYTES = 256 << 10
 Kind = pods_pb2.StreamStart
+# In the kubelet's words; the others are the reason itself.
+_WAITING = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
 
 
 class Sessions:
@@ -275,6 +277,6 @@ def _waiting_reason(worker: PodWorker, name: str) -> str:
             *status.ephemeral_container_statuses,
         ]:
             if entry.name == name and entry.state.waiting.reason:
-                waiting = entry.state.waiting
-                return waiting.reason if not waiting.message else f"{waiting.reason}: {waiting.message}"
+                reason = str(entry.state.waiting.reason)
+                return _WAITING.get(reason, reason)
     return "ContainerCreating"

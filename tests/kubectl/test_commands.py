@@ -12,6 +12,7 @@ import yaml
 from controlplane.auth.ca import make_authority
 from wherry.api.context import Env
 from wherry.testing.kubectl import NEWEST, OLDEST, Kubectl, versions
+from wherry.testing.local import until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -145,6 +146,8 @@ def test_auth(kubectl: Kubectl, tmp_path: Path) -> None:
     refused = kubectl.run("auth", "can-i", "get", "pods", "--as=nobody")
     assert (refused.returncode, refused.stdout) == (1, "no\n")
     assert re.search(r"\*\.\* +\[\] +\[\] +\[\*\]", kubectl("auth", "can-i", "--list"))
+    # What they are made of is written into the roles that are made of others.
+    until(lambda: re.search(r"pods/exec +\[\] +\[\] +\[.*create", kubectl("describe", "clusterrole", "admin")))
     kubectl("create", "role", "reader", "--verb=get", "--resource=pods")
     wider = tmp_path / "role.yaml"
     wider.write_text(

@@ -10,7 +10,7 @@ import json
 import marshal
 from typing import Any
 
-from wherry.api.errors import APIError, BadRequest, Cause, Invalid, RequestEntityTooLarge
+from wherry.api.errors import APIError, BadRequest, Invalid, RequestEntityTooLarge
 
 MAX_OPERATIONS = 10_000
 # What `copy` operations may add up to, in characters of JSON: a few doublings of a list are a bomb.
@@ -18,13 +18,10 @@ MAX_COPIED_CHARS = 3 * 1024 * 1024
 
 
 class PatchFailed(Invalid):
-    """A well-formed patch that does not apply to this object; worded as Kubernetes does, the reason in the cause."""
+    """A well-formed patch that does not apply to this object. Kubernetes says no more than this; `problem` tells what it is."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            "the server rejected our request due to an error in our request",
-            causes=[Cause("UnexpectedServerResponse", reason)],
-        )
+        super().__init__("the server rejected our request due to an error in our request")
         self.problem = reason
 
     def __str__(self) -> str:

@@ -36,7 +36,7 @@ async def registry(env: Env) -> AsyncIterator[Registry]:
         await defaults.ensure(found, store)
 
     rbac = RBAC(found, ready)
-    found.answer_with(Reviews(Authorizer([Masters(), rbac]), rbac).answer)
+    found.answer_with(Reviews(env, Authorizer([Masters(), rbac]), rbac).answer)
     golden = obj("v1", "Namespace", "golden")
     await found.create(admin(), kinds.by_name("v1", "Namespace"), "", golden)
     v1 = "rbac.authorization.k8s.io/v1"
