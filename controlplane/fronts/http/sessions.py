@@ -35,6 +35,7 @@ EARLY_S = 0.05
 PING_S = 20.0
 
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
+_STREAMS = ("error", "stdin", "stdout", "stderr", "resize")
 _METHODS = {"exec": "Exec", "attach": "Attach", "portforward": "PortForward"}
 
 Frame = pods_pb2.StreamFrame
@@ -210,6 +211,8 @@ class _Session:
             async for event in connection.events():
                 if isinstance(event, spdy.Opened):
                     name = event.headers.get("streamtype", "").lower()
+                    if name not in _STREAMS or name in streams:
+                        raise BadRequest(f'streamtype: "{name[:60]}" is none of this session, or is there already')
                     streams[name], names[event.stream] = event.stream, name
                     await connection.reply(event.stream)
                     if wanted <= streams.keys():
