@@ -23,6 +23,7 @@ from kubelet.network.dns.upstream import Upstream
 from kubelet.network.known import Known
 from kubelet.network.mesh.controller import MeshController
 from kubelet.network.mesh.plan import Peer
+from kubelet.network.policy.controller import Kernel as PolicyKernel
 from kubelet.network.policy.controller import PolicyController
 from kubelet.network.policy.peers import PeerStream
 from kubelet.network.policy.plan import TABLE as POLICIES_TABLE
@@ -69,13 +70,19 @@ class PodNetwork(Protocol):
 
 
 class Ground(Protocol):
-    """Where the node's network is not that of this process; `kubelet.runtime.docker_node.BridgeGround` is one."""
+    """Where the node's network is not that of this process; `kubelet.runtime.docker_ground.BridgeGround` is one."""
 
     @property
     def kernel(self) -> Kernel: ...
 
-    def on_replaced(self, tell: Callable[[], None]) -> None:
-        """`tell` is called whenever there is another network, without our table."""
+    @property
+    def policies(self) -> PolicyKernel: ...
+
+    async def machine(self) -> str:
+        """The address of the machine, whose packets the node forwards to pods. Raises NetworkError."""
+
+    def on_replaced(self, who: str, tell: Callable[[], None]) -> None:
+        """`tell`, one for each of `who`, is called whenever there is another network, without our table."""
 
     async def serve_names(self, server: NameServer, address: str) -> None: ...
 
@@ -174,8 +181,7 @@ class NodeTraffic:
         async with TaskGroup() as group:
             if settings.pod_cidr:
                 group.create_task(self._route(settings), name="services")
-                if self._ground is None:
-                    group.keep(self._restrict, name="network-policies")
+                group.keep(self._restrict, name="network-policies")
             if settings.pod_cidr and self._network is not None:
                 group.create_task(self._join(self._network, settings.pod_cidr), name="mesh")
             if settings.cluster_dns:
@@ -188,7 +194,7 @@ class NodeTraffic:
                 kernel = self._ground.kernel if self._ground is not None else Nftables()
                 self._router = ServiceController(self._informers, kernel, place)
                 if self._ground is not None:
-                    self._ground.on_replaced(self._router.look_again)
+                    self._ground.on_replaced("services", self._router.look_again)
                 await self._router.run()
             except Exception:
                 # A defect here must not end the pods' tasks beside it.
@@ -197,7 +203,13 @@ class NodeTraffic:
 
     async def _restrict(self) -> None:
         peers = PeerStream(self._transport, self._env)
-        self._policies = PolicyController(self._informers, peers, Nftables(POLICIES_TABLE), self._here.node_name)
+        if self._ground is None:
+            kernel: PolicyKernel = Nftables(POLICIES_TABLE)
+            self._policies = PolicyController(self._informers, peers, kernel, self._here.node_name)
+        else:
+            kernel, machine = self._ground.policies, await self._ground.machine()
+            self._policies = PolicyController(self._informers, peers, kernel, self._here.node_name, machine=machine)
+            self._ground.on_replaced("policies", self._policies.look_again)
         await self._policies.run()
 
     async def _join(self, network: PodNetwork, pod_cidr: str) -> None:

@@ -115,6 +115,7 @@ class DockerRuntime:
         await self._images.ensure_pause()
         network, host = await self._network.modes()
         body = messages.sandbox_body(config, archives.PAUSE_IMAGE, self._node, network, host)
+        body = await self._network.body(body, config)
         name = messages.container_name("POD", config.name, config.namespace, config.uid, str(config.attempt))
         sandbox_id = await self._containers.create(body, name, reason)
         try:
@@ -361,10 +362,8 @@ class DockerRuntime:
 
     def _sandbox_status(self, document: Mapping[str, Any]) -> SandboxStatus:
         told = messages.sandbox_status(document, self._network.ips(document))
-        mode = document["HostConfig"]["NetworkMode"]
-        node = self.node_container.id if self.node_container is not None else ""
-        if node and mode.startswith("container:") and mode != f"container:{node}":
-            return replace(told, state=SandboxState.NOT_READY)  # the node has another namespace now
+        if not self._network.still_joined(document):
+            return replace(told, state=SandboxState.NOT_READY)
         return told
 
     def _copy_log(self, document: Mapping[str, Any]) -> None:

@@ -128,6 +128,8 @@ def container_body(
         host["UTSMode"] = "host"
     if sandbox.security.host_pid:
         host["PidMode"] = "host"
+    elif security.processes_of:
+        host["PidMode"] = f"container:{security.processes_of}"
     elif sandbox.security.share_process_namespace:
         host["PidMode"] = shared
     if security.masked_paths_off:

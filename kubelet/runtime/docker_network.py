@@ -13,6 +13,7 @@ from kubelet.network.cni import bandwidth
 from kubelet.network.cni_exec import Plugins
 from kubelet.runtime import docker_messages as messages
 from kubelet.runtime.base import SandboxConfig
+from kubelet.runtime.docker_bridge import is_routed, routed_body
 from kubelet.runtime.docker_containers import Containers
 from kubelet.runtime.docker_files import write_resolver
 from kubelet.runtime.docker_node import NodeContainer
@@ -37,8 +38,26 @@ class SandboxNetwork:
             return self._node_container.network, f"container:{await self._node_container.ensure()}"
         return "none" if self._cni is not None else "bridge", "host"
 
+    async def body(self, body: dict[str, Any], config: SandboxConfig) -> dict[str, Any]:
+        """Of a sandbox, with what it needs to join."""
+        if self._node_container is None or config.security.host_network:
+            return body
+        return routed_body(body, await self._node_container.bridge())
+
+    def still_joined(self, document: Mapping[str, Any]) -> bool:
+        """False when a pod that runs is on a network that is no longer the node's."""
+        node = self._node_container
+        if node is None:
+            return True
+        mode = str(document["HostConfig"]["NetworkMode"])
+        if mode.startswith("container:"):
+            return not node.id or mode == f"container:{node.id}"  # else the node has another namespace now
+        return is_routed(document)
+
     async def join(self, sandbox_id: str, config: SandboxConfig) -> None:
         """When it runs. Raises NetworkError, RuntimeFailure."""
+        if self._node_container is not None and not config.security.host_network:
+            await self._node_container.route(sandbox_id)
         if self._cni is not None and not config.security.host_network:
             await self._join_cni(self._cni, await self._containers.inspect(sandbox_id), config)
         if config.port_mappings and self._node_container is not None:

@@ -1,153 +1,40 @@
-"""A node on a Docker network of its own: the container that holds the node's network namespace, and what is run in it.
+"""The container that holds a node's network namespace on a Docker network of the node's own, and what is run in it.
 
-`wherry up --runtime docker` makes the network: pods have the addresses of one part of its subnet, Services those of another, all
-on one bridge. The node's container claims the Services' part for itself, so that what pods (and this machine) send to a Service
-arrives there, and leads it on by the same nftables table as on any node (`kubelet.network.services`), written by `nft` inside
-the container. What it leads on has its own address, else the answer would go past it on the bridge. Pods with the host's
-network share its namespace. So nothing of this machine's own network is touched, and no root is needed.
+`wherry up --runtime docker` makes the network (`docker_bridge` tells how it is laid out). Services are led on by the same
+nftables table as on any node (`kubelet.network.services`), and pods held to NetworkPolicies by that of `kubelet.network.policy`,
+both written by `nft` inside the container. Pods with the host's network share its namespace. So nothing of this machine's own
+network is touched, and no root is needed.
 
-Used by `kubelet.runtime.docker` (sandboxes) and, as `BridgeGround`, by `kubelet.network.traffic`.
+Used by `kubelet.runtime.docker` and `docker_network` (sandboxes), and by `docker_ground`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from kubelet.network import NetworkError
-from kubelet.network.dns.server import PORT as DNS_PORT
-from kubelet.network.dns.server import NameServer
-from kubelet.network.services.ruleset import TABLE
-from kubelet.runtime import docker_messages as messages
 from kubelet.runtime import docker_streams
 from kubelet.runtime.base import PortMapping, RuntimeFailure, RuntimeNotFound
+from kubelet.runtime.docker_bridge import (
+    NODE_IMAGE,
+    Bridge,
+    Names,
+    check_swept,
+    describe,
+    node_body,
+    routes,
+    rules,
+    sweeper_body,
+)
 from kubelet.runtime.docker_engine import Engine
-from wherry.api.tasks import TaskGroup
 
 log = logging.getLogger(__name__)
 
-NODE_IMAGE = "wherry.local/node:1"
-# Labels of the network.
-ADDRESS, SERVICES, NODE_NAME = "wherry.dev/node-address", "wherry.dev/services", "wherry.dev/node-name"
-NODE_TABLE = "wherry-node"
 RUN_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 2 * RUN_TIMEOUT_S + 5.0  # the container is made, and something is run in it
 MAX_OUTPUT_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Bridge:
-    """A node's Docker network, as its labels describe it."""
-
-    name: str
-    gateway: str  # this machine's own address on it
-    address: str  # the node's
-    services: str
-    node_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The cluster's DNS address, and where its name server really listens."""
-
-    address: str
-    server: str
-    port: int
-
-
-def describe(document: Mapping[str, Any]) -> Bridge:
-    """From Docker's description. Raises RuntimeFailure for a network that is no node's."""
-    labels = document.get("Labels") or {}
-    configs = (document.get("IPAM") or {}).get("Config") or [{}]
-    name = str(document.get("Name", ""))
-    if any(not labels.get(label) for label in (ADDRESS, SERVICES, NODE_NAME)):
-        raise RuntimeFailure(
-            f'the Docker network "{name}" is no node\'s: `wherry up --runtime docker` makes one that is'
-        )
-    return Bridge(name, str(configs[0].get("Gateway", "")), labels[ADDRESS], labels[SERVICES], labels[NODE_NAME])
-
-
-def node_body(bridge: Bridge) -> dict[str, Any]:
-    """The body of /containers/create. The route makes every address of the Services the container's own, so it answers for
-    them on the bridge."""
-    return {
-        "Image": NODE_IMAGE,
-        "Hostname": bridge.node_name,
-        "Cmd": ["/bin/sh", "-c", f"ip route add local {bridge.services} dev lo && exec sleep 2147483647"],
-        "StopSignal": "SIGKILL",
-        "Labels": {messages.NODE: bridge.name, messages.TYPE: "node"},
-        "HostConfig": {
-            "NetworkMode": bridge.name,
-            "IpcMode": "private",
-            "CapDrop": ["ALL"],
-            "CapAdd": ["NET_ADMIN"],
-            "SecurityOpt": ["no-new-privileges"],
-            "ReadonlyRootfs": True,
-            "Sysctls": {"net.ipv4.ip_forward": "1"},
-            "LogConfig": {"Type": "none"},
-        },
-        "NetworkingConfig": {"EndpointsConfig": {bridge.name: {"IPAMConfig": {"IPv4Address": bridge.address}}}},
-    }
-
-
-def sweeper_body(directory: Path, network: str) -> dict[str, Any]:
-    """A container that empties a directory of this machine, as root: what containers have written there as somebody else, an
-    agent without root can't remove. By its labels `down` finds one whose maker was killed."""
-    return {
-        "Image": NODE_IMAGE,
-        "Cmd": ["/bin/sh", "-c", "rm -rf /swept/* /swept/.[!.]* /swept/..?*"],
-        "User": "0:0",
-        "Labels": {messages.NODE: network, messages.TYPE: "sweeper"},
-        "HostConfig": {
-            "Mounts": [{"Type": "bind", "Source": str(directory), "Target": "/swept"}],
-            "NetworkMode": "none",
-            "LogConfig": {"Type": "none"},
-        },
-    }
-
-
-def check_swept(directory: Path, ended: Mapping[str, Any]) -> None:
-    """`ended`: Docker's answer about the sweeper. Raises RuntimeFailure when it could not remove everything."""
-    if code := int(ended.get("StatusCode") or 0):
-        raise RuntimeFailure(f"emptying {directory}: rm ended with exit code {code}")
-
-
-def rules(bridge: Bridge, names: Names | None, ports: Iterable[tuple[PortMapping, str]]) -> str:
-    """The table of what is led on besides Services: the questions for names, and the ports of the node that pods have (hostPort),
-    each with the address of its pod. Two pods that want one port never get that far: Docker publishes it once."""
-    lines = []
-    if names is not None:
-        for kind in ("tcp", "udp"):
-            lines.append(f"ip daddr {names.address} {kind} dport {DNS_PORT} dnat to {names.server}:{names.port}")
-    for port, address in sorted(ports, key=lambda item: (item[0].protocol, item[0].host_port, item[1])):
-        kind, to = port.protocol.lower(), f"{address}:{port.container_port}"
-        if kind in ("tcp", "udp") and port.host_ip in ("", "0.0.0.0"):
-            lines.append(f"ip daddr {bridge.address} {kind} dport {port.host_port} dnat to {to}")
-    body = "\n    ".join(lines)
-    return f"""add table ip {NODE_TABLE}
-delete table ip {NODE_TABLE}
-table ip {NODE_TABLE} {{
-  chain lead {{
-    {body}
-  }}
-  chain prerouting {{
-    type nat hook prerouting priority dstnat - 5; policy accept;
-    jump lead
-  }}
-  chain output {{
-    type nat hook output priority -105; policy accept;
-    jump lead
-  }}
-  chain postrouting {{
-    type nat hook postrouting priority srcnat; policy accept;
-    ct status dnat masquerade
-  }}
-}}
-"""
 
 
 class NodeContainer:
@@ -162,7 +49,7 @@ class NodeContainer:
         self._names: Names | None = None
         self._ports: tuple[tuple[PortMapping, str], ...] = ()
         self._written = ""  # the rules that the container has
-        self.replaced: Callable[[], None] = lambda: None  # called when another container has taken the place
+        self.replaced: dict[str, Callable[[], None]] = {}  # called when another container has taken the place
         self._one = asyncio.Lock()
 
     @property
@@ -186,7 +73,8 @@ class NodeContainer:
                 found = await self._make()
             if found != self.id:
                 self.id, self._written = found, ""
-                self.replaced()  # before anything can fail: the next time it is no other one
+                for tell in list(self.replaced.values()):  # before anything can fail: the next time it is no other one
+                    tell()
             if not self._written:
                 await self._write(await self.bridge())
             return found
@@ -256,12 +144,24 @@ class NodeContainer:
             raise RuntimeFailure(f"{self.name} did not come up within {RUN_TIMEOUT_S:g} s") from error
         return await self._run(argv, stdin)
 
-    async def _run(self, argv: Sequence[str], stdin: str) -> tuple[int, str]:
+    async def route(self, sandbox_id: str) -> None:
+        """Returns when a sandbox's pod sends everything by way of the node. Raises RuntimeFailure."""
+        code, said = await self._run(["/bin/sh", "-c", routes(await self.bridge())], "", sandbox_id)
+        if code:
+            raise RuntimeFailure(f"the pod's routes by way of {self.name} could not be set: {said}")
+
+    async def _run(self, argv: Sequence[str], stdin: str, container: str = "") -> tuple[int, str]:
         output = bytearray()
         try:
             async with asyncio.timeout(RUN_TIMEOUT_S):
                 made = await self._engine.call(
-                    "exec_create", self.id, list(argv), stdin=bool(stdin), stdout=True, stderr=True, tty=False
+                    "exec_create",
+                    container or self.id,
+                    list(argv),
+                    stdin=bool(stdin),
+                    stdout=True,
+                    stderr=True,
+                    tty=False,
                 )
                 session = await docker_streams.start_exec(self._engine, str(made["Id"]), tty=False)
                 try:
@@ -276,77 +176,3 @@ class NodeContainer:
         except TimeoutError as error:
             raise RuntimeFailure(f"{argv[0]} did not end within {RUN_TIMEOUT_S:g} s in {self.name}") from error
         return code, output.decode(errors="replace").strip()
-
-
-class BridgeKernel:
-    """The node's table of Services, in its container: `kubelet.network.services.controller.Kernel`. Blocking, called in threads;
-    the calls run on the loop that it was made on."""
-
-    def __init__(self, node: NodeContainer) -> None:
-        self._node = node
-        self._loop = asyncio.get_running_loop()
-
-    def prepare(self) -> bool:
-        return True  # whatever comes back passes the node, which has put its own address on it
-
-    def has(self, state: str) -> bool:
-        return self._call(["nft", "list", "chain", "ip", TABLE, state])[0] == 0
-
-    def sets(self) -> str:
-        code, said = self._call(["nft", "-j", "list", "sets", "table", "ip", TABLE])
-        return said if code == 0 else ""
-
-    def apply(self, transaction: str) -> None:
-        code, said = self._call(["nft", "-f", "-"], transaction)
-        if code:
-            raise NetworkError(f"nft -f -: {said}")
-
-    def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None:
-        lines = []
-        for address, port, endpoint in list(flows)[:64]:
-            words = [f"--orig-port-dst {port}"]
-            words += [f"--orig-dst {address}"] if address else []
-            words += [f"--dst-nat {endpoint}"] if endpoint else []
-            lines.append(f"conntrack -D -p udp {' '.join(words)}")
-        # It fails, too, where there was nothing to forget.
-        self._call(["/bin/sh", "-c", "\n".join([*lines, "true"])])
-
-    def _call(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str]:
-        """Raises NetworkError."""
-        done = asyncio.run_coroutine_threadsafe(self._node.run(argv, stdin), self._loop)
-        try:
-            return done.result(CALL_TIMEOUT_S)
-        except TimeoutError as error:
-            done.cancel()  # what comes after it must not find it still at work
-            raise NetworkError(f"{argv[0]} in {self._node.name}: no answer within {CALL_TIMEOUT_S:g} s") from error
-        except RuntimeFailure as error:
-            raise NetworkError(f"{argv[0]} in {self._node.name}: {error}") from error
-
-
-class BridgeGround:
-    """What `kubelet.network.traffic` stands on here, and `kubelet.volumes` (`sweep`)."""
-
-    def __init__(self, node: NodeContainer) -> None:
-        self.kernel = BridgeKernel(node)
-        self._node = node
-        self.sweep = node.sweep
-
-    def on_replaced(self, tell: Callable[[], None]) -> None:
-        self._node.replaced = tell
-
-    async def serve_names(self, server: NameServer, address: str) -> None:
-        """At this machine's end of the bridge, on any port, to which the node leads what is sent to the cluster's address. Until
-        cancelled. Raises NetworkError or OSError."""
-        try:
-            bridge = await self._node.bridge()
-            async with TaskGroup() as group:
-                group.create_task(server.serve(bridge.gateway, 0), name="name-server")
-                await server.serving.wait()
-                await self._node.hold_names(Names(address, *server.address))
-        except BaseExceptionGroup as several:
-            first = several.exceptions[0]
-            if isinstance(first, RuntimeFailure):
-                raise NetworkError(first.message) from several
-            raise first from several
-        except RuntimeFailure as error:
-            raise NetworkError(error.message) from error

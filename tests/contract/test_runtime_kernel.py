@@ -93,6 +93,11 @@ async def test_a_shared_process_namespace_is_reaped_by_pause(make: Maker) -> Non
     assert any("pause" in line.split() or "/pause" in line for line in listed)
     assert any("sleep 2000" in line for line in listed), "the other container's"
     assert not any(" Z " in line for line in listed)
+    # And what is to debug one container sees that one's, in a pod that shares none.
+    apart = await make.sandbox()
+    target = await make.container(apart, Behaviour("exec sleep 3000"))
+    looks = await make.container(apart, RUNS, security=SecurityContext(processes_of=target))
+    assert any("sleep 3000" in line for line in await make.run(looks, "ps -o args"))
     assert beside
 
 

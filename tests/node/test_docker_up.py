@@ -216,6 +216,23 @@ def test_a_laptops_cluster_from_up_to_down(laptop: Laptop) -> None:
     assert laptop.from_host(f"http://{node}:30080/").strip() == "web"
     assert laptop.from_host("http://127.0.0.1:7272/").strip() == "web"
 
+    # Pods are held to policies, also by way of a Service, which leaves them their addresses; this machine is not.
+    laptop.apply(
+        {
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web"},
+            "spec": {
+                "podSelector": {"matchLabels": {"app": "web"}},
+                "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "cli"}}}]}],
+            },
+        }
+    )  # fmt: skip
+    address = json.loads(laptop.wherry("get", "pod", "web", "-o", "json"))["status"]["podIP"]
+    until(lambda: "no" in laptop.inside("prompt", f"nc -w 1 {address} 8081 </dev/null || echo no"))
+    assert "no" in laptop.inside("prompt", "nc -w 1 web 80 </dev/null || echo no")
+    assert laptop.inside("cli", FETCH.format("web", 80)).strip() == "web"
+    assert laptop.inside("cli", FETCH.format(address, 8081)).strip() == "web"
+    assert laptop.from_host(f"http://{node}:30080/").strip() == "web"
+
     assert "got hello" in laptop.run("attach", "prompt", "-i", stdin="hello\n", timeout_s=60).stdout
     laptop.wherry("delete", "pod", "web")
 

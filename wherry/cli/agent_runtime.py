@@ -15,7 +15,7 @@ from wherry.cli import agent_flags as flags
 if TYPE_CHECKING:
     from kubelet.runtime.base import Runtime
     from kubelet.runtime.docker import DockerRuntime
-    from kubelet.runtime.docker_node import BridgeGround
+    from kubelet.runtime.docker_ground import BridgeGround
     from wherry.api.context import Env
 
 log = logging.getLogger("wherry.agent")
@@ -67,7 +67,7 @@ def ground(runtime: Runtime) -> BridgeGround | None:
     if runtime.name != "docker":
         return None
     from kubelet.runtime.docker import DockerRuntime
-    from kubelet.runtime.docker_node import BridgeGround
+    from kubelet.runtime.docker_ground import BridgeGround
 
     assert isinstance(runtime, DockerRuntime)
     return BridgeGround(runtime.node_container) if runtime.node_container is not None else None

@@ -47,12 +47,15 @@ class Peers(Protocol):
 class PolicyController:
     """Invariant: `_level` only when the kernel has what `_ruleset` says."""
 
-    def __init__(self, informers: SharedInformers, peers: Peers, kernel: Kernel, node_name: str) -> None:
+    def __init__(
+        self, informers: SharedInformers, peers: Peers, kernel: Kernel, node_name: str, *, machine: str = ""
+    ) -> None:
+        """`machine`: whose packets no policy concerns, beside the node's own."""
         self._peers, self._kernel, self._node_name = peers, kernel, node_name
         self._policies = informers.informer(networking_v1_pb2.NetworkPolicy)
         self._namespaces = informers.informer(core_v1_pb2.Namespace)
         self._world = World(node_name)
-        self._ruleset = Ruleset(TABLE, plan.skeleton())
+        self._ruleset = Ruleset(TABLE, plan.skeleton(machine))
         self._level = False
         self._known: set[str] = set()  # pods named since the stream began
         self._synced = False
@@ -131,6 +134,11 @@ class PolicyController:
             self._world.remove_pod(key)
         self._synced, self._level = False, False
         self._ruleset.change(self._world.changes())
+
+    def look_again(self) -> None:
+        """The kernel may have lost the table."""
+        self._level = False
+        self._touch()
 
     def _on_policy(self, old: Any, new: Any) -> None:
         if new is not None:

@@ -52,7 +52,9 @@ class Compiled:
     sets: dict[str, Members] = field(default_factory=dict)
 
 
-def skeleton() -> str:
+def skeleton(machine: str = "") -> str:
+    """`machine`: whose packets no policy concerns, where a node forwards those of the machine that it is on."""
+    exempt = f"ip saddr {machine} accept" if machine else ""
     return f"""add table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
@@ -61,6 +63,7 @@ table ip {TABLE} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
     ct state established,related accept
+    {exempt}
     ip saddr vmap @{EGRESS}
     ip daddr vmap @{INGRESS}
   }}

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from kubelet.runtime import docker_files, docker_node
+from kubelet.runtime import docker_files, docker_ground
 from kubelet.runtime import docker_messages as messages
 from kubelet.runtime.base import DNSConfig, PortMapping, RuntimeFailure, RuntimeNotFound, SandboxConfig
 from kubelet.runtime.docker import DockerRuntime
@@ -38,6 +38,7 @@ class Daemon:
         self.hanging: set[str] = set()
         self.refuses = False
         self.written: list[str] = []
+        self.routed: list[str] = []
         self.exit_code = 0
         self.bodies: list[dict[str, Any]] = []
 
@@ -92,9 +93,12 @@ class Daemon:
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     made = Daemon()
 
-    async def run(node: NodeContainer, argv: Any, stdin: str) -> tuple[int, str]:
+    async def run(node: NodeContainer, argv: Any, stdin: str, container: str = "") -> tuple[int, str]:
         if made.refuses:
             raise RuntimeFailure("exec failed: cannot allocate memory")
+        if container:
+            made.routed.append(container)
+            return 0, ""
         made.written.append(stdin)
         return 0, ""
 
@@ -104,7 +108,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 async def test_another_node_container_is_told_of_also_when_its_rules_fail(daemon: Daemon) -> None:
     node, told = NodeContainer(cast(Engine, daemon), "wherry-a"), []
-    node.replaced = lambda: told.append(node.id)
+    node.replaced["test"] = lambda: told.append(node.id)
     daemon.refuses = True
     with pytest.raises(RuntimeFailure):
         await node.ensure()
@@ -187,7 +191,7 @@ def test_a_resolver_that_says_the_same_is_left_alone(tmp_path: Path) -> None:
 
 def test_what_a_thread_no_longer_waits_for_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real loop: the kernel is called in threads."""
-    monkeypatch.setattr(docker_node, "CALL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(docker_ground, "CALL_TIMEOUT_S", 0.05)
 
     class Hanging:
         name = NODE
@@ -204,8 +208,8 @@ def test_what_a_thread_no_longer_waits_for_is_cancelled(monkeypatch: pytest.Monk
 
     async def main() -> None:
         node = Hanging()
-        kernel = docker_node.BridgeKernel(cast(NodeContainer, node))
-        with pytest.raises(docker_node.NetworkError, match="nft in wherry-a-node: no answer within"):
+        kernel = docker_ground.BridgeKernel(cast(NodeContainer, node))
+        with pytest.raises(docker_ground.NetworkError, match="nft in wherry-a-node: no answer within"):
             await asyncio.to_thread(kernel.apply, "table")
         async with asyncio.timeout(30):
             await node.cancelled.wait()

@@ -10,15 +10,16 @@ import pytest
 from kubelet.network import NetworkError
 from kubelet.runtime import docker_messages as messages
 from kubelet.runtime.base import PortMapping, RuntimeFailure, SandboxConfig, SecurityContext
-from kubelet.runtime.docker_node import Bridge, BridgeGround, Names, describe, node_body, rules
+from kubelet.runtime.docker_bridge import Bridge, Names, describe, node_body, rules
+from kubelet.runtime.docker_ground import BridgeGround
 
-BRIDGE = Bridge("wherry-a", "10.78.0.1", "10.78.1.1", "10.78.8.0/21", "node-1")
+BRIDGE = Bridge("wherry-a", "10.78.0.1", "10.78.0.0/20", "10.78.0.0/24", "10.78.1.1", "10.78.8.0/21", "node-1")
 DOCUMENT = {
     "Name": "wherry-a",
     "Labels": {
         "wherry.dev/node-address": "10.78.1.1", "wherry.dev/services": "10.78.8.0/21", "wherry.dev/node-name": "node-1",
     },
-    "IPAM": {"Config": [{"Subnet": "10.78.0.0/20", "Gateway": "10.78.0.1"}]},
+    "IPAM": {"Config": [{"Subnet": "10.78.0.0/20", "IPRange": "10.78.0.0/24", "Gateway": "10.78.0.1"}]},
 }  # fmt: skip
 
 
@@ -64,7 +65,10 @@ def test_the_network_tells_of_its_node() -> None:
 def test_the_nodes_own_rules(names: Names | None, ports: list[tuple[PortMapping, str]], lines: list[str]) -> None:
     text = rules(BRIDGE, names, ports)
     assert [line.strip() for line in text.splitlines() if "dnat to" in line] == lines
-    assert "ct status dnat masquerade" in text
+    assert "ct status dnat ip saddr != 10.78.0.0/24 masquerade" in text
+    published = [line.strip() for line in text.splitlines() if " sport " in line]
+    wanted = [(port, to) for port, to in ports if port.protocol != "SCTP"]
+    assert published == [f"ip saddr {to} {p.protocol.lower()} sport {p.container_port} accept" for p, to in wanted]
     assert rules(BRIDGE, names, reversed(ports)) == text
 
 

@@ -94,6 +94,9 @@ class Kernel:
     def apply(self, transaction: str) -> None:
         self.applied.append(transaction)
 
+    def remove(self) -> bool:
+        return False
+
     def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None: ...
 
 
@@ -102,9 +105,13 @@ class Ground:
 
     def __init__(self) -> None:
         self.kernel = Kernel()
+        self.policies = Kernel()
         self.server: NameServer | None = None
 
-    def on_replaced(self, tell: Callable[[], None]) -> None: ...
+    def on_replaced(self, who: str, tell: Callable[[], None]) -> None: ...
+
+    async def machine(self) -> str:
+        return "10.78.0.1"
 
     async def serve_names(self, server: NameServer, address: str) -> None:
         self.server = server

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from kubelet.runtime.base import RuntimeFailure
-from kubelet.runtime.docker_node import NODE_IMAGE
+from kubelet.runtime.docker_bridge import NODE_IMAGE
 from kubelet.volumes.directories import foreign, memory_root
 from wherry.cli.cluster import dockerhost, images, launch, layout
 from wherry.cli.cluster.dockerhost import Daemon

@@ -15,8 +15,8 @@ from kubelet.runtime import docker_messages as messages
 from kubelet.runtime.archives import archive_contents
 from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
 from kubelet.runtime.docker import DEFAULT_SOCKET
+from kubelet.runtime.docker_bridge import ADDRESS, NODE_NAME, SERVICES, check_swept, sweeper_body
 from kubelet.runtime.docker_engine import connect, translated
-from kubelet.runtime.docker_node import ADDRESS, NODE_NAME, SERVICES, check_swept, sweeper_body
 from wherry.cli.cluster.layout import Cluster, ClusterError
 
 DATA = "wherry.dev/data"  # label of the network: whose it is

@@ -10,7 +10,7 @@ import asyncio
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from kubelet.runtime.docker_node import NODE_IMAGE
+from kubelet.runtime.docker_bridge import NODE_IMAGE
 from kubelet.runtime.processes import tail
 from wherry.cli.cluster import api, dockerhost, hello, hosts, images, launch, layout, nodeimage, packages, steps
 from wherry.cli.cluster.dockerhost import Daemon

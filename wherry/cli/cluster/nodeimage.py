@@ -1,18 +1,20 @@
 """The image of the container that holds a node's network namespace (`kubelet.runtime.docker_node`): busybox, and this machine's
-own nft (and conntrack, where it is installed) with the libraries that they need. Built on the spot, like the demo image, so no
-registry is needed. Called by `wherry up --runtime docker`.
+own nft (and conntrack, where it is installed) with the libraries that they need; and the pause program, since pods' sandboxes
+are of it, too. Built on the spot, like the demo image, so no registry is needed. Called by `wherry up --runtime docker`.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from kubelet.runtime.archives import ImageError, Layer, docker_archive
-from kubelet.runtime.docker_node import NODE_IMAGE
+from kubelet.runtime.docker_bridge import NODE_IMAGE
+from kubelet.runtime.pause import machines, pause_program
 from kubelet.runtime.processes import SBIN
 from wherry.cli.cluster.images import find_busybox
 
@@ -26,6 +28,10 @@ def node_archive() -> bytes:
     """Raises ImageError that names what is missing."""
     busybox = find_busybox()
     files: dict[str, tuple[bytes, int]] = {"bin/busybox": (busybox.read_bytes(), 0o755)}
+    machine = platform.machine()
+    if machine not in machines():
+        raise ImageError(f"no pause program for this machine ({machine}); there is one for {', '.join(machines())}")
+    files["pause"] = (pause_program(machine), 0o755)
     libraries: set[str] = set()
     for name, needed in (("nft", True), ("conntrack", False)):
         program = shutil.which(name, path=os.pathsep.join(SBIN))
