@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from kubelet.network.dns import wire
 from wherry.api.context import Env
 
-TIMEOUT_S = 2.0  # per server; a pod's resolver gives up after 5 s
+TIMEOUT_S = 2.0  # per server
+TOTAL_S = 4.5  # a pod's resolver gives up after 5 s
+STALE_AFTER_S = 1.8  # then an answer that has run out is better than none
 MAX_CACHED = 1000
 MAX_CACHED_BYTES = 4096
 MAX_KEPT_S = 30
@@ -41,34 +43,54 @@ class Upstream:
         self._shunned: dict[str, float] = {}  # until when
 
     def cached(self, query: wire.Query, *, tcp: bool) -> bytes | None:
-        """An answer that is still good, and that the client can take."""
-        found = self._cache.get(_key(query))
-        now = asyncio.get_running_loop().time()
-        if found is None or now >= found.until or (len(found.data) > query.size and not tcp):
-            return None
-        return _aged(found, query, now)
+        """An answer that is still good."""
+        return self._kept(query, tcp=tcp, until=lambda found: found.until)
 
     async def ask(self, query: wire.Query, data: bytes, *, tcp: bool) -> bytes:
         """The answer, or a SERVFAIL."""
-        if self._slots.locked():
-            return wire.response(query, wire.SERVFAIL, authoritative=False)
-        async with self._slots:
-            for server in self.in_order():
-                sent = wire.with_id(data, self._env.rng.getrandbits(16))
-                try:
-                    async with asyncio.timeout(TIMEOUT_S):
-                        answer = await (_over_tcp if tcp else _over_udp)(server, self._port, sent, query)
-                except (OSError, TimeoutError, wire.Malformed):
-                    self._shunned[server] = asyncio.get_running_loop().time() + SHUNNED_S
-                    continue
-                if wire.rcode_of(answer) in (wire.NOERROR, wire.NXDOMAIN):
-                    self._keep(query, answer)
-                    return wire.with_id(answer, query.id)
+        if not self._slots.locked():
+            limit_s = TOTAL_S if self._stale(query, tcp=tcp) is None else STALE_AFTER_S
+            try:
+                async with self._slots, asyncio.timeout(limit_s):
+                    answer = await self._first(query, data, tcp=tcp)
+            except TimeoutError:
+                answer = None
+            if answer is not None:
+                return answer
+        return self._stale(query, tcp=tcp) or wire.response(query, wire.SERVFAIL, authoritative=False)
+
+    async def _first(self, query: wire.Query, data: bytes, *, tcp: bool) -> bytes | None:
+        """What the first server says that answers."""
+        for server in self.in_order():
+            sent = wire.with_id(data, self._env.rng.getrandbits(16))
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    answer = await (_over_tcp if tcp else _over_udp)(server, self._port, sent, query)
+            except (OSError, TimeoutError, wire.Malformed):
+                self._shun(server)
+                continue
+            except asyncio.CancelledError:
+                self._shun(server)  # it has taken all the time that there was
+                raise
+            self._shunned.pop(server, None)
+            if wire.rcode_of(answer) in (wire.NOERROR, wire.NXDOMAIN):
+                self._keep(query, answer)
+                return wire.with_id(answer, query.id)
+        return None
+
+    def _stale(self, query: wire.Query, *, tcp: bool) -> bytes | None:
+        return self._kept(query, tcp=tcp, until=lambda found: found.stored + STALE_S)
+
+    def _kept(self, query: wire.Query, *, tcp: bool, until: Callable[[_Cached], float]) -> bytes | None:
+        """What is remembered, if the client can take it."""
         found = self._cache.get(_key(query))
         now = asyncio.get_running_loop().time()
-        if found is not None and now < found.stored + STALE_S:
-            return _aged(found, query, now)
-        return wire.response(query, wire.SERVFAIL, authoritative=False)
+        if found is None or now >= until(found) or (len(found.data) > query.size and not tcp):
+            return None
+        return _aged(found, query, now)
+
+    def _shun(self, server: str) -> None:
+        self._shunned[server] = asyncio.get_running_loop().time() + SHUNNED_S
 
     def in_order(self) -> list[str]:
         """As the host has them, but those that did not answer of late behind the others."""

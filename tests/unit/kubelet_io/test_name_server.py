@@ -8,6 +8,7 @@ from typing import Any
 
 import dns.asyncquery
 import dns.edns
+import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
@@ -81,7 +82,12 @@ class Elsewhere(asyncio.DatagramProtocol):
             answer.answer.append(dns.rrset.from_text(name, 60, "IN", "CNAME", "real.example.com."))
             name = "real.example.com."
         answer.answer.append(dns.rrset.from_text(name, 60, "IN", "A", *["192.0.2.1", *self.more]))
-        self.transport.sendto(answer.to_wire(), addr)
+        try:
+            self.transport.sendto(answer.to_wire(), addr)
+        except dns.exception.TooBig:
+            answer.answer.clear()
+            answer.flags |= dns.flags.TC
+            self.transport.sendto(answer.to_wire(), addr)
 
 
 class Setup:
@@ -214,7 +220,7 @@ async def test_a_client_that_takes_little_gets_nothing_large_that_was_kept(setup
     assert len((await dns.asyncquery.udp(query, host, port=port, timeout=10)).answer[0]) == 61
     assert setup.elsewhere.asked == 1
     small = dns.message.make_query("large.test", "A", use_edns=0, payload=512)
-    await dns.asyncquery.udp(small, host, port=port, timeout=10)
+    assert (await dns.asyncquery.udp(small, host, port=port, timeout=10)).flags & dns.flags.TC
     assert setup.elsewhere.asked == 2
 
 
@@ -223,3 +229,16 @@ async def test_a_resolver_that_does_not_answer_is_asked_last_for_a_while(setup: 
     sent = wire.question("example.org", wire.TYPES["A"], edns=False)
     assert await upstream.ask(wire.parse_query(sent), sent, tcp=False)
     assert upstream.in_order() == ["127.0.0.1", "127.0.0.2"]
+
+
+async def test_what_has_run_out_comes_before_a_client_gives_up(setup: Setup) -> None:
+    """However many resolvers there are that do not answer."""
+    servers = ["127.0.0.1"]
+    upstream = Upstream(Env(), lambda: servers, port=setup.elsewhere.port)
+    sent = wire.question("large.test", wire.TYPES["A"], edns=False)
+    query = wire.parse_query(sent)
+    assert wire.addresses(await upstream.ask(query, sent, tcp=False))
+    setup.elsewhere.silent = True
+    servers *= 10
+    async with asyncio.timeout(10):  # of 20 s
+        assert wire.addresses(await upstream.ask(query, sent, tcp=False))
