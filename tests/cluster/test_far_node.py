@@ -3,6 +3,7 @@ stays, neither on its host nor on the others. Then again with another CNI. Host 
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from kubelet.network.mesh.plan import LINK
+from kubelet.network import links
+from kubelet.network.mesh.plan import LINK, OVERHEAD
+from kubelet.runtime.containerd import Layout
 from kubelet.runtime.processes import command_lines
 from wherry.cli.cluster import images
+from wherry.testing.inside import UDP, make_socket, namespaces, namespaces_in
 from wherry.testing.local import IMAGE, LocalCluster, is_ready, until
 from wherry.testing.require import require_containerd, require_root
 
@@ -50,7 +54,7 @@ def cluster() -> Iterator[LocalCluster]:
         run("ip", "-n", ROUTER, "address", "add", "10.79.1.1/24", "dev", "eth1")
         run("ip", "-n", HOST, "address", "add", f"{ADDRESS}/24", "dev", "eth0")
         for netns, link in ((ROUTER, "eth0"), (ROUTER, "eth1"), (HOST, "eth0")):
-            run("ip", "-n", netns, "link", "set", link, "up")
+            run("ip", "-n", netns, "link", "set", link, "mtu", str(links.mtu_of("")), "up")  # as the cluster's own
         run("ip", "netns", "exec", ROUTER, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         run("ip", "-n", HOST, "route", "add", "default", "via", "10.79.1.1")
         # The node and the machine itself, where the control plane is, find the segment by the router.
@@ -155,6 +159,7 @@ def test_a_node_behind_a_router_joins_and_leaves_nothing(cluster: LocalCluster, 
             told = until(lambda host=host, port=port: fetch(cluster, host, port))  # type: ignore[misc]
             assert "Served by" in told
         assert LINK in run("ip", "-n", near, "-br", "link")
+        sends_whole_packets(cluster, agent, hello["status"]["podIP"])
         shaped = run("tc", "-n", HOST, "qdisc", "show")
         assert "rate 8Mbit" in shaped
         assert "rate 16Mbit" in shaped
@@ -167,6 +172,28 @@ def test_a_node_behind_a_router_joins_and_leaves_nothing(cluster: LocalCluster, 
     cluster.ok("delete", "node", "far")
     until(lambda: LINK not in run("ip", "-n", near, "-br", "link"))
     assert run("ip", "-n", near, "route", "show", "proto", "77") == ""
+
+
+def sends_whole_packets(cluster: LocalCluster, agent: Agent, to: str) -> None:
+    """A pod's MTU leaves room for the overlay; what is as large as that arrives in one piece and with the pod's address."""
+    own = cluster.json("pod", "far-pod")["status"]["podIP"]
+    place = namespaces_in(Layout(agent.data, agent.run_dir).netns_dir)[own]
+    (there,) = [path for ip, path in namespaces(cluster.description.nodes).items() if ip == to]
+    mtu, outer = (
+        int(json.loads(run(*inside, "ip", "-j", "link", "show", "dev", "eth0"))[0]["mtu"])
+        for inside in (("nsenter", f"--net={place}"), ("ip", "netns", "exec", HOST))
+    )
+    assert mtu == outer - OVERHEAD
+    with make_socket(place, UDP) as sock, make_socket(there, UDP) as other:
+        other.bind(("0.0.0.0", 9000))
+        other.settimeout(20)
+        sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER: never in pieces
+        sock.connect((to, 9000))
+        sock.send(bytes(mtu - 28))
+        data, sender = other.recvfrom(65535)
+        assert (len(data), sender[0]) == (mtu - 28, own)
+        with pytest.raises(OSError, match="Message too long"):
+            sock.send(bytes(mtu - 27))
 
 
 def fetch(cluster: LocalCluster, host: str, port: int) -> str:

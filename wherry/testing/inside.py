@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,12 +26,16 @@ def namespaces(nodes: Iterable[Node]) -> dict[str, str]:
     """Address of a pod -> path of its network namespace, of all pods on these nodes."""
     found: dict[str, str] = {}
     for node in nodes:
-        for path in sorted(node.containerd.netns_dir.iterdir()):
-            told = subprocess.run(
-                ["nsenter", f"--net={path}", "ip", "-j", "-4", "address"], capture_output=True, text=True
-            )
-            for link in json.loads(told.stdout or "[]"):
-                found |= {item["local"]: str(path) for item in link.get("addr_info", ()) if link["ifname"] != "lo"}
+        found |= namespaces_in(node.containerd.netns_dir)
+    return found
+
+
+def namespaces_in(directory: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in sorted(directory.iterdir()):
+        told = subprocess.run(["nsenter", f"--net={path}", "ip", "-j", "-4", "address"], capture_output=True, text=True)
+        for link in json.loads(told.stdout or "[]"):
+            found |= {item["local"]: str(path) for item in link.get("addr_info", ()) if link["ifname"] != "lo"}
     return found
 
 
