@@ -132,6 +132,9 @@ def translated(error: store_base.StoreError) -> APIError:
         )
     if isinstance(error, store_base.FutureRevision):
         return too_large_revision(error.asked, error.newest)
+    if isinstance(error, store_base.Full):
+        # Not to be tried again by itself: somebody has to make room.
+        return ServiceUnavailable(f"the store is full: {error}")
     return ServiceUnavailable(f"the store is unavailable: {error}", retry_after_s=1)
 
 

@@ -49,6 +49,10 @@ class Unavailable(StoreError):
     """The store cannot be reached, is closed, or its disk is full. A write that ends so may or may not have happened."""
 
 
+class Full(Unavailable):
+    """The store has no room. The write that fills it may have happened; later ones have not. Deletions and reads go on."""
+
+
 class FormatTooNew(StoreError):
     """The data was written by a newer Wherry."""
 

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from controlplane.store.base import FutureRevision, StoreError, TooLarge, Unavailable
+from controlplane.store.base import Full, FutureRevision, StoreError, TooLarge, Unavailable
 from controlplane.store.open import TLSFiles
 from wherry.pb import etcd_rpc_pb2 as rpc
 
@@ -30,6 +30,8 @@ MESSAGE_BYTES = 32 << 20
 CALL_TIMEOUT_S = 8.0  # etcd itself gives up on a request after about 7 s without a leader
 CONNECT_TIMEOUT_S = 2.0
 RETRY_PAUSE_S = 0.1
+# For a read, when there are other members: one that was stopped keeps its connections, and says nothing.
+READ_ATTEMPT_S = 2.5
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -91,9 +93,10 @@ class Members:
             await channel.close(None)
 
     async def call(self, method: Method[Request, Response], request: Request) -> Response:
-        """Raises Unavailable, CompactedAway, FutureRevision, TooLarge, ResponseTooLarge."""
+        """Raises Unavailable, Full, CompactedAway, FutureRevision, TooLarge, ResponseTooLarge."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CALL_TIMEOUT_S
+        attempt_s = READ_ATTEMPT_S if len(self._endpoints) > 1 and not method.writes else CALL_TIMEOUT_S
         while True:
             index = await self.connected(deadline)
             stub = self._stubs[index].get(method.path)
@@ -104,13 +107,14 @@ class Members:
                     response_deserializer=method.response.FromString,
                 )
             try:
-                response: Response = await stub(request, timeout=max(0.001, deadline - loop.time()))
+                response: Response = await stub(request, timeout=max(0.001, min(attempt_s, deadline - loop.time())))
                 return response
             except grpc.aio.AioRpcError as error:
                 refusal = translated(error)
-                if not isinstance(refusal, Unavailable):
+                if isinstance(refusal, Full) or not isinstance(refusal, Unavailable):
                     raise refusal from error
                 self.failed(index)
+                attempt_s = CALL_TIMEOUT_S  # it may be the answer that takes so long
                 if method.writes or loop.time() + RETRY_PAUSE_S >= deadline:
                     raise refusal from error
                 log.debug("%s at %s failed, trying again: %s", method.path, self._endpoints[index], refusal)
@@ -178,6 +182,11 @@ def translated(error: grpc.aio.AioRpcError) -> StoreError:
         return TooLarge(details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return ResponseTooLarge(details)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in details:
+        return Full(
+            f"{details}: etcd has raised its NOSPACE alarm and takes reads and deletions only; make room (etcdctl defrag, or a "
+            "larger --quota-backend-bytes), then `etcdctl alarm disarm`"
+        )
     if code is grpc.StatusCode.NOT_FOUND and "lease" in details:
         return LeaseGone(details)
     return Unavailable(f"etcd: {code.name}: {details}")

@@ -12,16 +12,20 @@ from pathlib import Path
 import pytest
 
 from wherry.api.errors import AlreadyExists, APIError
+from wherry.cli.commands.kubeconfig import for_kubectl
 from wherry.client.base import Selection
 from wherry.client.client import Client
 from wherry.client.config import load_config, write_config
 from wherry.client.grpc import connect
 from wherry.pb import core_v1_pb2
+from wherry.testing.balancer import Balancer
 from wherry.testing.etcd import EtcdCluster, free_ports
 from wherry.testing.eventually import eventually
+from wherry.testing.failover import at_work
+from wherry.testing.kubectl import BINARIES, Kubectl, require_kubectl
 from wherry.testing.local import until
 from wherry.testing.require import require_binary
-from wherry.testing.server import MAIN, Server
+from wherry.testing.server import MAIN, Server, free_port
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -40,6 +44,7 @@ class Replicas:
     servers: list[Server]
     folder: Path
     join_ports: list[int]
+    balancer: Balancer
     agent: subprocess.Popen[bytes] | None = None
 
     @property
@@ -57,6 +62,19 @@ class Replicas:
         return subprocess.run(
             [*MAIN, "--config", str(config), *words], capture_output=True, text=True, timeout=60, check=False, input=stdin
         )  # fmt: skip
+
+    def kubeconfig(self) -> Path:
+        """Of clients that know one server only."""
+        path = self.folder / "kubeconfig"
+        write_config(for_kubectl(load_config(self.servers[0].config), self.balancer.address), path)
+        return path
+
+    def leader(self) -> Server:
+        told = self.run(
+            self.config(*self.servers), "get", "lease", "wherry-control-plane", "-n", "kube-system", "-o", "json"
+        )
+        name = json.loads(told.stdout)["spec"]["holderIdentity"] if told.returncode == 0 else ""
+        return next(server for server in self.servers if server.data_dir.name == name)
 
     def start_agent(self) -> None:
         token = self.servers[0].run("token", "create").stdout.strip()
@@ -86,18 +104,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     tls = ("--store-ca", str(etcd.tls.ca), "--store-cert", str(etcd.tls.certificate), "--store-key", str(etcd.tls.key))
     store = f"etcd://{','.join(etcd.endpoints)}"
     join_ports = free_ports(3)
+    https = [f"127.0.0.1:{free_port()}" for _ in join_ports]
     servers = [
-        Server(folder / name, "--store", store, *tls, "--replica", name, "--http-listen", "",
+        Server(folder / name, "--store", store, *tls, "--replica", name, "--http-listen", address,
                "--join-listen", f"127.0.0.1:{port}")
-        for name, port in zip("abc", join_ports, strict=True)
+        for name, port, address in zip("abc", join_ports, https, strict=True)
     ]  # fmt: skip
-    made = Replicas(etcd, servers, folder, join_ports)
+    made = Replicas(etcd, servers, folder, join_ports, Balancer(folder, https))
     try:
         etcd.start()
         for server in servers:
             server.start()
+        made.balancer.start()
         yield made
     finally:
+        made.balancer.stop()
         if made.agent is not None:
             made.agent.kill()
             made.agent.wait()
@@ -213,3 +234,47 @@ async def test_writes_and_the_node_go_on_when_a_replica_dies(cluster: Replicas) 
     finally:
         await writer.stop()
         await client.close()
+
+
+async def test_kubectl_goes_on_when_the_leader_dies(cluster: Replicas) -> None:
+    """Through the compose cluster's balancer, since kubectl and client libraries know one server only."""
+    require_kubectl()
+    kubeconfig = cluster.kubeconfig()
+    kubectl = Kubectl(list(BINARIES.values())[-1], kubeconfig, cluster.folder, "default")
+    watched = cluster.folder / "watched"
+    everyone = str(cluster.config(*cluster.servers))
+    with watched.open("wb") as output:
+        watching = await asyncio.create_subprocess_exec(
+            *MAIN, "--config", everyone, "get", "configmaps", "-w", "-o", "name",
+            stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        async with at_work(kubeconfig, "https") as client:
+
+            async def more(count: int) -> None:
+                wanted = len(client.acknowledged) + count
+
+                async def there() -> bool:
+                    return len(client.acknowledged) >= wanted
+
+                await eventually(there, timeout_s=90)
+
+            await more(20)
+            victim = await asyncio.to_thread(until, cluster.leader, 60)
+            victim.kill()
+            await more(20)
+            applied = await asyncio.to_thread(kubectl, "create", "configmap", "by-kubectl")
+            assert applied == "configmap/by-kubectl created\n"
+            assert await asyncio.to_thread(kubectl, "get", "configmap", "by-kubectl", "-o", "name")
+            await asyncio.to_thread(victim.start)
+            await more(20)
+
+        def told() -> bool:
+            lines = watched.read_text().splitlines()
+            wanted = {f"configmap/{name}" for name in (*client.acknowledged, "by-kubectl")}
+            return wanted <= set(lines) and all(lines.count(line) == 1 for line in wanted)
+
+        await asyncio.to_thread(until, told, 60)
+    finally:
+        watching.kill()
+        await watching.wait()

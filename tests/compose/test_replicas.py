@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,80 @@ def test_writes_go_on_within_5_s_and_nothing_is_lost(cluster: ComposeCluster, vi
     assert result["lost"] == []
     assert result["written"] > 50
     assert result["gap_s"] < 5, result
+
+
+def over_https(cluster: ComposeCluster, seconds: int, prefix: str, during: Callable[[], None]) -> dict[str, Any]:
+    """What a client that knows the balancer alone has to tell; `during` is done 4 s after it began."""
+    told: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            during()
+        except BaseException as error:
+            told.append(error)
+
+    acting = threading.Timer(4, act)
+    acting.start()
+    try:
+        said = cluster.python(
+            "-m", "wherry.testing.failover", str(cluster.directory / "kubeconfig"), str(seconds), prefix
+        )
+    finally:
+        acting.join()
+    assert not told, told
+    result: dict[str, Any] = json.loads(said)
+    assert not [what for what in ("lost", "unread", "missed", "twice") if result[what]], result
+    return result
+
+
+@pytest.mark.parametrize("victim", [*ETCD, *CONTROL_PLANES])
+def test_https_through_the_balancer_goes_on_within_5_s(cluster: ComposeCluster, victim: str) -> None:
+    def kill() -> None:
+        cluster.docker("kill", victim)
+        cluster.kubectl("create", "configmap", f"kubectl-{victim}")
+        cluster.kubectl("get", "configmap", f"kubectl-{victim}")
+
+    try:
+        result = over_https(cluster, 20, f"https-{victim}", kill)
+    finally:
+        cluster.docker("start", victim)
+    assert result["written"] > 50
+    assert result["gap_s"] < 5, result
+
+
+def test_one_after_the_other_restarts_under_load(cluster: ComposeCluster) -> None:
+    def restart() -> None:
+        for name in CONTROL_PLANES:
+            cluster.docker("restart", name)
+            until(lambda name=name: answers_ready(cluster, name), 120)  # type: ignore[misc]
+
+    result = over_https(cluster, 60, "rolling", restart)
+    assert result["written"] > 100
+    assert result["gap_s"] < 5, result
+
+
+def answers_ready(cluster: ComposeCluster, name: str) -> bool:
+    return cluster.inside(name, "curl -sk --max-time 5 https://127.0.0.1:6443/readyz", check=False) == "ok"
+
+
+def test_a_replica_without_its_store_is_left_out(cluster: ComposeCluster) -> None:
+    """Cut off from etcd, not from nodes and clients: what it could say may be old, so it says nothing, and is asked nothing."""
+    victim, store = "control-plane-2", f"{cluster.project}_store"
+
+    def cut() -> None:
+        cluster.dockerd.docker("network", "disconnect", store, cluster.container(victim))
+
+    until(lambda: answers_ready(cluster, victim), 120)
+    try:
+        result = over_https(cluster, 25, "cut", cut)
+        verbose = "curl -sk --max-time 5 https://127.0.0.1:6443/readyz?verbose"
+        assert "[-]etcd failed" in cluster.inside(victim, verbose)
+    finally:
+        cluster.dockerd.docker("network", "connect", "--alias", victim, store, cluster.container(victim))
+    assert result["gap_s"] < 10, result  # a read that hangs is given up after 3 s
+    until(lambda: answers_ready(cluster, victim), 120)
+    for node in NODES:
+        until(lambda node=node: cluster.node_ready(node) == "True", 120)  # type: ignore[misc]
 
 
 def test_no_pod_is_placed_twice_when_the_leader_dies(cluster: ComposeCluster) -> None:

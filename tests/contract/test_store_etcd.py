@@ -18,6 +18,7 @@ from controlplane.store.base import (
     Compare,
     Delete,
     Event,
+    Full,
     Put,
     StoreError,
     Unavailable,
@@ -261,3 +262,57 @@ async def test_writes_of_two_stores_are_seen_by_both(cluster: EtcdCluster, store
     assert await revisions_up_to(watch, revision) == [revision]
     await other.close()
     await put(store, "/b")
+
+
+async def test_a_full_store_says_so_and_goes_on_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_rpc, "CALL_TIMEOUT_S", 20.0)
+    cluster = EtcdCluster.make(require_binary("etcd", "etcd-server"), tmp_path / "etcd")
+    cluster.flags["quota-backend-bytes"] = str(4 << 20)
+    try:
+        cluster.start()
+        store = await patient_open(cluster)
+        written: dict[str, int] = {}
+
+        async def fill() -> None:
+            for number in range(50):
+                written[f"/k{number}"] = await put(store, f"/k{number}", b"x" * 200_000)
+
+        with pytest.raises(Full, match=r"NOSPACE alarm.*etcdctl alarm disarm"):
+            await fill()
+        assert written
+        with pytest.raises(Full):
+            await put(store, "/small")
+        listed = await store.list("/")
+        assert written.items() <= {item.key: item.mod_revision for item in listed.items}.items()
+        await store.txn([], [Delete("/k0")])
+        assert await store.get("/k0") is None
+        await store.close()
+    finally:
+        cluster.stop()
+
+
+async def put_somehow(store: EtcdStore, key: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            with contextlib.suppress(Unavailable):
+                await put(store, key)
+                return
+            await asyncio.sleep(0.1)
+
+
+@three
+async def test_reads_go_on_when_a_member_is_stopped(
+    cluster: EtcdCluster, store: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, not dead: its connections stand."""
+    monkeypatch.setattr(etcd_rpc, "CALL_TIMEOUT_S", 20.0)
+    await put(store, "/k")
+    for member in cluster.members:
+        assert member.process is not None
+        member.process.send_signal(signal.SIGSTOP)
+        try:
+            assert await store.get("/k") is not None
+            assert await store.revision()
+        finally:
+            member.process.send_signal(signal.SIGCONT)
+        await put_somehow(store, "/k")

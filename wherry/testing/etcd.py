@@ -48,6 +48,7 @@ class EtcdCluster:
     folder: Path
     tls: TLSPaths
     members: list[Member] = field(default_factory=list)
+    flags: dict[str, str] = field(default_factory=dict)  # more of the members' flags
 
     @classmethod
     def make(cls, binary: str, folder: Path, size: int = 1) -> EtcdCluster:
@@ -88,6 +89,7 @@ class EtcdCluster:
             "election-timeout": "500",
             "logger": "zap",
             "log-level": "warn",
+            **self.flags,
         }
         with log:
             member.process = subprocess.Popen(
