@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(240)
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 STORED_ONLY = Path(__file__).parents[2] / "docs" / "stored-only.md"
 VERSIONS = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}, {end}"
-SETS = ("guestbook", "database", "node-agent", "operator", "pipeline")
+SETS = ("guestbook", "database", "node-agent", "operator", "pipeline", "chart")
 
 
 def is_stored_only(*kinds: str) -> bool:
@@ -176,6 +176,15 @@ def test_the_operator_refuses(kubectl: Kubectl, applied: dict[str, str]) -> None
     kubectl("delete", "configmap", "ledger")
 
 
+def test_a_chart_is_served(kubectl: Kubectl, applied: dict[str, str]) -> None:
+    kubectl("-n", "shop", "rollout", "status", "deployment/release-shop", "--timeout=55s")
+    # Its test, as a hook of helm: it finds the page by the Service's name.
+    kubectl(
+        "-n", "shop", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/release-shop-connection", "--timeout=55s"
+    )
+    assert kubectl("-n", "shop", "logs", "release-shop-connection") == "<h1>Shop & more</h1>"
+
+
 @pytest.mark.skipif(is_stored_only("DaemonSet"), reason="no controller acts on DaemonSets yet")
 def test_every_node_has_its_agent(kubectl: Kubectl, applied: dict[str, str]) -> None:
     kubectl("-n", "node-agent", "rollout", "status", "daemonset/node-agent", "--timeout=50s")
@@ -207,7 +216,7 @@ def test_they_go_as_they_came(kubectl: Kubectl, applied: dict[str, str]) -> None
         words = ("delete", "--wait=false", "--ignore-not-found", "-f", str(MANIFESTS / f"{name}.yaml"))
         assert "error" not in kubectl(*words)
     until(lambda: "guestbook" not in kubectl("get", "pods,services,deployments", "-o", "name"), 90)
-    left = ("database", "node-agent", "backup-operator", "pipeline")
+    left = ("database", "node-agent", "backup-operator", "pipeline", "shop")
     until(
         lambda: not set(left) & set(kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split()),
         90,

@@ -98,8 +98,8 @@ class Widgets:
             return None
         return found
 
-    def resize(self, name: str, size: int) -> None:
-        self.custom.patch_namespaced_custom_object(*self._place, name, {"spec": {"size": size}})
+    def change(self, name: str, **spec: Any) -> None:
+        self.custom.patch_namespaced_custom_object(*self._place, name, {"spec": spec})
 
     def delete(self, name: str) -> None:
         self.custom.delete_namespaced_custom_object(*self._place, name)
@@ -124,7 +124,9 @@ def test_an_operator_through_a_restart(cluster: KubectlCluster, tmp_path: Path) 
     with log.open("wb") as out:
         operator = subprocess.Popen(
             [sys.executable, "-m", "kopf", "run", "--standalone", "--namespace", "default", str(OPERATOR)],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path)},
+            env={
+                **os.environ, "KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path), "WIDGETS_FOLDER": str(tmp_path),
+            },
             stdout=out, stderr=out, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     try:
@@ -137,12 +139,24 @@ def test_an_operator_through_a_restart(cluster: KubectlCluster, tmp_path: Path) 
 
         cluster.server.kill()
         cluster.server.start()
-        widgets.resize("first", 2)
+        widgets.change("first", size=2)
         until(lambda: widgets.settings("first") == "2", 90)
         resized = until(lambda: (widgets.get("first") or {}).get("status", {}).get("resized"))
         assert resized == "1 to 2"
         widgets.create("second", 7)
         until(lambda: widgets.settings("second") == "7")
+
+        # And in the middle of a handler, which is there still when it is back.
+        widgets.change("first", color="blue")
+        until((tmp_path / "first-begun").exists)
+        cluster.server.kill()
+        (tmp_path / "first-may-go-on").touch()
+        until((tmp_path / "first-failed").exists)
+        cluster.server.start()
+        painted = until(lambda: (widgets.get("first") or {}).get("status", {}).get("painted"), 90)
+        assert painted == "blue"
+        painted_settings = widgets.core.read_namespaced_config_map("first-settings", "default").data
+        assert painted_settings == {"size": "2", "color": "blue"}
 
         widgets.delete("first")
         until(lambda: widgets.get("first") is None)

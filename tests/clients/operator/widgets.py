@@ -5,10 +5,14 @@ Run by `kopf run` in tests/clients/test_operator.py, with no word about which cl
 
 from __future__ import annotations
 
+import asyncio
+import os
+from pathlib import Path
 from typing import Any
 
 import kopf
 from kubernetes import client, config
+from urllib3.exceptions import HTTPError
 
 
 @kopf.on.startup()
@@ -33,6 +37,23 @@ def create(spec: kopf.Spec, name: str, namespace: str, **_: Any) -> dict[str, An
 def resize(old: int, new: int, name: str, namespace: str, patch: kopf.Patch, **_: Any) -> None:
     client.CoreV1Api().patch_namespaced_config_map(f"{name}-settings", namespace, {"data": {"size": str(new)}})
     patch.status["resized"] = f"{old} to {new}"
+
+
+@kopf.on.update("example.com", "v1", "widgets", field="spec.color")
+async def paint(new: str, name: str, namespace: str, patch: kopf.Patch, **_: Any) -> None:
+    """Says that it has begun and waits until it may go on: the API goes meanwhile, and it tries until it is back."""
+    folder = Path(os.environ["WIDGETS_FOLDER"])
+    (folder / f"{name}-begun").touch()
+    while not (folder / f"{name}-may-go-on").exists():  # noqa: ASYNC110 - another process says so
+        await asyncio.sleep(0.05)
+    while True:
+        try:
+            client.CoreV1Api().patch_namespaced_config_map(f"{name}-settings", namespace, {"data": {"color": new}})
+            break
+        except HTTPError:
+            (folder / f"{name}-failed").touch()
+            await asyncio.sleep(0.2)
+    patch.status["painted"] = new
 
 
 @kopf.on.delete("example.com", "v1", "widgets")
