@@ -25,7 +25,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 CHUNK = 256 << 10
-BLOCK = 4 << 20
+BLOCK = 1 << 20
+BLOCKS = 4
 PINGS = 20
 WARM_UP = 10  # rounds past the slow start
 SERVERS = 1  # the place of their processor
@@ -104,14 +105,17 @@ def _connect_from(netns: str, host: str, port: str) -> socket.socket:
 
 
 def _send_block(sock: socket.socket) -> float:
-    """Seconds until the other end says that it has a block."""
+    """Seconds until the other end says that it has a block: the fastest of a few."""
     data = bytes(CHUNK)
-    began = time.perf_counter()
-    sock.sendall(struct.pack("!Q", BLOCK))
-    for _ in range(BLOCK // CHUNK):
-        sock.sendall(data)
-    sock.recv(1)
-    return time.perf_counter() - began
+    fastest = float("inf")
+    for _ in range(BLOCKS):
+        began = time.perf_counter()
+        sock.sendall(struct.pack("!Q", BLOCK))
+        for _ in range(BLOCK // CHUNK):
+            sock.sendall(data)
+        sock.recv(1)
+        fastest = min(fastest, time.perf_counter() - began)
+    return fastest
 
 
 def _ping(sock: socket.socket) -> float:

@@ -226,6 +226,8 @@ def test_frames_between_nodes_pass_the_bridge_by(cluster: Cluster) -> None:
     assert switch.connect(cluster)
     assert not switch.connect(cluster)
     assert reaches(one, other.address)
+    setting = ["nsenter", f"--net={one.netns_path}", "--", "cat", "/proc/sys/net/ipv4/ip_early_demux"]
+    assert subprocess.run(setting, capture_output=True, text=True, check=True).stdout == "0\n"
     assert reaches(one, cluster.gateway), "what is no node takes the bridge"
     for node in (one, other):
         # From here on the bridge leads nothing from the one to the other.

@@ -28,6 +28,8 @@ CLAIM_METRIC = "4096"  # any other route to the same place comes first
 FIRST_PORT, LAST_PORT, PORT_STEP = 7443, 7543, 4
 PORT_OFFSETS = (0, 1, 3)  # gRPC, where nodes join, the Kubernetes API
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+# Whether a packet's socket is looked for before its route: in a node's namespace nearly all packets are on their way to a pod.
+_EARLY_DEMUX = Path("/proc/sys/net/ipv4/ip_early_demux")
 
 
 # -- choosing
@@ -138,6 +140,7 @@ def make_host(cluster: Cluster, node: Node) -> bool:
     links.ip("link", "set", node.link, "master", cluster.bridge, "up")
     # A pod may talk to itself through a port of its node.
     links.ip("link", "set", "lo", "up", netns=node.netns)
+    links.ip("netns", "exec", node.netns, "sh", "-c", f"echo 0 > {_EARLY_DEMUX}")
     links.ip("address", "add", f"{node.address}/{cluster.prefix_length}", "dev", inner, netns=node.netns)
     links.ip("link", "set", inner, "up", netns=node.netns)
     links.ip("route", "add", "default", "via", cluster.gateway, netns=node.netns)
