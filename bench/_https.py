@@ -16,6 +16,7 @@ from typing import cast
 from wherry.client.config import load_config
 
 _END = b"\r\n\r\n"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 def client_context(config: Path) -> ssl.SSLContext:
@@ -45,6 +46,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[tuple[int, bytes]] | None = None
         self._parts: list[bytes] = []
         self._status = self._left = 0
+        self._chunked = False
 
     @classmethod
     async def open(cls, port: int, context: ssl.SSLContext) -> Connection:
@@ -78,18 +80,36 @@ class Connection(asyncio.Protocol):
             head = data[:end].lower()
             self._status = int(head[9:12])
             at = head.find(b"\ncontent-length:")
-            assert at >= 0, head
-            length = int(head[at + 16 :].split(b"\r", 1)[0])
+            self._chunked = at < 0
+            assert at >= 0 or b"\ntransfer-encoding: chunked" in head, head
+            length = int(head[at + 16 :].split(b"\r", 1)[0]) if at >= 0 else 0
             self._parts = []
             data = data[end + 4 :]
             self._left = length - len(data)
         self._parts.append(data)
-        if self._left <= 0 and self._waiter is not None and not self._waiter.done():
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._chunked:
+            if b"".join(self._parts[-3:]).endswith(_LAST_CHUNK):
+                self._waiter.set_result((self._status, _unchunked(b"".join(self._parts))))
+        elif self._left <= 0:
             self._waiter.set_result((self._status, b"".join(self._parts)))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(exc or ConnectionResetError("the server closed the connection"))
+
+
+def _unchunked(data: bytes) -> bytes:
+    parts = []
+    at = 0
+    while True:
+        end = data.index(b"\r\n", at)
+        size = int(data[at:end], 16)
+        if not size:
+            return b"".join(parts)
+        parts.append(data[end + 2 : end + 2 + size])
+        at = end + 4 + size
 
 
 class Watcher(asyncio.Protocol):

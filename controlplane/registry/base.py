@@ -74,6 +74,10 @@ class Stored:
         inner = b"\x32" + bytes((len(revision),)) + revision
         return self.value + b"\x0a" + bytes((len(inner),)) + inner
 
+    def wire_size(self) -> int:
+        """How long `wire` is, without making it."""
+        return len(self.value) + (4 + len(str(self.revision)) if self.revision else 0)
+
     def message(self) -> Any:
         """A fresh message, the caller's own, with resourceVersion."""
         return self.kind.message.FromString(self.wire())

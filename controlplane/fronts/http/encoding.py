@@ -181,25 +181,22 @@ def indented(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _wire_pieces(
     metadata: Message, items: Sequence[Stored], partial: bool, api_version: str, name: str
 ) -> Iterator[bytes]:
-    """The envelope says first how long all of it is: so it is made twice, and what is short is made once and held. Empty pieces
-    are chances to pause."""
-    size = 0
-    held: list[bytes] = []
-    for piece in _wire_list(metadata, items, partial):
-        size += len(piece)
-        if partial:
-            held.append(piece)
-        yield b""
-    yield _opened(api_version, name, size)
-    yield from held if partial else _wire_list(metadata, items, partial)
-
-
-def _wire_list(metadata: Message, items: Sequence[Stored], partial: bool) -> Iterator[bytes]:
-    """Every list has its metadata as field 1 and the items as field 2."""
+    """Every list has its metadata as field 1 and the items as field 2; and the envelope says first how long all of that is.
+    Metadata alone is short, and made before. Empty pieces are chances to pause."""
     wire = metadata.SerializeToString(deterministic=True)
-    yield b"\x0a" + _varint(len(wire)) + wire
-    for stored in items:
-        wire = _metadata_wire(stored) if partial else stored.wire()
+    head = b"\x0a" + _varint(len(wire)) + wire
+    size = len(head)
+    held: list[bytes] = []
+    for number, stored in enumerate(items):
+        if partial:
+            wire = _metadata_wire(stored)
+            held.append(wire)
+        length = len(wire) if partial else stored.wire_size()
+        size += 1 + len(_varint(length)) + length
+        if partial or not number % 500:
+            yield b""
+    yield _opened(api_version, name, size) + head
+    for wire in held if partial else (stored.wire() for stored in items):
         yield b"\x12" + _varint(len(wire)) + wire
 
 
