@@ -7,6 +7,7 @@ Each library's way of saying a thing is its own; what is checked is what its use
 from __future__ import annotations
 
 import io
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -175,6 +176,16 @@ async def test_kr8s(kubeconfig: Path, own: str) -> None:
     await made.annotate({"note": "hi"})
     (found,) = [item async for item in api.get("configmaps", namespace="default", label_selector=f"color={own}")]
     assert found.raw["data"] == {"a": "1", "b": "2"}
+    # It has no verb for server-side apply, and lets one say it.
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": own}, "data": {"c": "3"}}
+    async with api.call_api(
+        "PATCH", version="v1", url=f"configmaps/{own}", namespace="default", params={"fieldManager": "kr8s"},
+        content=json.dumps(wanted), headers={"Content-Type": "application/apply-patch+yaml"},
+    ) as answer:  # fmt: skip
+        assert answer.status_code == 200
+    await made.refresh()
+    assert made.raw["data"] == {"a": "1", "b": "2", "c": "3"}
+    assert ("kr8s", "Apply") in [(entry["manager"], entry["operation"]) for entry in made.metadata["managedFields"]]
     await made.delete()
     assert not await made.exists()
     await made.create()
