@@ -114,6 +114,22 @@ async def test_mutating_hooks_see_each_others_work(admin: Caller, server: HookSe
     assert {"uid", "creationTimestamp"} < set(answer.json["metadata"])
 
 
+async def test_a_deletion_cannot_be_patched(admin: Caller, server: HookServer) -> None:
+    server.decide["/m"] = add("/metadata/labels", {"a": "b"})
+    await configure(
+        admin, "Mutating", "m", {"clientConfig": server.config("/m"), "rules": [rule("configmaps", "DELETE")]}
+    )
+    assert (await admin.ask("POST", CONFIGS, config_map("a"))).status == 201
+    answer = await admin.ask("DELETE", f"{CONFIGS}/a")
+    assert (answer.status, answer.json["reason"]) == (500, "InternalError")
+    assert answer.json["message"] == (
+        'Internal error occurred: admission webhook "m.hooks.example" attempted to modify the object, '
+        "which is not supported for this operation"
+    )
+    server.decide["/m"] = lambda asked: {"allowed": True}
+    assert (await admin.ask("DELETE", f"{CONFIGS}/a")).status == 200
+
+
 async def test_what_a_hook_adds_gets_defaults_and_is_validated(admin: Caller, server: HookServer) -> None:
     sidecar = {"name": "side", "image": "side:1"}
     server.decide["/m"] = lambda asked: patch({"op": "add", "path": "/spec/containers/-", "value": sidecar})

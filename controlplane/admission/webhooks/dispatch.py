@@ -49,7 +49,7 @@ class Dispatcher:
                 continue
             view = attributes.view(request, self._env.uuid(), version)
             answer = await self._ask(hook, request, view, mutating=True)
-            if answer is not None and answer.patch and request.obj is not None:
+            if answer is not None and answer.patch:
                 changed = _apply(hook, request, view, answer.patch) or changed
             seen[hook.key] = _bytes(request.obj)
         return changed
@@ -140,8 +140,12 @@ class Dispatcher:
 
 
 def _apply(hook: Hook, request: Request, view: View, operations: Sequence[Any]) -> bool:
-    """Changes the object as the hook says. Raises InternalError for a patch that does not fit."""
-    assert view.object is not None
+    """Changes the object as the hook says. Raises InternalError for a patch that does not fit, and where there is none."""
+    if view.object is None:
+        text = (
+            f'admission webhook "{hook.name}" attempted to modify the object, which is not supported for this operation'
+        )
+        raise InternalError(f"Internal error occurred: {text}", causes=[Cause("", text)])
     try:
         result = patch.apply_json_patch(view.object, list(operations))
         if not isinstance(result, dict):
