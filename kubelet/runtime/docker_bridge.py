@@ -21,7 +21,9 @@ from kubelet.runtime.base import PortMapping, RuntimeFailure
 NODE_IMAGE = "wherry.local/node:1"
 # Labels of the network.
 ADDRESS, SERVICES, NODE_NAME = "wherry.dev/node-address", "wherry.dev/services", "wherry.dev/node-name"
+INGRESS = "wherry.dev/ingress-ports"  # where at the gateway HTTP and HTTPS are served: HTTP,HTTPS
 ROUTED = "wherry.dev/routed"  # of a sandbox
+INGRESS_PORTS = (80, 443)
 NODE_TABLE = "wherry-node"
 
 
@@ -36,6 +38,7 @@ class Bridge:
     address: str  # the node's
     services: str
     node_name: str
+    ingress: tuple[int, ...] = ()  # ports of the gateway that answer for the node's 80 and 443
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ def describe(document: Mapping[str, Any]) -> Bridge:
             f'the Docker network "{name}" is no node\'s: `wherry up --runtime docker` makes one that is'
         )
     gateway, subnet, pods = (str(configs[0].get(key) or "") for key in ("Gateway", "Subnet", "IPRange"))
-    return Bridge(name, gateway, subnet, pods or subnet, labels[ADDRESS], labels[SERVICES], labels[NODE_NAME])
+    ingress = tuple(int(port) for port in labels.get(INGRESS, "").split(",") if port.isdigit())
+    return Bridge(name, gateway, subnet, pods or subnet, labels[ADDRESS], labels[SERVICES], labels[NODE_NAME], ingress)
 
 
 def node_body(bridge: Bridge) -> dict[str, Any]:
@@ -146,6 +150,11 @@ def rules(bridge: Bridge, names: Names | None, ports: Iterable[tuple[PortMapping
         published.append(f"ip saddr {address} {kind} sport {port.container_port} accept")
         if port.host_ip in ("", "0.0.0.0"):
             lines.append(f"ip daddr {bridge.address} {kind} dport {port.host_port} dnat to {to}")
+    # What no pod and no Service has of the node's ports.
+    rest = "\n    ".join(
+        f"ip daddr {bridge.address} tcp dport {own} dnat to {bridge.gateway}:{port}"
+        for own, port in zip(INGRESS_PORTS, bridge.ingress, strict=False)
+    )
     body, answers = "\n    ".join(lines), "\n    ".join(dict.fromkeys(published))
     return f"""add table ip {NODE_TABLE}
 delete table ip {NODE_TABLE}
@@ -156,6 +165,10 @@ table ip {NODE_TABLE} {{
   chain prerouting {{
     type nat hook prerouting priority dstnat - 5; policy accept;
     jump lead
+  }}
+  chain rest {{
+    type nat hook prerouting priority dstnat + 5; policy accept;
+    {rest}
   }}
   chain output {{
     type nat hook output priority -105; policy accept;

@@ -52,8 +52,9 @@ class Laptop:
     def inside(self, pod: str, script: str) -> str:
         return self.run("exec", pod, "--", "sh", "-c", script).stdout
 
-    def from_host(self, url: str) -> str:
-        return self.dockerd.host("curl", "-s", "-m", "5", "--noproxy", "*", url, check=False).stdout
+    def from_host(self, url: str, *headers: str) -> str:
+        options = [word for header in headers for word in ("-H", header)]
+        return self.dockerd.host("curl", "-s", "-m", "5", "--noproxy", "*", *options, url, check=False).stdout
 
     def ready(self, *pods: str) -> bool:
         listed = self.run("get", "pods").stdout.splitlines()
@@ -232,6 +233,19 @@ def test_a_laptops_cluster_from_up_to_down(laptop: Laptop) -> None:
     assert laptop.inside("cli", FETCH.format("web", 80)).strip() == "web"
     assert laptop.inside("cli", FETCH.format(address, 8081)).strip() == "web"
     assert laptop.from_host(f"http://{node}:30080/").strip() == "web"
+
+    # And by the node's port 80 an Ingress, from this machine and from pods.
+    path = {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}
+    laptop.apply(
+        {
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"},
+            "spec": {"rules": [{"host": "web.test", "http": {"paths": [path]}}]},
+        }
+    )  # fmt: skip
+    until(lambda: laptop.from_host(f"http://{node}/", "Host: web.test").strip() == "web")
+    asked = f"printf 'GET / HTTP/1.0\\r\\nHost: web.test\\r\\n\\r\\n' | nc -w 5 {node} 80 | tail -n 1"
+    assert laptop.inside("prompt", asked).strip() == "web"
+    until(lambda: node in laptop.wherry("get", "ingress", "web"))
 
     assert "got hello" in laptop.run("attach", "prompt", "-i", stdin="hello\n", timeout_s=60).stdout
     laptop.wherry("delete", "pod", "web")

@@ -63,14 +63,13 @@ def test_another_runtime_is_refused(known: Cluster | None, asked: str, said: str
     ("given", "said"),
     [
         pytest.param({"nodes": 2}, "--nodes 2: with --runtime docker there is one node", id="several nodes"),
-        pytest.param({"ingress": True}, "--ingress: with --runtime docker", id="ingress"),
         pytest.param({"registry_config_dir": "/x"}, "--registry-config-dir is containerd's", id="registries"),
     ],
 )
 def test_what_only_containerd_has_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ClusterError, match=said):
-        commands.refuse_with_docker(**{"nodes": None, "ingress": None, "registry_config_dir": "", **given})
-    commands.refuse_with_docker(1, ingress=False, registry_config_dir="")
+        commands.refuse_with_docker(**{"nodes": None, "registry_config_dir": "", **given})
+    commands.refuse_with_docker(1, "")
 
 
 @pytest.mark.parametrize(

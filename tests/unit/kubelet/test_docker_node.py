@@ -27,6 +27,10 @@ def test_the_network_tells_of_its_node() -> None:
     assert describe(DOCUMENT) == BRIDGE
     with pytest.raises(RuntimeFailure, match='the Docker network "mine" is no node\'s'):
         describe({"Name": "mine", "Labels": {}, "IPAM": {"Config": []}})
+    told = DOCUMENT | {"Labels": DOCUMENT["Labels"] | {"wherry.dev/ingress-ports": "17443,17444"}}  # type: ignore[operator]
+    text = rules(describe(told), None, [])
+    assert "ip daddr 10.78.1.1 tcp dport 80 dnat to 10.78.0.1:17443" in text
+    assert "ip daddr 10.78.1.1 tcp dport 443 dnat to 10.78.0.1:17444" in text
     body = node_body(BRIDGE)
     assert body["NetworkingConfig"]["EndpointsConfig"]["wherry-a"]["IPAMConfig"]["IPv4Address"] == "10.78.1.1"
     assert body["HostConfig"]["CapAdd"] == ["NET_ADMIN"]

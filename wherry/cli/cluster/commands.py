@@ -56,7 +56,7 @@ def up(
         bool | None,
         typer.Option(
             "--ingress/--no-ingress",
-            show_default="yes; with Docker there is none",
+            show_default="yes; with Docker if haproxy is installed",
             help="Serve Ingresses with haproxy on this machine.",
         ),
     ] = None,
@@ -83,10 +83,10 @@ def up(
         with layout.locked(layout.check_name(name)):
             known = layout.load(name)
             if runtime_of(known, name, runtime) == layout.DOCKER:
-                refuse_with_docker(nodes, ingress=ingress, registry_config_dir=registry_config_dir)
+                refuse_with_docker(nodes, registry_config_dir)
                 from wherry.cli.cluster import dockerup
 
-                await dockerup.up(name, place, docker_host, progress)
+                await dockerup.up(name, place, docker_host, progress, ingress)
             else:
                 if docker_host:
                     raise ClusterError("--docker-host is of --runtime docker only")
@@ -117,7 +117,7 @@ def runtime_of(known: Cluster | None, name: str, asked: str) -> str:
     return known.runtime if known is not None else asked or layout.CONTAINERD
 
 
-def refuse_with_docker(nodes: int | None, *, ingress: bool | None, registry_config_dir: str) -> None:
+def refuse_with_docker(nodes: int | None, registry_config_dir: str) -> None:
     """Raises ClusterError for what there is with containerd only."""
     from wherry.cli.cluster.layout import ClusterError
 
@@ -125,10 +125,6 @@ def refuse_with_docker(nodes: int | None, *, ingress: bool | None, registry_conf
         raise ClusterError(
             f"--nodes {nodes}: with --runtime docker there is one node, Docker's own machine. Several need root and containerd: "
             f"`sudo wherry up --nodes {nodes}`"
-        )
-    if ingress:
-        raise ClusterError(
-            "--ingress: with --runtime docker Ingresses are not served; use a Service of type LoadBalancer"
         )
     if registry_config_dir:
         raise ClusterError("--registry-config-dir is containerd's: Docker has /etc/docker/certs.d and daemon.json")

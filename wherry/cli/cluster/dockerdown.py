@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+from kubelet.ingress import process as haproxy
 from kubelet.runtime.base import RuntimeFailure
 from kubelet.runtime.docker_bridge import NODE_IMAGE
 from kubelet.volumes.directories import foreign, memory_root
@@ -52,7 +53,11 @@ def down(cluster: Cluster, progress: Progress, *, keep_data: bool = False) -> bo
     before = progress.changes
     node = cluster.node(1)
     with progress.step("stop control plane and agent") as step:
-        processes = [p for p in (launch.running_server(cluster), launch.running_agent(node)) if p is not None]
+        found = (
+            launch.running_ingress(cluster), haproxy.running(cluster.ingress_data), launch.running_server(cluster),
+            launch.running_agent(node),
+        )  # fmt: skip
+        processes = [process for process in found if process is not None]
         launch.stop(processes)
         if processes:
             step.done(f"{len(processes)} processes")

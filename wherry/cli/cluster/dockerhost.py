@@ -15,7 +15,7 @@ from kubelet.runtime import docker_messages as messages
 from kubelet.runtime.archives import archive_contents
 from kubelet.runtime.base import RuntimeFailure, RuntimeNotFound
 from kubelet.runtime.docker import DEFAULT_SOCKET
-from kubelet.runtime.docker_bridge import ADDRESS, NODE_NAME, SERVICES, check_swept, sweeper_body
+from kubelet.runtime.docker_bridge import ADDRESS, INGRESS, NODE_NAME, SERVICES, check_swept, sweeper_body
 from kubelet.runtime.docker_engine import connect, translated
 from wherry.cli.cluster.layout import Cluster, ClusterError
 
@@ -126,9 +126,10 @@ class Daemon:
                     f"`docker network rm {cluster.docker_network}`"
                 )
             configs = (network.get("IPAM") or {}).get("Config") or [{}]
-            if {name: labels.get(name) for name in wanted} == wanted and configs[0].get(
-                "Subnet"
-            ) == cluster.host_subnet:
+            as_wanted = all(
+                labels.get(name, value if name == INGRESS else "") == value for name, value in wanted.items()
+            )
+            if as_wanted and configs[0].get("Subnet") == cluster.host_subnet:
                 return False
             self.remove_containers(cluster.docker_network)
             self.call("remove_network", network["Id"])
@@ -268,4 +269,7 @@ def check_gateway(cluster: Cluster) -> None:
 
 def _labels(cluster: Cluster) -> dict[str, str]:
     node = cluster.node(1)
-    return {DATA: cluster.data_dir, ADDRESS: node.address, SERVICES: cluster.services, NODE_NAME: node.name}
+    ports = ",".join(str(port) for port in cluster.ingress_ports)
+    return {
+        DATA: cluster.data_dir, ADDRESS: node.address, SERVICES: cluster.services, NODE_NAME: node.name, INGRESS: ports,
+    }  # fmt: skip

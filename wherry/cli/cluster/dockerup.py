@@ -7,6 +7,7 @@ goes on.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -23,20 +24,22 @@ BUILDERS = {
     images.DEMO_IMAGE: images.demo_archive,
     NODE_IMAGE: nodeimage.node_archive,
 }
-PACKAGES = ("nftables", "busybox-static")
+PACKAGES, HAPROXY = ("nftables", "busybox-static"), "haproxy"
 HOST_TIMEOUT_S = 60.0
 FIREWALL_CHECK = "nc -w 5 {host} {port} </dev/null"
 
 
-async def up(name: str, data_dir: Path | None, docker_host: str, progress: Progress) -> Cluster:
+async def up(
+    name: str, data_dir: Path | None, docker_host: str, progress: Progress, ingress: bool | None = None
+) -> Cluster:
     """Raises ClusterError (and RuntimeFailure, ImageError) with what a person has to know. A cluster that this very call
     began and could not finish is taken down again."""
-    check_machine()
+    check_machine(ingress=bool(ingress))
     existed = layout.state_file(layout.check_name(name)).exists()
     described = layout.load(name)
     host = docker_host or (described.docker_host if described is not None else "") or dockerhost.default_host()
     with await asyncio.to_thread(dockerhost.reach, host) as daemon:
-        cluster = await asyncio.to_thread(decide, described, name, data_dir, daemon)
+        cluster = await asyncio.to_thread(decide, described, name, data_dir, daemon, ingress)
         with steps.whole_or_nothing(progress, existed, lambda: _take_down(cluster)):
             await _raise(cluster, daemon, progress)
     return cluster
@@ -48,17 +51,21 @@ def _take_down(cluster: Cluster) -> None:
     down(cluster, Progress(quiet=True))
 
 
-def check_machine() -> None:
+def check_machine(*, ingress: bool) -> None:
+    """`ingress`: it was asked for."""
     steps.check_system()
-    wanted = [package for package in packages.missing(ingress=False) if package in PACKAGES]
+    wanted = [package for package in packages.missing(ingress=ingress) if package in (*PACKAGES, HAPROXY)]
     if wanted:
         raise ClusterError(
             f"missing on this machine: {' '.join(wanted)}. Install with `sudo apt-get install {' '.join(wanted)}`"
         )
 
 
-def decide(described: Cluster | None, name: str, data_dir: Path | None, daemon: Daemon) -> Cluster:
-    """The description: the one there is, or a new one with a network and a port that are free now."""
+def decide(
+    described: Cluster | None, name: str, data_dir: Path | None, daemon: Daemon, ingress: bool | None = None
+) -> Cluster:
+    """The description: the one there is, or a new one with a network and a port that are free now. `ingress`: None is as it was,
+    and at first whether this machine has haproxy."""
     if described is not None:
         if data_dir is not None and data_dir.absolute() != described.data:
             raise ClusterError(
@@ -70,7 +77,10 @@ def decide(described: Cluster | None, name: str, data_dir: Path | None, daemon: 
                 f'cluster "{name}" is on the Docker at {described.docker_host}, not at {daemon.host}: '
                 "`wherry down` first, or choose another --name"
             )
-        return described
+        cluster = replace(described, ingress=described.ingress if ingress is None else ingress)
+        if cluster != described:
+            cluster.save()
+        return cluster
     # Another cluster that comes up at this moment must not choose the same.
     with layout.locked("choosing"):
         taken = [*hosts.networks_in_use(), *daemon.subnets()]
@@ -82,7 +92,7 @@ def decide(described: Cluster | None, name: str, data_dir: Path | None, daemon: 
             port=hosts.choose_port({other.port for other in hosts.described_clusters()}),
             host_subnet=subnet,
             cluster_cidr=str(next(IPv4Network(subnet).subnets(new_prefix=24))),
-            ingress=False,
+            ingress=HAPROXY not in packages.missing() if ingress is None else ingress,
             runtime=DOCKER,
             docker_host=daemon.host,
         )
@@ -108,6 +118,9 @@ async def _raise(cluster: Cluster, daemon: Daemon, progress: Progress) -> None:
             if not await steps.wait_nodes(cluster, connected, step):
                 step.unchanged("is")
         await _wait_host(cluster, daemon)
+        steps.ensure_ingress(cluster, progress)
+        if not cluster.ingress:
+            progress.say("Ingresses are not served: that takes haproxy on this machine, and --ingress")
         await asyncio.to_thread(_check_firewall, cluster, daemon, progress)
         steps.write_client_config(cluster, progress)
         await hello.ensure(cluster, connected, progress)

@@ -91,6 +91,9 @@ def ingress_argv(cluster: Cluster) -> list[str]:
         "--config", str(cluster.server_data / "ingress.conf"),
         "--data-dir", str(cluster.ingress_data),
         "--address", cluster.gateway,
+        "--http-port", str(cluster.ingress_ports[0]),
+        "--https-port", str(cluster.ingress_ports[1]),
+        "--publish-address", cluster.ingress_address,
     )  # fmt: skip
 
 

@@ -131,6 +131,17 @@ class Cluster:
         return str(ipaddress.ip_network(self.host_subnet)[1])
 
     @property
+    def ingress_ports(self) -> tuple[int, int]:
+        """Where haproxy listens at the gateway, for HTTP and HTTPS. On Docker nobody is root, and the node leads its own ports
+        there."""
+        return (80, 443) if self.runtime != DOCKER else (self.port + 10_000, self.port + 10_001)
+
+    @property
+    def ingress_address(self) -> str:
+        """Where Ingresses are reached, at ports 80 and 443."""
+        return self.gateway if self.runtime != DOCKER else self.node(1).address
+
+    @property
     def docker_network(self) -> str:
         """Its subnet is `host_subnet`, the pods' part of it `cluster_cidr`."""
         return f"wherry-{self.name}"

@@ -117,7 +117,7 @@ async def status(cluster: Cluster) -> ClusterStatus:
         config=str(config.config_path()),
         pod_network=cluster.cluster_cidr,
         ingress=_process(launch.running_ingress(cluster)) if cluster.ingress else None,
-        ingress_address=cluster.gateway,
+        ingress_address=cluster.ingress_address,
         nodes=nodes,
     )
 

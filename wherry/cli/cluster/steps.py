@@ -141,3 +141,15 @@ def write_client_config(cluster: Cluster, progress: Progress) -> None:
         except config.ConfigError:
             pass  # there is none yet, or it names no context
         config.write_config(settings, path, merge=True)
+
+
+def ensure_ingress(cluster: Cluster, progress: Progress) -> None:
+    """If there is to be one. Started, not waited for: it mends itself, and nothing here depends on it."""
+    if not cluster.ingress:
+        return
+    with progress.step(f"ingress at {cluster.ingress_address}, ports 80 and 443") as step:
+        if launch.running_ingress(cluster) is not None:
+            step.unchanged("runs")
+            return
+        process = launch.start(launch.ingress_argv(cluster), cluster.ingress_log, cluster.ingress_pid_file)
+        step.done(f"pid {process.pid}")

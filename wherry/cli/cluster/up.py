@@ -134,9 +134,7 @@ async def _raise(cluster: Cluster, progress: Progress) -> None:
         await steps.ensure_server(cluster, step)
     with progress.step(f"{cluster.node_count} agents, each with a containerd") as step:
         await _ensure_agents(cluster, step)
-    if cluster.ingress:
-        with progress.step(f"ingress at {cluster.gateway}, ports 80 and 443") as step:
-            _ensure_ingress(cluster, step)
+    steps.ensure_ingress(cluster, progress)
     with progress.step("images on every node") as step:
         loaded = await asyncio.gather(*(_load_missing(node, archives) for node in cluster.nodes))
         if not any(loaded):
@@ -195,12 +193,3 @@ async def _ensure_agents(cluster: Cluster, step: Step) -> None:
             CONTAINERD_TIMEOUT_S,
         )
     step.done(f"{len(missing)} started")
-
-
-def _ensure_ingress(cluster: Cluster, step: Step) -> None:
-    """Started, not waited for: it mends itself, and nothing here depends on it."""
-    if launch.running_ingress(cluster) is not None:
-        step.unchanged("runs")
-        return
-    process = launch.start(launch.ingress_argv(cluster), cluster.ingress_log, cluster.ingress_pid_file)
-    step.done(f"pid {process.pid}")
