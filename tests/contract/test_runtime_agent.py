@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from controlplane.registry.defaults import pods as defaults
+from kubelet import housekeeping, imagegc
+from kubelet.runtime.archives import PAUSE_IMAGE
 from kubelet.runtime.base import Runtime
 from kubelet.runtime.hollow import BEHAVIOUR, HollowRuntime
 from wherry.api import codec
@@ -70,6 +72,11 @@ def said(world: AnyWorld[Runtime], name: str, reason: str) -> str:
     )
 
 
+# On a hollow runtime virtual time (tests/unit/kubelet) tells the same in no time.
+HOLLOW_TOO = [pytest.param("hollow", marks=pytest.mark.full), *REAL]
+
+
+@pytest.mark.parametrize("endpoint", HOLLOW_TOO, indirect=True)
 async def test_probes_decide_when_it_starts_is_ready_and_is_killed(world: AnyWorld[Runtime]) -> None:
     script = (
         "sleep 0.5; mkdir -p /tmp/www; echo ok > /tmp/www/ok; httpd -p 8080 -h /tmp/www; sleep 3; rm /tmp/www/ok; "
@@ -94,6 +101,7 @@ async def test_probes_decide_when_it_starts_is_ready_and_is_killed(world: AnyWor
     await world.until(lambda: status(world, "probed").ready and status(world, "probed").container_id != first)
 
 
+@pytest.mark.parametrize("endpoint", HOLLOW_TOO, indirect=True)
 async def test_policies_and_what_an_image_that_does_not_come_looks_like(world: AnyWorld[Runtime]) -> None:
     if isinstance(world.runtime, HollowRuntime):
         world.runtime.missing_images.add(ABSENT)
@@ -262,3 +270,35 @@ async def test_a_pull_secret_opens_a_registry(world: AnyWorld[Runtime], registry
     await world.until(lambda: status(world, "refused").state.waiting.reason in ("ErrImagePull", "ImagePullBackOff"))
     await world.until(lambda: bool(said(world, "refused", "Failed")))
     assert any(word in said(world, "refused", "Failed") for word in ("401", "unauthorized", "authorization failed"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("endpoint", REAL, indirect=True)
+async def test_a_full_disk_takes_the_images_that_nobody_uses(
+    world: AnyWorld[Runtime], registry: Registries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.kill()
+    for name in ("ROUND_S", "IMAGE_ROUND_S"):
+        monkeypatch.setattr(housekeeping, name, 0.2)
+    world.control.put(pod("uses", container("c")))
+    unused, named = f"{registry.open.host}/team/unused:1", f"{registry.open.host}/team/named:1"
+    for reference in (unused, named):
+        registry.open.push(
+            reference.partition("/")[2].partition(":")[0], "1", [shell_layer()], {"config": {"Cmd": [reference]}}
+        )
+        await world.runtime.pull_image(reference, None)
+    # A pod that waits for something else uses its image all the same.
+    world.control.put(
+        pod("waits", container("c", image=named), volumes=[{"name": "x", "secret": {"secretName": "gone"}}])
+    )
+    world.options["image_gc"] = imagegc.Thresholds(high=0.0001, low=0.0, min_age_s=0.5)
+    world.start()
+    await world.until(lambda: status(world, "uses").ready)
+
+    async def gone() -> bool:
+        return await world.runtime.image_status(unused) is None
+
+    await eventually(gone, 60)
+    for kept in (DEMO_IMAGE, PAUSE_IMAGE, named):
+        assert await world.runtime.image_status(kept) is not None
+    assert "Failed to garbage collect required amount of images" in said(world, "n1", "FreeDiskSpaceFailed")

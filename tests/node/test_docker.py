@@ -12,7 +12,6 @@ import pytest
 
 from wherry.cli.cluster.images import DEMO_IMAGE, demo_archive
 from wherry.testing.dockerd import ROOT, Dockerd
-from wherry.testing.imageregistry import PASSWORD, USER, ImageRegistry
 from wherry.testing.local import MAIN, containers, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -194,45 +193,6 @@ def test_a_new_agent_takes_over_what_runs(cluster: DockerCluster, mode: str) -> 
     assert cluster.ready(f"web-{mode}")
     assert containers([cluster.pod(f"web-{mode}")]) == before
     assert cluster.wherry("logs", f"web-{mode}", "-c", "c").count("started") == 1
-
-
-def test_an_image_comes_from_a_private_registry_by_the_pods_secret(cluster: DockerCluster, tmp_path: Path) -> None:
-    inside = ["nsenter", f"--net={cluster.dockerd.netns}", "--"]
-    registry = ImageRegistry(tmp_path, private=True, prefix=inside)
-    registry.start()
-    try:
-        image = f"{registry.host}/demo:1"
-        docker = cluster.dockerd.docker
-        docker("tag", DEMO_IMAGE, image)
-        home = {"HOME": str(tmp_path)}
-        cluster.dockerd.host("docker", "login", "-u", USER, "-p", PASSWORD, registry.host, env=home)
-        cluster.dockerd.host("docker", "push", image, env=home)
-        docker("rmi", image)
-        auths = json.dumps({"auths": {registry.host: {"username": USER, "password": PASSWORD}}})
-        secret = {
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"}, "type": "kubernetes.io/dockerconfigjson",
-            "stringData": {".dockerconfigjson": auths},
-        }  # fmt: skip
-        cluster.wherry("apply", "-f", "-", stdin=json.dumps(secret))
-        for name, secrets in (("without", []), ("with", [{"name": "pull"}])):
-            spec = {
-                "nodeName": "bridge", "imagePullSecrets": secrets, "terminationGracePeriodSeconds": 1,
-                "containers": [{"name": "c", "image": image, "command": ["sleep", "1000000"], "imagePullPolicy": "Always"}],
-            }  # fmt: skip
-            document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
-            cluster.wherry("apply", "-f", "-", stdin=json.dumps(document))
-
-        def waiting() -> bool:
-            (status,) = cluster.pod("without")["status"].get("containerStatuses", [{}])
-            return status.get("state", {}).get("waiting", {}).get("reason") in ("ErrImagePull", "ImagePullBackOff")
-
-        until(waiting)
-        until(lambda: cluster.ready("with"))
-        events = cluster.wherry("get", "events", "--field-selector", "involvedObject.name=with")
-        assert "Successfully pulled image" in events
-        cluster.wherry("delete", "pod", "with", "without")
-    finally:
-        registry.stop()
 
 
 @pytest.mark.parametrize("mode", MODES)

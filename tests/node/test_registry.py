@@ -16,7 +16,7 @@ from wherry.testing.imageregistry import PASSWORD, USER, ImageRegistry
 from wherry.testing.realnode import RealNode, running_node
 from wherry.testing.require import require_containerd
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.full]  # most of it is asked in tests/contract, too
 
 GOOD = RegistryAuth(username=USER, password=PASSWORD)
 
