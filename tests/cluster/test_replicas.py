@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from wherry.api.errors import AlreadyExists, APIError
@@ -21,7 +24,7 @@ from wherry.pb import core_v1_pb2
 from wherry.testing.balancer import Balancer
 from wherry.testing.etcd import EtcdCluster, free_ports
 from wherry.testing.eventually import eventually
-from wherry.testing.failover import at_work
+from wherry.testing.failover import at_work, client_context
 from wherry.testing.kubectl import BINARIES, Kubectl, require_kubectl
 from wherry.testing.local import until
 from wherry.testing.require import require_binary
@@ -44,6 +47,7 @@ class Replicas:
     servers: list[Server]
     folder: Path
     join_ports: list[int]
+    https: list[str]
     balancer: Balancer
     agent: subprocess.Popen[bytes] | None = None
 
@@ -110,7 +114,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
                "--join-listen", f"127.0.0.1:{port}")
         for name, port, address in zip("abc", join_ports, https, strict=True)
     ]  # fmt: skip
-    made = Replicas(etcd, servers, folder, join_ports, Balancer(folder, https))
+    made = Replicas(etcd, servers, folder, join_ports, https, Balancer(folder, https))
     try:
         etcd.start()
         for server in servers:
@@ -278,3 +282,88 @@ async def test_kubectl_goes_on_when_the_leader_dies(cluster: Replicas) -> None:
     finally:
         watching.kill()
         await watching.wait()
+
+
+DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "boats.wherry.test"},
+    "spec": {
+        "group": "wherry.test",
+        "scope": "Namespaced",
+        "names": {"plural": "boats", "singular": "boat", "kind": "Boat", "listKind": "BoatList"},
+        "versions": [
+            {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
+        ],
+    },
+}
+
+
+class Http:
+    """One replica, over HTTPS."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+        self._session = session
+        self._base = f"https://{address}"
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self._session.get(self._base + path) as response:
+            return response.status, await response.json() if response.ok else None
+
+    async def post(self, path: str, body: Any) -> tuple[int, Any]:
+        async with self._session.post(self._base + path, json=body) as response:
+            return response.status, await response.json()
+
+
+@asynccontextmanager
+async def http_of(cluster: Replicas) -> AsyncIterator[list[Http]]:
+    connector = aiohttp.TCPConnector(ssl=client_context(load_config(cluster.servers[0].config)))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield [Http(session, address) for address in cluster.https]
+
+
+async def test_what_one_replica_defines_all_serve(cluster: Replicas) -> None:
+    async with http_of(cluster) as replicas:
+        first, *others = replicas
+        assert (await first.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", DEFINITION))[0] == 201
+
+        async def served() -> bool:
+            return all([(await replica.get("/apis/wherry.test/v1"))[0] == 200 for replica in replicas])
+
+        await eventually(served)
+        for number, replica in enumerate(others):
+            boat = {"apiVersion": "wherry.test/v1", "kind": "Boat", "metadata": {"name": f"b{number}"}}
+            assert (await replica.post("/apis/wherry.test/v1/namespaces/default/boats", boat))[0] == 201
+            assert (await first.get(f"/apis/wherry.test/v1/namespaces/default/boats/b{number}"))[0] == 200
+        for path in ("/apis", "/api/v1", "/apis/apps/v1", "/apis/wherry.test/v1"):
+            told = [await replica.get(path) for replica in replicas]
+            assert told[0] == told[1] == told[2]
+
+
+async def test_replicas_that_write_at_once_exceed_nothing(cluster: Replicas) -> None:
+    """On a real etcd, over HTTPS: the registry's own tests try this with caches as late as can be."""
+    quota = {"metadata": {"name": "q"}, "spec": {"hard": {"services.nodeports": "20"}}}
+    space = "/api/v1/namespaces/together"
+    async with http_of(cluster) as replicas:
+        assert (await replicas[0].post("/api/v1/namespaces", {"metadata": {"name": "together"}}))[0] == 201
+        assert (await replicas[1].post(f"{space}/resourcequotas", quota))[0] == 201
+
+        async def known(replica: Http) -> bool:
+            return len((await replica.get(f"{space}/resourcequotas"))[1]["items"]) == 1
+
+        for replica in replicas:
+            await eventually(lambda replica=replica: known(replica))  # type: ignore[misc]
+        answers = await asyncio.gather(
+            *(
+                replicas[number % 3].post(
+                    f"{space}/services",
+                    {"metadata": {"name": f"s{number}"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}},
+                )
+                for number in range(45)
+            )
+        )
+        made = [body["spec"] for status, body in answers if status == 201]
+        refused = {(status, body["message"].partition(", ")[0]) for status, body in answers if status != 201}
+        assert all(status == 403 and "exceeded quota: q" in message for status, message in refused), refused
+        assert len(made) == len({spec["clusterIP"] for spec in made}) == 20
+        assert len({spec["ports"][0]["nodePort"] for spec in made}) == 20

@@ -34,7 +34,8 @@ RETRY_S = 0.05
 SETTLE_S = 60.0
 
 
-def _context(config: ClientConfig) -> ssl.SSLContext:
+def client_context(config: ClientConfig) -> ssl.SSLContext:
+    """Of a client with the configuration's certificate."""
     context = ssl.create_default_context(cadata=config.ca.decode())
     descriptor = os.memfd_create("client")
     with os.fdopen(descriptor, "wb") as file:
@@ -153,7 +154,7 @@ class HttpsClient:
 @asynccontextmanager
 async def https_client(kubeconfig: Path, prefix: str) -> AsyncIterator[HttpsClient]:
     config = load_config(kubeconfig)
-    connector = aiohttp.TCPConnector(ssl=_context(config))
+    connector = aiohttp.TCPConnector(ssl=client_context(config))
     async with aiohttp.ClientSession(connector=connector) as session:
         yield HttpsClient(session, f"https://{config.endpoints[0]}", prefix)
 
