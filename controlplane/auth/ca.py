@@ -13,6 +13,7 @@ from functools import cached_property
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from controlplane.store.base import Compare, Put, Store
@@ -48,7 +49,7 @@ class Authority:
     def sign(
         self,
         env: Env,
-        public_key: ec.EllipticCurvePublicKey,
+        public_key: CertificatePublicKeyTypes,
         subject: x509.Name,
         *,
         lifetime_s: float,

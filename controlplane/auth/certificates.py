@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from controlplane.auth.ca import DAY_S, Authority, private_pem
@@ -21,6 +21,7 @@ from wherry.api.errors import BadRequest, Forbidden
 SERVING_LIFETIME_S = 90 * DAY_S
 NODE_LIFETIME_S = 30 * DAY_S
 USER_LIFETIME_S = 365 * DAY_S
+MIN_RSA_BITS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,11 @@ def sign_client(ca: Authority, env: Env, csr_pem: bytes, *, refused_groups: Sequ
         if group in refused_groups:
             raise Forbidden(f'csr: certificates for group "{group}" are not signed on request')
     key = csr.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise BadRequest("csr: its key is not an elliptic curve key")
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < MIN_RSA_BITS:
+            raise BadRequest(f"csr: its RSA key has {key.key_size} bits; wanted at least {MIN_RSA_BITS}")
+    elif not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
+        raise BadRequest("csr: its key is of no kind that TLS clients use: wanted RSA, ECDSA or Ed25519")
     return ca.sign(env, key, subject_of(users[0], groups), lifetime_s=lifetime_s, client=True)
 
 

@@ -32,9 +32,12 @@ from controlplane.registry.custom.catalogue import Catalogue
 from controlplane.registry.patches import Patcher
 from controlplane.registry.pods import PodOperations, binding_request
 from controlplane.registry.reads import Reader
+from controlplane.registry.scale import KIND as SCALE
 from controlplane.registry.scale import Scaler
 from controlplane.registry.seed import seed
 from controlplane.registry.state import Served, State
+from controlplane.registry.strategy import Strategy
+from controlplane.registry.tables import policy
 from controlplane.registry.tables.render import Cells, cells, render
 from controlplane.registry.writes import Writer
 from controlplane.store.base import Store
@@ -50,6 +53,7 @@ _UPDATED = {"status", "finalize", "approval", "ephemeralcontainers", "resize"}
 
 # The verbs of a kind that is a question.
 _ASKED = ("create",)
+_SCALE = Strategy(SCALE, columns=policy.SCALES)
 Answer = Callable[[RequestContext, str, Any], Awaitable[Message]]
 # Of (request, namespace, account, TokenRequest).
 Issue = Callable[[RequestContext, str, str, Any], Awaitable[Message]]
@@ -237,12 +241,16 @@ class Registry:
     def table(self, kind: Kind, items: Sequence[Stored]) -> resources_pb2.Table:
         if (view := versions.of(kind)) is not None:
             items = [view.hidden(stored) for stored in items]
-        return render(self._of(kind, "table").strategy, items, self._env.now())
+        return render(self._shown_by(kind), items, self._env.now())
 
     def cells(self, kind: Kind, stored: Stored) -> Cells:
         if (view := versions.of(kind)) is not None:
             stored = view.hidden(stored)
-        return cells(self._of(kind, "table").strategy, stored, self._env.now())
+        return cells(self._shown_by(kind), stored, self._env.now())
+
+    def _shown_by(self, kind: Kind) -> Strategy:
+        """Whose columns its tables have: a Scale is no kind of its own."""
+        return _SCALE if kind.kind == "Scale" else self._of(kind, "table").strategy
 
     # writes
 

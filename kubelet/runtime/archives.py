@@ -76,8 +76,9 @@ def docker_archive(
     user: str = "",
     working_dir: str = "/",
     labels: Mapping[str, str] | None = None,
+    also: Sequence[str] = (),
 ) -> bytes:
-    """A docker-archive (what `docker save` writes) with one image of one layer."""
+    """A docker-archive (what `docker save` writes) with one image of one layer. `also`: more names of it."""
     content = layer.tar()
     digest = hashlib.sha256(content).hexdigest()
     config = {
@@ -97,7 +98,7 @@ def docker_archive(
     }
     config_bytes = json.dumps(config, sort_keys=True).encode()
     config_name = f"{hashlib.sha256(config_bytes).hexdigest()}.json"
-    manifest = [{"Config": config_name, "RepoTags": [reference], "Layers": [f"{digest}/layer.tar"]}]
+    manifest = [{"Config": config_name, "RepoTags": [reference, *also], "Layers": [f"{digest}/layer.tar"]}]
     return Layer(
         files={
             config_name: (config_bytes, 0o644),

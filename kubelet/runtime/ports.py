@@ -17,7 +17,7 @@ _LOCALHOSTS = ("127.0.0.1", "::1")
 
 
 async def connect(netns: str, port: int) -> PortStream:
-    """`netns` is the path of the pod's namespace, "" for our own. Raises RuntimeFailure when nothing answers."""
+    """`netns` is the path of the pod's namespace, "" for our own. Raises RuntimeFailure, in Go's words, when nothing answers."""
     refused: OSError | None = None
     for host in _LOCALHOSTS:
         try:
@@ -25,7 +25,11 @@ async def connect(netns: str, port: int) -> PortStream:
         except OSError as error:  # TimeoutError is one
             # Of the two answers the first one tells more: many pods have no IPv6 at all.
             refused = refused or error
-    raise RuntimeFailure(f"port {port} of the pod: {refused}", retryable=False) from refused
+    assert refused is not None
+    problem = _in_gos_words(_LOCALHOSTS[0], port, refused)
+    raise RuntimeFailure(
+        f"failed to connect to localhost:{port} inside the pod: {problem}", retryable=False
+    ) from refused
 
 
 async def connect_to(netns: str, address: str, port: int) -> PortStream:
@@ -33,9 +37,13 @@ async def connect_to(netns: str, address: str, port: int) -> PortStream:
     try:
         return await _connect(netns, address, port)
     except OSError as error:
-        late = isinstance(error, TimeoutError)
-        problem = "i/o timeout" if late else f"connect: {os.strerror(error.errno).lower() if error.errno else error}"
-        raise RuntimeFailure(f"dial tcp {address}:{port}: {problem}", retryable=False) from error
+        raise RuntimeFailure(_in_gos_words(address, port, error), retryable=False) from error
+
+
+def _in_gos_words(address: str, port: int, error: OSError) -> str:
+    late = isinstance(error, TimeoutError)
+    problem = "i/o timeout" if late else f"connect: {os.strerror(error.errno).lower() if error.errno else error}"
+    return f"dial tcp {address}:{port}: {problem}"
 
 
 async def _connect(netns: str, host: str, port: int) -> PortStream:

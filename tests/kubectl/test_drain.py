@@ -38,3 +38,23 @@ def test_a_drain_keeps_to_a_budget(web: Kubectl, cluster: KubectlCluster) -> Non
     finally:
         web("uncordon", web.node)
     web("rollout", "status", "deployment/web", "--timeout=60s")
+
+
+@pytest.mark.full
+@versions(NEWEST)
+def test_what_a_drain_leaves_alone_and_how_it_is_made_to(web: Kubectl, cluster: KubectlCluster) -> None:
+    web("run", "alone", "--image=a:1")
+    web("wait", "--for=condition=Ready", "pod/alone", "--timeout=60s")
+    mine = ("drain", web.node, "--ignore-daemonsets")
+    try:
+        refused = web.fails(*mine, "--pod-selector=run=alone")
+        assert "cannot delete Pods that declare no controller (use --force to override)" in refused
+        web("create", "pdb", "web", "--selector=app=web", "--min-available=2")
+        text = web(*mine, "--pod-selector=run=alone", "--force", "--grace-period=1", "--timeout=60s")
+        assert "pod/alone evicted" in text
+        past = web(*mine, "--pod-selector=app=web", "--disable-eviction", "--grace-period=1", "--timeout=60s")
+        assert past.count(" deleted\n") >= 2
+        assert f"node/{web.node} drained" in past
+    finally:
+        web("uncordon", web.node)
+    assert web("uncordon", web.node) == f"node/{web.node} already uncordoned\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -141,6 +142,97 @@ def test_debug_of_a_node(two: Kubectl, local: LocalCluster) -> None:
     (pod,) = [name for name in two("get", "pods", "-o", "name").split() if "node-debugger" in name]
     two("wait", "--for=jsonpath={.status.phase}=Succeeded", pod, "--timeout=60s")
     assert two("logs", pod) == "/host/etc/hostname\n"
+
+
+@versions(NEWEST)
+def test_people_at_terminals(kubectl: Kubectl) -> None:
+    """Interrupts, sizes and exit codes of exec, attach, run and debug."""
+    command = ("--image=" + IMAGE, "--restart=Never", "--", "sh")
+    kubectl("run", "shell", "-it", "--attach=false", *command)
+    kubectl("wait", "--for=condition=Ready", "pod/shell", "--timeout=60s")
+    with kubectl.on_terminal("exec", "-it", "shell", "--", "sh") as terminal:
+        terminal.until(r"# ", typing="\r")
+        terminal.type("echo started; sleep 1000\r")
+        terminal.until(r"\r\nstarted\r\n")
+        terminal.until(r"\^C(?s:.*)# ", typing="\x03")
+        terminal.type("echo status=$?\r")
+        terminal.until(r"status=130\r\n")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    with kubectl.on_terminal("exec", "-it", "shell", "--", "sh", "-c", "echo started; exec sleep 1000") as terminal:
+        terminal.until(r"started\r\n")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "command terminated with exit code 130" in terminal.seen
+    with kubectl.on_terminal("debug", "-it", "shell", "--image=" + IMAGE, "--target=shell", "--", "sh") as terminal:
+        terminal.until(r"# ", typing="\r")
+        terminal.type("ps\r")
+        terminal.until(r"1 root +sh\r\n")  # the container's own, seen from the one that was added
+        terminal.type("exit\r")
+        assert terminal.end() == 0
+    with kubectl.on_terminal("attach", "-it", "shell") as terminal:
+        terminal.until(r"# ", typing="\r")
+        terminal.resize(91, 31)
+        terminal.until(r"\r\n31 91\r\n", typing="stty size\r")
+        terminal.type("exit 5\r")
+        terminal.end()
+    until(lambda: kubectl("get", "pod", "shell", "-o", "jsonpath={..terminated.exitCode}") != "")
+    with kubectl.on_terminal("run", "once", "-it", "--rm", *command) as terminal:
+        terminal.until(r"# ", typing="\r")
+        terminal.type("echo a$((1+1))b\r")
+        terminal.until(r"a2b\r\n")
+        terminal.type("exit 3\r")
+        assert terminal.end() == 3
+        assert 'pod "once" deleted' in terminal.seen
+    assert "not found" in kubectl.fails("get", "pod", "once")
+
+
+@versions(NEWEST)
+def test_port_forward_to_a_pod_a_service_and_nowhere(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", stdin=WEB)
+    kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+    for target, port in (("pod/web", "8080"), ("service/web", "http")):
+        with kubectl.going("port-forward", target, f":{port}", "--address=127.0.0.1") as forwarding:
+            assert forwarding.stdout is not None
+            found = re.search(r"127\.0\.0\.1:(\d+) -> 8080", forwarding.stdout.readline())
+            assert found
+            with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/sub/x", timeout=60) as page:
+                assert page.read() == b"deep\n"
+    with kubectl.going("port-forward", "pod/web", ":9", "--address=127.0.0.1") as forwarding:
+        assert forwarding.stdout is not None
+        found = re.search(r"127\.0\.0\.1:(\d+) -> 9", forwarding.stdout.readline())
+        assert found
+        with socket.create_connection(("127.0.0.1", int(found[1])), timeout=60) as connection:
+            assert connection.recv(1) == b""
+        said = forwarding.stdout.read()
+        refused = "failed to connect to localhost:9 inside the pod: dial tcp 127.0.0.1:9: connect: connection refused"
+        assert f"an error occurred forwarding {found[1]} -> 9: {refused}" in said
+        assert "error: lost connection to pod" in said
+    assert "does not have a service port 99" in kubectl.fails("port-forward", "service/web", ":99")
+
+
+@versions(NEWEST)
+def test_a_rollout_that_does_not_get_on(kubectl: Kubectl) -> None:
+    kubectl("create", "deployment", "slow", f"--image={IMAGE}", "--", "sleep", "1000")
+    kubectl("patch", "deployment", "slow", "-p", '{"spec": {"progressDeadlineSeconds": 2, "minReadySeconds": 1}}')
+    assert "successfully rolled out" in kubectl("rollout", "status", "deployment/slow", "--timeout=60s")
+    kubectl("set", "image", "deployment/slow", "demo=wherry.local/none:1")
+    stuck = kubectl.run("rollout", "status", "deployment/slow", "--timeout=60s")
+    assert stuck.returncode == 1
+    assert 'error: deployment "slow" exceeded its progress deadline' in stuck.stderr
+    described = kubectl("describe", "deployment", "slow")
+    assert re.search(r"Progressing +False +ProgressDeadlineExceeded", described)
+    assert re.search(r"NewReplicaSet: +slow-\w+ \(1/1 replicas created\)", described)
+    bad = kubectl(
+        "get", "pods", "-l", "app=slow", "-o", "jsonpath={range .items[*]}{.metadata.name} {..image} {'\\n'}{end}"
+    )
+    name = next(line.split()[0] for line in bad.splitlines() if "none" in line)
+    assert re.search(
+        "is waiting to start: (trying and failing to pull image|image can't be pulled)", kubectl.fails("logs", name)
+    )
+    assert "Image:\twherry.local/none:1" in kubectl("rollout", "history", "deployment/slow", "--revision=2")
+    assert kubectl("rollout", "undo", "deployment/slow") == "deployment.apps/slow rolled back\n"
+    assert "successfully rolled out" in kubectl("rollout", "status", "deployment/slow", "--timeout=60s")
 
 
 @versions(NEWEST)

@@ -150,13 +150,13 @@ class LocalCluster:
         launch.stop([process for process in [launch.running_agent(place)] if process is not None])
         launch.start([*launch.agent_argv(self.description, place), *flags], place.log, place.pid_file)
 
-    def load(self, command: Sequence[str], *names: str) -> None:
-        """Images of these names on every node: what the demo image has, with another command."""
-        for name in names:
-            archive = Path(self._folder.name) / "image.tar"
-            archive.write_bytes(images.docker_archive(name, images.demo_layer(), cmd=command, env=["PATH=/bin"]))
-            for node in self.description.nodes:
-                images.load(node.containerd.socket, archive)
+    def load(self, command: Sequence[str], name: str, *also: str) -> None:
+        """An image of these names on every node: what the demo image has, with another command."""
+        archive = Path(self._folder.name) / "image.tar"
+        content = images.docker_archive(name, images.demo_layer(), cmd=command, env=["PATH=/bin"], also=also)
+        archive.write_bytes(content)
+        for node in self.description.nodes:
+            images.load(node.containerd.socket, archive)
 
     def cable(self, node: int, *, connected: bool) -> None:
         """Plugs the node's only link in or out."""

@@ -319,7 +319,7 @@ class Resources:
         return form
 
     async def _one(self, exchange: Exchange, stored: Stored, form: Form, *, status: int = 200) -> web.StreamResponse:
-        if form.form == media.TABLE and stored.kind.kind != "Scale":
+        if form.form == media.TABLE:
             columns = encoding.columns_json(self._registry.table(stored.kind, ()))
             rows = self._rows(stored.kind, form, exchange.query.get("includeObject", ""))
             head = encoding.list_metadata(stored.revision)

@@ -148,11 +148,13 @@ class CertificateRequests(Strategy):
     def prepare_status(self, obj: Any, old: Any) -> None:
         Strategy.prepare_status(self, obj, old)
         _keep_conditions(obj, old, ("Approved", "Denied"), keep=True)
+        _fill_transitions(obj, old)
 
     def prepare_subresource(self, obj: Any, old: Any, subresource: str) -> None:
         obj.spec.CopyFrom(old.spec)
         obj.status.certificate = old.status.certificate
         _keep_conditions(obj, old, ("Approved", "Denied"), keep=False)
+        _fill_transitions(obj, old)
 
     def validate(self, obj: Any) -> list[Cause]:
         return validation.certificate_request(obj)
@@ -165,9 +167,9 @@ class CertificateRequests(Strategy):
 
 
 def _keep_conditions(obj: Any, old: Any, types: tuple[str, ...], *, keep: bool) -> None:
-    """Of the conditions, those of `types` are the old ones (keep) or all but those are (not keep)."""
-    wanted = [condition for condition in obj.status.conditions if (condition.type in types) != keep]
-    wanted += [condition for condition in old.status.conditions if (condition.type in types) == keep]
+    """Of the conditions, those of `types` are the old ones (keep) or all but those are (not keep). The old ones come first."""
+    wanted = [condition for condition in old.status.conditions if (condition.type in types) == keep]
+    wanted += [condition for condition in obj.status.conditions if (condition.type in types) != keep]
     copies = []
     for condition in wanted:
         copy = type(condition)()
@@ -175,3 +177,14 @@ def _keep_conditions(obj: Any, old: Any, types: tuple[str, ...], *, keep: bool) 
         copies.append(copy)
     del obj.status.conditions[:]
     obj.status.conditions.extend(copies)
+
+
+def _fill_transitions(obj: Any, old: Any) -> None:
+    """`kubectl certificate approve` says when a condition was updated, and leaves it to the server when it became so."""
+    before = {(condition.type, condition.status): condition for condition in old.status.conditions}
+    for condition in obj.status.conditions:
+        if not condition.HasField("last_transition_time"):
+            known = before.get((condition.type, condition.status), condition)
+            field = "last_transition_time" if known.HasField("last_transition_time") else "last_update_time"
+            if known.HasField(field):
+                condition.last_transition_time.CopyFrom(getattr(known, field))

@@ -1,4 +1,4 @@
-"""Tables of disruption budgets, autoscalers, priority classes and runtime classes."""
+"""Tables of disruption budgets, autoscalers, scales, priority classes and runtime classes."""
 
 from __future__ import annotations
 
@@ -83,6 +83,13 @@ AUTOSCALERS = (
     Column("MinPods", _min_pods),
     Column("MaxPods", lambda obj, now: int(obj.spec.max_replicas)),
     Column("Replicas", lambda obj, now: int(obj.status.current_replicas)),
+    age_column(),
+)
+
+SCALES = (
+    name_column(),
+    Column("Desired", lambda obj, now: int(obj.spec.replicas), type="integer"),
+    Column("Available", lambda obj, now: int(obj.status.replicas), type="integer"),
     age_column(),
 )
 
