@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from controlplane.admission import expressions
 from controlplane.admission.expressions import ConditionError, Conditions
@@ -15,7 +15,7 @@ from wherry.api.cel.budget import Budget
 from wherry.api.cel.program import Program
 from wherry.api.cel.syntax import CompileError
 from wherry.api.cel.values import EvaluationError
-from wherry.api.turns import Slices
+from wherry.api.turns import Slices, at_once
 
 MAX_MESSAGE = 5 * 1024
 MAX_ANNOTATION = 10 * 1024
@@ -47,7 +47,7 @@ class Outcome:
 
 def compile_variables(
     variables: Any, wrong: Callable[[int, str], None] | None = None, compile: Compile | None = None
-) -> tuple[dict[str, cel.Type], list[tuple[str, Program]]]:
+) -> Slices[tuple[dict[str, cel.Type], list[tuple[str, Program]]]]:
     """The types that further expressions see, and the programs in order; each variable sees those before it. Raises
     CompileError, or tells `wrong` the index and what it is. `compile`: for those that may make more than values of CEL."""
     known: dict[str, cel.Type] = {}
@@ -63,6 +63,7 @@ def compile_variables(
             continue
         known[variable.name] = compiled.type
         programs.append((variable.name, compiled))
+        yield
     return known, programs
 
 
@@ -90,14 +91,25 @@ class _Variables(dict[str, Any]):
 
 
 class Definition:
-    """What policies of both kinds have. Raises CompileError for one that another version has stored and this one can't read."""
+    """What policies of both kinds have. An expression takes most of a millisecond, and there may be hundreds: so it is `made` in
+    slices. Raises CompileError for one that another version has stored and this one can't read."""
 
-    def __init__(self, spec: Any, compile: Compile | None = None) -> None:
+    def __init__(self, spec: Any) -> None:
+        at_once(self._compile(spec))
+
+    @classmethod
+    def made(cls, spec: Any) -> Slices[Self]:
+        self = cls.__new__(cls)
+        yield from self._compile(spec)
+        return self
+
+    def _compile(self, spec: Any, compile: Compile | None = None) -> Slices[None]:
         self.spec = spec
         self._conditions = None
         if spec.match_conditions:
             self._conditions = Conditions(spec.match_conditions, BASE, authorizer.functions())
-        self.types, self._variables = compile_variables(spec.variables, compile=compile)
+        yield
+        self.types, self._variables = yield from compile_variables(spec.variables, compile=compile)
 
     def holds(self, given: Mapping[str, Any]) -> bool:
         """Whether it wants the request at all. Raises ConditionError."""
@@ -112,18 +124,18 @@ class Definition:
 class Policy(Definition):
     """A ValidatingAdmissionPolicy."""
 
-    def __init__(self, spec: Any) -> None:
-        super().__init__(spec)
+    def _compile(self, spec: Any, compile: Compile | None = None) -> Slices[None]:
+        yield from super()._compile(spec, compile)
         types = self.types
-        self._validations = [
-            (
-                item,
-                compile_one(item.expression, types),
-                compile_one(item.message_expression, types) if item.message_expression else None,
-            )
-            for item in spec.validations
-        ]
-        self._annotations = [(item.key, compile_one(item.value_expression, types)) for item in spec.audit_annotations]
+        self._validations = []
+        for item in spec.validations:
+            message = compile_one(item.message_expression, types) if item.message_expression else None
+            self._validations.append((item, compile_one(item.expression, types), message))
+            yield
+        self._annotations = []
+        for item in spec.audit_annotations:
+            self._annotations.append((item.key, compile_one(item.value_expression, types)))
+            yield
 
     def evaluate(self, given: dict[str, Any]) -> Slices[Outcome]:
         """What the policy says; a failure counts or not by its failurePolicy."""

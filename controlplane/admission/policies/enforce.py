@@ -26,7 +26,7 @@ _FAILURE = "validation.policy.admission.k8s.io/validation_failure"
 class Enforcer:
     def __init__(self, lookup: Lookup, env: Env, decide: Decide) -> None:
         self._lookup = lookup
-        self._source = PolicySource(lookup, env, decide, "ValidatingAdmissionPolicy", Policy)
+        self._source = PolicySource(lookup, env, decide, "ValidatingAdmissionPolicy", Policy.made)
 
     async def validate(self, request: Request) -> None:
         if matching.exempt(request):
@@ -48,7 +48,7 @@ class Enforcer:
         """The first denial. Publishes what else its bindings want said."""
         name, request = policy.metadata.name, asked.request
         insists = policy.spec.failure_policy != "Ignore"
-        compiled = self._source.compiled(policy)
+        compiled = await self._source.compiled(policy)
         if isinstance(compiled, str):
             detail = f"failed to configure policy: {compiled}"
             return asked.deny(f"ValidatingAdmissionPolicy '{name}' denied request: {detail}") if insists else None

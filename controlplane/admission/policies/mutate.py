@@ -24,7 +24,7 @@ from wherry.api.turns import in_turns
 class Mutator:
     def __init__(self, lookup: Lookup, env: Env, decide: Decide) -> None:
         self._lookup = lookup
-        self._source = PolicySource(lookup, env, decide, "MutatingAdmissionPolicy", Mutations)
+        self._source = PolicySource(lookup, env, decide, "MutatingAdmissionPolicy", Mutations.made)
 
     async def mutate(self, request: Request, seen: dict[str, bytes]) -> bool:
         """Whether the object has changed. `seen`: what each policy left behind; when it is not empty, only those run that want
@@ -50,7 +50,7 @@ class Mutator:
     async def _policy(self, policy: Any, bindings: list[Any], asked: Asked) -> bool:
         name = policy.metadata.name
         insists = policy.spec.failure_policy != "Ignore"
-        compiled = self._source.compiled(policy)
+        compiled = await self._source.compiled(policy)
         if isinstance(compiled, str):
             if insists:
                 raise _refusal(asked, f"policy '{name}' denied request: failed to configure policy: {compiled}")

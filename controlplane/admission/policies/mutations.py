@@ -13,7 +13,7 @@ from typing import Any
 
 from controlplane.admission import expressions
 from controlplane.admission.policies import authorizer
-from controlplane.admission.policies.compiled import BASE, Definition
+from controlplane.admission.policies.compiled import BASE, Compile, Definition
 from wherry.api import patch, typed
 from wherry.api.cel import program
 from wherry.api.cel import types as cel
@@ -86,9 +86,12 @@ def compile_mutation(mutation: Any, variables: Mapping[str, cel.Type]) -> Progra
 
 
 class Mutations(Definition):
-    def __init__(self, spec: Any) -> None:
-        super().__init__(spec, compile_one)
-        self._mutations = [(item, compile_mutation(item, self.types)) for item in spec.mutations]
+    def _compile(self, spec: Any, compile: Compile | None = None) -> Slices[None]:
+        yield from super()._compile(spec, compile or compile_one)
+        self._mutations = []
+        for item in spec.mutations:
+            self._mutations.append((item, compile_mutation(item, self.types)))
+            yield
 
     def apply(self, given: Mapping[str, Any], kind: typed.Type) -> Slices[dict[str, Any]]:
         """The object after all mutations; each sees what those before it made. Raises MutationFailed."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from controlplane.admission.policies.asked import Asked
 from controlplane.admission.policies.authorizer import Decide
 from wherry.api.cel.syntax import CompileError
 from wherry.api.context import Env
+from wherry.api.turns import Slices, in_turns
 
 C = TypeVar("C")
 
@@ -20,8 +22,11 @@ _V1 = "admissionregistration.k8s.io/v1"
 class PolicySource(Generic[C]):
     """Of one kind of policy and its bindings. What is compiled of a policy is kept as long as it stays the same revision."""
 
-    def __init__(self, lookup: Lookup, env: Env, decide: Decide, kind: str, compile: Callable[[Any], C]) -> None:
+    def __init__(
+        self, lookup: Lookup, env: Env, decide: Decide, kind: str, compile: Callable[[Any], Slices[C]]
+    ) -> None:
         """`compile` takes a policy's spec, and raises CompileError."""
+        self._compiling = asyncio.Lock()  # of many requests that meet a new policy one compiles it
         self._lookup = lookup
         self._env = env
         self._decide = decide
@@ -44,15 +49,19 @@ class PolicySource(Generic[C]):
         served = self._lookup.versions(request.kind.group, request.kind.plural)
         return Asked(request, namespace, self._env.uuid(), served), policies, bindings
 
-    def compiled(self, policy: Any) -> C | str:
+    async def compiled(self, policy: Any) -> C | str:
         """Or why it cannot be."""
         kept = self._kept.get(policy.metadata.name)
-        if kept is None or kept[0] is not policy:
-            try:
-                made: C | str = self._compile(policy.spec)
-            except CompileError as error:
-                made = f"compilation failed: {error}"
-            kept = self._kept[policy.metadata.name] = policy, made
+        if kept is not None and kept[0] is policy:
+            return kept[1]
+        async with self._compiling:
+            kept = self._kept.get(policy.metadata.name)
+            if kept is None or kept[0] is not policy:
+                try:
+                    made: C | str = await in_turns(self._compile(policy.spec))
+                except CompileError as error:
+                    made = f"compilation failed: {error}"
+                kept = self._kept[policy.metadata.name] = policy, made
         return kept[1]
 
     async def answer(self, asked: Asked) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from controlplane.registry.defaults import admissionregistration as defaults
 from controlplane.registry.state import Served
 from controlplane.registry.strategies.declared import entry
-from controlplane.registry.strategies.policies import ValidatingPolicies
+from controlplane.registry.strategies.policies import Policies, ValidatingPolicies
 from controlplane.registry.tables import admissionregistration as tables
 from controlplane.registry.validation import admissionregistration as validation
 
@@ -16,7 +16,7 @@ _V1 = "admissionregistration.k8s.io/v1"
 
 def kinds() -> Iterator[Served]:
     yield entry(
-        _V1, "MutatingAdmissionPolicy", columns=tables.MUTATING_POLICIES, fill=defaults.policy,
+        _V1, "MutatingAdmissionPolicy", Policies, columns=tables.MUTATING_POLICIES, fill=defaults.policy,
         check=validation.policy, counted=("spec",),
     )  # fmt: skip
     yield entry(

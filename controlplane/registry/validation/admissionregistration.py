@@ -11,6 +11,7 @@ from controlplane.registry import violations
 from controlplane.registry.validation import common
 from controlplane.registry.violations import Causes
 from wherry.api import names
+from wherry.api.turns import Slices, at_once
 
 _OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
 _FAILURE = ("Fail", "Ignore")
@@ -142,6 +143,11 @@ def _client(config: Any, path: str) -> Causes:
 
 
 def policy(obj: Any) -> Causes:
+    return at_once(policy_in_slices(obj))
+
+
+def policy_in_slices(obj: Any) -> Slices[Causes]:
+    """Of either kind; its expressions are compiled one at a time."""
     spec = obj.spec
     causes = common.one_of(spec.failure_policy, _FAILURE, "spec.failurePolicy")
     if not spec.HasField("match_constraints"):
@@ -153,14 +159,14 @@ def policy(obj: Any) -> Causes:
             detail = "validations or auditAnnotations must contain at least one item"
             causes += (violations.required(f"spec.{name}", detail) for name in ("validations", "auditAnnotations"))
         causes += _conditions(spec.match_conditions, "spec.matchConditions", policy=True)
-        causes += _expressions(spec)
+        causes += yield from _expressions(spec)
     else:
         causes += _conditions(spec.match_conditions, "spec.matchConditions", policy=True)
-        causes += _mutations(spec)
+        causes += yield from _mutations(spec)
     return causes
 
 
-def _mutations(spec: Any) -> Causes:
+def _mutations(spec: Any) -> Slices[Causes]:
     """Of a MutatingAdmissionPolicy: what it makes compiles, and is of the right type."""
     from controlplane.admission.policies import mutations
     from wherry.api.cel.syntax import CompileError
@@ -175,8 +181,9 @@ def _mutations(spec: Any) -> Causes:
     wrong = _variable_names(spec.variables)
     if wrong:
         return [*causes, *wrong]
-    types = _variable_types(spec, causes, mutations.compile_one)
+    types = yield from _variable_types(spec, causes, mutations.compile_one)
     for index, item in enumerate(spec.mutations):
+        yield
         path = f"spec.mutations[{index}]"
         if not item.patch_type:
             causes.append(violations.required(f"{path}.patchType"))
@@ -219,16 +226,17 @@ def _policy_check(variables: Any) -> Callable[[str, str, tuple[str, ...]], Cause
     return lambda source, path, allowed: expressions.check(source, path, allowed, given, authorizer.functions())
 
 
-def _expressions(spec: Any) -> Causes:
+def _expressions(spec: Any) -> Slices[Causes]:
     """Of a ValidatingAdmissionPolicy: its variables, validations and annotations compile and are of the right type."""
     from controlplane.admission.policies import compiled
 
     causes = _variable_names(spec.variables)
     if causes:
         return causes
-    types = _variable_types(spec, causes, compiled.compile_one)
+    types = yield from _variable_types(spec, causes, compiled.compile_one)
     check = _policy_check(types)
     for index, item in enumerate(spec.validations):
+        yield
         path = f"spec.validations[{index}]"
         if not item.expression.strip():
             causes.append(violations.required(f"{path}.expression", "expression is not specified"))
@@ -240,6 +248,7 @@ def _expressions(spec: Any) -> Causes:
             causes += common.one_of(item.reason, _REASONS, f"{path}.reason")
     keys: set[str] = set()
     for index, item in enumerate(spec.audit_annotations):
+        yield
         path = f"spec.auditAnnotations[{index}]"
         causes += (violations.invalid(f"{path}.key", item.key, text) for text in names.qualified_name(item.key))
         if item.key in keys:
@@ -264,7 +273,7 @@ def _variable_names(variables: Any) -> Causes:
     return causes
 
 
-def _variable_types(spec: Any, causes: Causes, compile: Any) -> dict[str, Any]:
+def _variable_types(spec: Any, causes: Causes, compile: Any) -> Slices[dict[str, Any]]:
     """Adds to `causes` those that do not compile."""
     from controlplane.admission.policies import compiled
 
@@ -272,7 +281,7 @@ def _variable_types(spec: Any, causes: Causes, compile: Any) -> dict[str, Any]:
         path, expression = f"spec.variables[{index}].expression", spec.variables[index].expression
         causes.append(violations.invalid(path, expression, f"compilation failed: {text}"))
 
-    types, _ = compiled.compile_variables(spec.variables, wrong, compile)
+    types, _ = yield from compiled.compile_variables(spec.variables, wrong, compile)
     return types
 
 
