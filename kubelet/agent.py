@@ -208,6 +208,7 @@ class Agent:
             self._start_worker(pod, observed, adopted=True, allocated=resizing.of_spec(pod))
         if self._workers:
             log.info("adopted %d pods", len(self._workers))
+            self._emit_of_node(NORMAL, "Starting", f"Starting kubelet: {len(self._workers)} pods are taken over")
         # Without a checkpoint (lost, or a hollow node) it is up to the control plane to say what they are.
         self._left = {
             uid: m.Observed(tuple(found), tuple(containers.get(uid, ())))
@@ -312,6 +313,7 @@ class Agent:
     # -- the runtime's side
 
     async def _follow_runtime(self) -> None:
+        down = False
         while True:
             try:
                 async for event in self.runtime.events():
@@ -323,6 +325,14 @@ class Agent:
                 log.warning("runtime events: %s", error.message)
             finally:
                 self._relist_now.set()  # something may have happened meanwhile
+            # Told although the node stays Ready when it is soon there again: nothing new runs meanwhile.
+            problem = await self._readiness()
+            if bool(problem) != down:
+                down = bool(problem)
+                if down:
+                    self._emit_of_node(WARNING, "ContainerRuntimeDown", f"{problem}; its containers run on")
+                else:
+                    self._emit_of_node(NORMAL, "ContainerRuntimeUp", "container runtime answers again")
             await asyncio.sleep(EVENT_RETRY_S)
 
     async def _relist_loop(self) -> None:

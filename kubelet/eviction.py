@@ -78,6 +78,11 @@ def condition_of(threshold: Threshold) -> str:
     return MEMORY_PRESSURE if threshold.signal == MEMORY else DISK_PRESSURE
 
 
+def resource_of(threshold: Threshold) -> str:
+    """What pods use up."""
+    return "memory" if threshold.signal == MEMORY else _STORAGE
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Of one container."""
@@ -126,7 +131,7 @@ def choose(
 ) -> tuple[Candidate, str] | None:
     """The one pod to evict now, and the message; the kubelet too takes one and looks again."""
     for threshold in short:
-        resource = "memory" if threshold.signal == MEMORY else _STORAGE
+        resource = resource_of(threshold)
         if ranked := rank(candidates, resource):
             return ranked[0], message(threshold, measured[threshold.signal], resource, ranked[0])
     return None

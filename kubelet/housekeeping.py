@@ -51,7 +51,7 @@ class Housekeeping:
     async def run(self) -> None:
         pressure = Pressure(
             self.runtime, self.report, self.root, self.workers, self.volumes, self.cgroups, self.limits, self._free_disk,
-            self.changed,
+            self.changed, self.tell,
         )  # fmt: skip
         last_used: dict[str, float] = {}
         loop = asyncio.get_running_loop()

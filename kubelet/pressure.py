@@ -1,4 +1,4 @@
-"""Measures memory and disk, says so in the node's conditions, and evicts pods while they are short.
+"""Measures memory and disk, says so in the node's conditions and events, and evicts pods while they are short.
 
 Deciding is in `kubelet.eviction` (pure). One step of `kubelet.housekeeping`'s rounds.
 """
@@ -20,10 +20,14 @@ from kubelet.pods.worker import PodWorker
 from kubelet.runtime.base import Runtime
 from kubelet.volumes.directories import used_bytes
 from kubelet.volumes.manager import VolumeManager
+from wherry.client.events import NORMAL, WARNING
 
 log = logging.getLogger(__name__)
 
 EVICTION_GRACE_S = 1.0
+# Of the events that tell of a condition, in the kubelet's words: true, false.
+_MEMORY_REASONS = ("NodeHasInsufficientMemory", "NodeHasSufficientMemory")
+_DISK_REASONS = ("NodeHasDiskPressure", "NodeHasNoDiskPressure")
 
 
 class MemoryUse(Protocol):
@@ -50,6 +54,7 @@ class Pressure:
     limits: Limits
     free_images: Callable[[], Awaitable[bool]]
     changed: Callable[[], None]  # the node's status has to be sent
+    tell: Callable[[str, str, str], None]  # an event of the node: type, reason, message
     short: bool = False  # at the last look
     _pressed: dict[str, float] = field(default_factory=dict)  # condition -> when it was last true
 
@@ -57,6 +62,9 @@ class Pressure:
         """Measures, and takes one step against what is short."""
         measured = self._measure(await self._image_fs())
         short = eviction.met(self.limits.hard, measured)
+        if short and not self.short:
+            for resource in sorted({eviction.resource_of(threshold) for threshold in short}):
+                self.tell(WARNING, "EvictionThresholdMet", f"Attempting to reclaim {resource}")
         self.short = bool(short)
         self._report([eviction.condition_of(threshold) for threshold in short])
         if not short:
@@ -82,9 +90,16 @@ class Pressure:
         self._pressed.update(dict.fromkeys(now_true, now))
         recent = {name for name, at in self._pressed.items() if now == at or now - at < self.limits.transition_s}
         shown = (eviction.MEMORY_PRESSURE in recent, eviction.DISK_PRESSURE in recent)
-        if shown != (self.report.pressure.memory, self.report.pressure.disk):
-            self.report.pressure.memory, self.report.pressure.disk = shown
-            self.changed()
+        before = (self.report.pressure.memory, self.report.pressure.disk)
+        if shown == before:
+            return
+        self.report.pressure.memory, self.report.pressure.disk = shown
+        self.changed()
+        for is_now, was, (yes, no) in zip(shown, before, (_MEMORY_REASONS, _DISK_REASONS), strict=True):
+            if is_now != was:
+                self.tell(
+                    NORMAL, yes if is_now else no, f"Node {self.report.name} status is now: {yes if is_now else no}"
+                )
 
     async def _image_fs(self) -> str:
         if not any(threshold.signal.startswith("imagefs") for threshold in self.limits.hard):

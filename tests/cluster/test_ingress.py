@@ -283,7 +283,6 @@ def test_a_rolling_update_loses_no_request(cluster: LocalCluster) -> None:
 HELD_S = 0.5  # long for a pod that waits for nobody, and well within what it waits
 
 
-@pytest.mark.full
 def test_a_pod_waits_for_an_ingress_that_is_slow(cluster: LocalCluster) -> None:
     controller = launch.running_ingress(cluster.description)
     assert controller is not None
