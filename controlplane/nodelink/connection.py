@@ -127,7 +127,10 @@ class Connection:
             updates, self._statuses = self._statuses, {}
             node_status, self._node_status = self._node_status, None
             if node_status is not None:
-                await self._commits.run(write_node_status(self._registry, self._call.context(), self.node, node_status))
+                now = self._env.now()
+                await self._commits.run(
+                    write_node_status(self._registry, self._call.context(), self.node, node_status, now)
+                )
             waiting = list(updates.values())
             for start in range(0, len(waiting), STATUS_BATCH):
                 for key in await self._commit(waiting[start : start + STATUS_BATCH]):

@@ -22,14 +22,14 @@ NEVER = ("NodeStatusNeverUpdated", "Kubelet never posted node status.")
 
 
 async def write_node_status(
-    registry: RegistryAPI, ctx: RequestContext, node: str, status: core_v1_pb2.NodeStatus
+    registry: RegistryAPI, ctx: RequestContext, node: str, status: core_v1_pb2.NodeStatus, now: float
 ) -> None:
     """Takes the agent's status over; conditions of types that it does not report (other writers') stay."""
     kind = kinds.by_name("v1", "Node")
     for attempt in range(TRIES):
         stored = await registry.get(ctx, kind, "", node)
         current = stored.message()
-        wanted = merged(current, status)
+        wanted = merged(current, status, now)
         if wanted == current:
             return
         try:
@@ -57,16 +57,21 @@ async def write_silence(registry: RegistryAPI, ctx: RequestContext, node: str, n
     return False
 
 
-def merged(current: core_v1_pb2.Node, status: core_v1_pb2.NodeStatus) -> core_v1_pb2.Node:
-    """`current` with `status`; lastTransitionTime is kept for a condition whose status did not change."""
+def merged(current: core_v1_pb2.Node, status: core_v1_pb2.NodeStatus, now: float) -> core_v1_pb2.Node:
+    """`current` with `status`; lastTransitionTime is kept for a condition whose status did not change. The agent does not know
+    of those that were changed behind its back (Unknown, while it was silent): they change back now."""
     wanted = core_v1_pb2.Node()
     wanted.CopyFrom(current)
     wanted.status.CopyFrom(status)
     before = {condition.type: condition for condition in current.status.conditions}
     for condition in wanted.status.conditions:
         old = before.pop(condition.type, None)
-        if old is not None and old.status == condition.status and old.HasField("last_transition_time"):
+        if old is None or not old.HasField("last_transition_time"):
+            continue
+        if old.status == condition.status:
             condition.last_transition_time.CopyFrom(old.last_transition_time)
+        elif old.status == "Unknown":
+            condition.last_transition_time.CopyFrom(to_time(now))
     reported = {condition.type for condition in status.conditions}
     wanted.status.conditions.extend(
         condition for condition in current.status.conditions if condition.type not in reported

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from wherry.testing.require import require_binary
 
 MAIN = [sys.executable, "-m", "wherry.cli.main"]
 NODES = ("node-1", "node-2", "node-3")
+# Docker keeps its chains, and makes some of them with the first network.
+RULE_OF_A_NETWORK = re.compile(r'"br-|addr [1-9][0-9.]+[0-9](?!/8)\b|wherry')
 CONTROL_PLANES = ("control-plane", "control-plane-2", "control-plane-3")
 
 
@@ -74,8 +78,16 @@ class ComposeCluster:
             "containers": self.dockerd.docker("ps", "--all", *of_project).stdout.split(),
             "volumes": self.dockerd.docker("volume", "ls", *of_project).stdout.split(),
             "networks": self.dockerd.docker("network", "ls", *of_project).stdout.split(),
+            "routes": self.dockerd.host("ip", "-4", "route").stdout.splitlines(),
+            "rules": [rule for rule in self.dockerd.rules() if RULE_OF_A_NETWORK.search(rule)],
+            "flows": [flow for flow in self.dockerd.flows() if "dst=127.0.0.1 " not in flow],
             "links": [name for name in self.dockerd.links() if name.startswith(("br-", "veth"))],
-            "mounts": [place for place in self.dockerd.mounts() if "/overlay2/" in place or "/volumes/" in place],
+            "mounts": [
+                place
+                for place in self.dockerd.mounts()
+                if any(part in place for part in ("/overlay2/", "/volumes/", "/netns/"))
+                and not place.endswith("/default")
+            ],
             "processes": self.dockerd.container_processes(),
         }
         return {what: names for what, names in found.items() if names}
@@ -98,6 +110,17 @@ class ComposeCluster:
         return self.dockerd.host(
             *MAIN, "--config", config, *words, check=False, stdin=stdin, timeout_s=timeout_s, env=self._environment
         )
+
+    def events(self, name: str, since_s: float) -> dict[str, str]:
+        """Of the object of this name, since then: reason -> the newest message."""
+        found = [item for item in self.json("events")["items"] if item["involvedObject"]["name"] == name]
+        found = [
+            item
+            for item in found
+            if (item.get("lastTimestamp") or "") and seconds(item["lastTimestamp"]) >= int(since_s)
+        ]
+        found.sort(key=lambda item: str(item["lastTimestamp"]))
+        return {item["reason"]: item["message"] for item in found}
 
     def python(self, *words: str) -> str:
         """A program of the test's own, on the host."""
@@ -155,6 +178,11 @@ class ComposeCluster:
     def logs(self, service: str) -> str:
         done = self.dockerd.docker("logs", "--tail", "60", self.container(service), check=False)
         return done.stdout + done.stderr
+
+
+def seconds(timestamp: str) -> float:
+    """Of what Kubernetes calls a time."""
+    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def _condition(item: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ has ended, and a Docker that the machine has is not touched. For tests/compose a
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -107,22 +108,37 @@ class Dockerd:
             raise AssertionError(f"{' '.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def build_images(self, image: str = "wherry:dev") -> None:
-        """What `make images` does, from what is cached where possible."""
+    def build_images(self, image: str = "wherry:dev", base: str = "") -> str:
+        """What `make images` does, from what is cached where possible. What it said."""
         require_binary("mmdebstrap", "mmdebstrap")
         # Not on "the host", which has no network: pip and apt use this machine's.
         done = subprocess.run(
             [str(ROOT / "deploy" / "images")], capture_output=True, text=True, timeout=900, check=False,
-            env={**self.environment, "WHERRY_IMAGE": image, "NO_REGISTRY": "1", "PYTHON": _python()},
+            env={**self.environment, "WHERRY_IMAGE": image, "NO_REGISTRY": "1", "PYTHON": _python(), "BASE": base},
         )  # fmt: skip
         if done.returncode:
             raise AssertionError(f"deploy/images: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stderr
 
     # -- what it has of containers
 
     def links(self) -> list[str]:
         """Of "the host"."""
         return [line.split(":")[1].split("@")[0].strip() for line in self.host("ip", "-o", "link").stdout.splitlines()]
+
+    def rules(self) -> list[str]:
+        """Of nftables (and iptables on it), each with its table and chain, without counts."""
+        found, where = [], ["", ""]
+        for line in self.host("nft", "list", "ruleset").stdout.splitlines():
+            depth = len(line) - len(line.lstrip("\t"))
+            if depth < 2:
+                where[depth:] = [line.strip(" \t{}")] + [""] * (1 - depth)
+            found.append(" ".join([*where, re.sub(r"counter packets \d+ bytes \d+", "", line.strip(" \t{}"))]).strip())
+        return sorted({line for line in found if line})
+
+    def flows(self) -> list[str]:
+        """The connections that the kernel knows of."""
+        return self.host("conntrack", "-L").stdout.splitlines()
 
     def mounts(self) -> list[str]:
         """In its mount namespace."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 REQUEST_TIMEOUT_S = 10.0
 LIMIT_S = 60.0
+BEGAN = "began"  # the first line that is printed: from then on SIGTERM ends it with a report
 END_OF_HEADERS = b"\r\n\r\n"
 
 
@@ -56,7 +57,7 @@ class Report:
 
 def report(said: str) -> Report:
     """Of what the program has printed."""
-    found = json.loads(said)
+    found = json.loads(said.splitlines()[-1])
     return Report(Counter(found["answers"]), found["kept"], found["elapsed_s"])
 
 
@@ -151,6 +152,7 @@ async def load(
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
+    print(BEGAN, flush=True)
     found = (await loop.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM))[0][4]
     clients = Clients((str(found[0]), port), site or host)
     under_way: set[asyncio.Task[None]] = set()

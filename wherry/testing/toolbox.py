@@ -5,12 +5,14 @@ For tests/compose.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wherry.testing.compose import NODES, ComposeCluster
-from wherry.testing.load import Report, report
+from wherry.testing.load import BEGAN, Report, report
 from wherry.testing.local import IMAGE
 
 CURL = "/usr/bin/curl -sf -m 5"
@@ -107,3 +109,31 @@ class Load:
         self._pool.shutdown()
         print(found)  # what the machine allowed, for who asks (-rP)
         return found
+
+
+class HostLoad:
+    """Requests at a constant rate from "the host" to a node's port, from now until `results`; it needs no control plane."""
+
+    def __init__(self, cluster: ComposeCluster, node: str, port: int, *, per_s: float) -> None:
+        command = [
+            *cluster.dockerd.inside, sys.executable, "-m", "wherry.testing.load", cluster.address(node), str(port), str(per_s),
+            "--seconds", "600",
+        ]  # fmt: skip
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def began(self) -> None:
+        """Returns when it has."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline().strip() == BEGAN
+
+    def results(self) -> Report:
+        self._process.terminate()
+        told, _ = self._process.communicate(timeout=60)
+        found = report(told)
+        print(found)
+        return found
+
+    def stop(self) -> None:
+        """Whatever it has done."""
+        self._process.kill()
+        self._process.communicate(timeout=60)
