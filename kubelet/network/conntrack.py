@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import shutil
 import subprocess
+from collections.abc import Collection, Mapping
 
 from kubelet.network import NetworkError
 
@@ -32,17 +33,43 @@ def forget(network: str) -> None:
         delete(*selection)
 
 
+def translated_udp() -> str:
+    """The listing of datagrams' flows that were led elsewhere. Raises NetworkError."""
+    return _run("-L", "-p", "udp", "--dst-nat")
+
+
+def misled(listing: str, wanted: Mapping[tuple[str, int], Collection[str]]) -> list[tuple[str, int, str]]:
+    """(address, port, endpoint) of the flows in such a listing that go to an endpoint which is none of those `wanted` for that
+    address ("": any) and port."""
+    found: dict[tuple[str, int, str], None] = {}
+    for line in listing.splitlines():
+        values = _values(line)
+        sources, targets, ports = values.get("src", []), values.get("dst", []), values.get("dport", [])
+        if len(sources) != 2 or not targets or not ports:
+            continue
+        address, port, endpoint = targets[0], int(ports[0]), sources[1]
+        endpoints = wanted.get((address, port), wanted.get(("", port)))
+        if endpoints is not None and endpoint != address and endpoint not in endpoints:
+            found[address, port, endpoint] = None
+    return list(found)
+
+
+def _values(line: str) -> dict[str, list[str]]:
+    """Each twice: as it came, and as it is answered."""
+    values: dict[str, list[str]] = {}
+    for word in line.split():
+        name, equals, value = word.partition("=")
+        if equals:
+            values.setdefault(name, []).append(value)
+    return values
+
+
 def led_to(listing: str, network: str) -> list[list[str]]:
     """The selections of the flows in `conntrack -L`'s listing that are answered from an address of the network."""
     inside = ipaddress.ip_network(network)
     found = []
     for line in listing.splitlines():
-        words = line.split()
-        values: dict[str, list[str]] = {}
-        for word in words:
-            name, equals, value = word.partition("=")
-            if equals:
-                values.setdefault(name, []).append(value)
+        words, values = line.split(), _values(line)
         sources, targets = values.get("src", []), values.get("dst", [])
         if len(sources) == 2 and targets and ipaddress.ip_address(sources[1]) in inside:
             ports = [

@@ -44,6 +44,10 @@ class BridgeKernel:
     def remove(self) -> bool:
         return self._call(["nft", "delete", "table", "ip", self._table])[0] == 0
 
+    def udp_flows(self) -> str:
+        code, said = self._call(["conntrack", "-L", "-p", "udp", "--dst-nat"])
+        return said if code == 0 else ""
+
     def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None:
         lines = []
         for address, port, endpoint in list(flows)[:64]:

@@ -218,6 +218,21 @@ def test_a_firewall_that_drops_what_it_forwards_is_told_of_the_pods(hosts: list[
     assert run("iptables", "-S", "FORWARD", netns=two.netns) == before
 
 
+def test_flows_to_endpoints_that_are_none_are_told_from_others() -> None:
+    def line(target: str, port: int, endpoint: str) -> str:
+        return (
+            f"udp      17 29 src=10.1.0.9 dst={target} sport=4000 dport={port} [UNREPLIED] "
+            f"src={endpoint} dst=10.1.0.9 sport=9000 dport=4000 mark=0 use=1"
+        )
+
+    right, wrong = [("10.96.0.5", 53, "10.1.0.2"), ("192.0.2.1", 30053, "10.1.0.2")], [("10.96.0.5", 53, "10.1.0.8")]
+    others = [("10.96.0.6", 53, "10.1.0.8"), ("10.96.0.5", 54, "10.1.0.8"), ("192.0.2.7", 30053, "192.0.2.7")]
+    wrong.append(("192.0.2.1", 30053, "10.1.0.8"))
+    listing = "\n".join(line(*flow) for flow in (*right, *wrong, *others, *wrong)) + "\nudp 17 torn\n"
+    wanted = {("10.96.0.5", 53): {"10.1.0.2", "10.1.0.3"}, ("", 30053): {"10.1.0.2"}}
+    assert conntrack.misled(listing, wanted) == wrong
+
+
 def test_flows_of_a_network_are_told_from_others() -> None:
     listing = (
         "tcp      6 86 TIME_WAIT src=10.9.0.1 dst=10.77.0.2 sport=51 dport=30080 "

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from kubelet.network import NetworkError
+from kubelet.network import NetworkError, conntrack
 from kubelet.network.level import Level
 from kubelet.network.services import affinity
 from kubelet.network.services import plan as planning
@@ -48,6 +48,7 @@ class Kernel(Protocol):
     def has(self, state: str) -> bool: ...
     def sets(self) -> str: ...
     def apply(self, transaction: str) -> None: ...
+    def udp_flows(self) -> str: ...
     def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None: ...
 
 
@@ -95,6 +96,7 @@ class ServiceController:
         mark = self._level.mark()
         self._ruleset.change(await self._plan())
         await self._write_whole()
+        await self._forget_misled()
         await self._ports.sync(dict(self._health.values()))
         self._level.done(mark)
         while True:
@@ -178,6 +180,18 @@ class ServiceController:
                 await asyncio.to_thread(self._kernel.forget_udp, stale)
             except NetworkError as error:
                 log.warning("services: %s", error)
+
+    async def _forget_misled(self) -> None:
+        """What was remembered of endpoints that went while no agent was here."""
+        wanted = {target: found for part in self._ruleset.parts.values() for target, found in part.udp.items()}
+        if not wanted:
+            return
+        try:
+            flows = conntrack.misled(await asyncio.to_thread(self._kernel.udp_flows), wanted)
+            if flows:
+                await asyncio.to_thread(self._kernel.forget_udp, flows)
+        except NetworkError as error:
+            log.warning("services: %s", error)
 
     async def _write_whole(self) -> None:
         """Unless the kernel has it so already. Clients keep their endpoints, unless they are what can't be written."""

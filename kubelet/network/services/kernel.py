@@ -55,6 +55,10 @@ class Nftables:
     def remove(self) -> bool:
         return masquerade.delete(self.table)
 
+    def udp_flows(self) -> str:
+        """As `conntrack.misled` takes them. Raises NetworkError."""
+        return conntrack.translated_udp()
+
     def forget_udp(self, flows: Iterable[tuple[str, int, str]]) -> None:
         """Of datagrams that came to the address ("": any) and port: what is remembered of their way to the endpoint, or ("")
         of their having gone nowhere."""
