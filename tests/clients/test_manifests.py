@@ -134,12 +134,12 @@ def test_the_operator_follows_its_kind(kubectl: Kubectl, applied: dict[str, str]
     kubectl("delete", "backups,configmaps", "--ignore-not-found", "nightly", "ledger")  # of an earlier try
     assert kubectl("apply", "-f", "-", stdin=BACKUP) == "backup.storage.example.com/nightly created\n"
     # Nothing to copy yet; the mutating hook knew who asks.
-    kubectl("wait", "bk/nightly", "--for=jsonpath={.status.phase}=Pending", "--timeout=30s")
+    kubectl("wait", "bk/nightly", "--for=jsonpath={.status.phase}=Pending", "--timeout=50s")
     assert kubectl("get", "bk", "nightly", "-o", "jsonpath={.spec.requestedBy} {.spec.keep}") == "kubernetes-admin 7"
     assert "storage.example.com/copies" in kubectl("get", "bk", "nightly", "-o", "jsonpath={.metadata.finalizers}")
     assert kubectl("apply", "-f", "-", stdin=BACKUP) == "backup.storage.example.com/nightly unchanged\n"
     kubectl("create", "configmap", "ledger", "--from-literal=sum=42")
-    kubectl("wait", "bk/nightly", "--for=condition=Ready", "--timeout=30s")
+    kubectl("wait", "bk/nightly", "--for=condition=Ready", "--timeout=50s")
     assert copies(kubectl) == ["configmap/nightly-copy-0"]
     assert kubectl("get", "configmap", "nightly-copy-0", "-o", "jsonpath={.data}") == '{"sum":"42"}'
     columns = kubectl("get", "bk").splitlines()
@@ -147,7 +147,7 @@ def test_the_operator_follows_its_kind(kubectl: Kubectl, applied: dict[str, str]
     assert columns[1].split()[:5] == ["nightly", "ledger", "@daily", "1", "Done"]
     # The scale subresource.
     kubectl("scale", "bk/nightly", "--replicas=8")
-    kubectl("wait", "bk/nightly", "--for=jsonpath={.status.copies}=8", "--timeout=30s")
+    kubectl("wait", "bk/nightly", "--for=jsonpath={.status.copies}=8", "--timeout=50s")
     kubectl("scale", "bk/nightly", "--replicas=2")
     until(lambda: copies(kubectl) == ["configmap/nightly-copy-0", "configmap/nightly-copy-1"])
 
@@ -171,7 +171,7 @@ def test_the_operator_refuses(kubectl: Kubectl, applied: dict[str, str]) -> None
         "", "the backup nightly is protected: remove the annotation storage.example.com/protected first"
     )
     kubectl("annotate", "bk/nightly", "storage.example.com/protected-")
-    kubectl("delete", "bk/nightly", "--timeout=30s")
+    kubectl("delete", "bk/nightly", "--timeout=50s")
     assert copies(kubectl) == [], "its finalizer went when they were gone"
     kubectl("delete", "configmap", "ledger")
 
