@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wherry.testing.kubectl import KubectlCluster
+from wherry.testing.kubectl import HollowCluster
 from wherry.testing.local import until
 
 pytestmark = [
@@ -57,8 +57,8 @@ DEFINITION = {
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[KubectlCluster]:
-    made = KubectlCluster(tmp_path)
+def cluster(tmp_path: Path) -> Iterator[HollowCluster]:
+    made = HollowCluster(tmp_path)
     made.server.flags = (*made.server.flags, "--no-scheduler")
     try:
         made.start()
@@ -117,7 +117,7 @@ class Widgets:
         return bool(found.items)
 
 
-def test_an_operator_through_a_restart(cluster: KubectlCluster, tmp_path: Path) -> None:
+def test_an_operator_through_a_restart(cluster: HollowCluster, tmp_path: Path) -> None:
     widgets = Widgets(cluster.kubeconfig)
     widgets.define()
     log = tmp_path / "operator.log"

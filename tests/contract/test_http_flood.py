@@ -15,7 +15,7 @@ import pytest
 
 from wherry.client.config import load_config
 from wherry.testing.eventually import eventually
-from wherry.testing.kubectl import KubectlCluster
+from wherry.testing.kubectl import HollowCluster
 
 CONNECTIONS = 20
 SEATS, SHARE = 4, 3  # for writes: all of them, and what one client may have
@@ -36,7 +36,7 @@ READY = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')]}"
 @pytest.mark.full  # a request waits its turn for a quarter of a minute before it is refused
 @pytest.mark.timeout(300)
 async def test_a_flood_leaves_the_nodes_alone(tmp_path: Path) -> None:
-    cluster = KubectlCluster(tmp_path)
+    cluster = HollowCluster(tmp_path)
     cluster.server.flags += ("--max-requests-inflight", "8", "--max-mutating-requests-inflight", str(SEATS))
 
     async def run(*words: str, stdin: str | None = None) -> str:
@@ -83,7 +83,7 @@ async def test_a_flood_leaves_the_nodes_alone(tmp_path: Path) -> None:
         await asyncio.to_thread(cluster.stop)
 
 
-async def _flood(cluster: KubectlCluster, codes: Counter[int], waits: set[str]) -> list[asyncio.Future[None]]:
+async def _flood(cluster: HollowCluster, codes: Counter[int], waits: set[str]) -> list[asyncio.Future[None]]:
     """The seats of one account are held by bodies that do not come; and it asks on, over many connections."""
     config = load_config(cluster.server.config)
     context = ssl.create_default_context(cadata=config.ca.decode())
