@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -155,6 +156,39 @@ def test_a_replica_without_its_store_is_left_out(cluster: ComposeCluster) -> Non
     until(lambda: answers_ready(cluster, victim), 120)
     for node in NODES:
         until(lambda node=node: cluster.node_ready(node) == "True", 120)  # type: ignore[misc]
+
+
+CALLER = """
+end=$(( $(date +%s) + 20 ))
+while [ "$(date +%s)" -lt "$end" ]; do
+  [ "$(curl -sk --max-time 1 https://10.96.0.1/readyz)" = ok ] && date +%s.%N
+  sleep 0.2
+done
+"""
+
+
+def test_the_service_kubernetes_leaves_a_dead_replica_out(cluster: ComposeCluster) -> None:
+    """By the cluster address that pods use, with a connection for each call: what a client does that tries again."""
+    victim = "control-plane-3"
+
+    def addresses() -> list[str]:
+        told = cluster.tries("get", "endpointslices", "kubernetes", "-o", "json")
+        items = json.loads(told.stdout)["endpoints"] if told.returncode == 0 else []
+        return sorted(address for item in items for address in item["addresses"])
+
+    until(lambda: len(addresses()) == 3, 120)
+    killing = threading.Timer(4, lambda: cluster.docker("kill", victim))
+    killing.start()
+    try:
+        answered = [float(line) for line in cluster.inside("node-1", CALLER, check=False).split()]
+        killing.join()
+        left = addresses()
+    finally:
+        killing.join()
+        cluster.docker("start", victim)
+    assert len(left) == 2
+    assert max(after - before for before, after in itertools.pairwise(answered)) < 5
+    until(lambda: len(addresses()) == 3, 120)
 
 
 def test_no_pod_is_placed_twice_when_the_leader_dies(cluster: ComposeCluster) -> None:
