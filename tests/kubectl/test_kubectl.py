@@ -266,7 +266,6 @@ def test_labels_annotations_taints_and_cordon(web: Kubectl) -> None:
         web("uncordon", web.node)
 
 
-@pytest.mark.about_pods
 @versions(NEWEST)
 def test_scale_set_and_rollout(web: Kubectl) -> None:
     web("scale", "deploy/web", "--replicas=3")
@@ -310,7 +309,6 @@ def test_generators(kubectl: Kubectl) -> None:
     assert len(kubectl("get", "rs", "-l", "app=made", "-o", "name").split()) == 1
 
 
-@pytest.mark.about_pods
 @versions(NEWEST)
 def test_wait_and_delete(web: Kubectl) -> None:
     pods = web("get", "pods", "-o", "name").split()

@@ -60,6 +60,7 @@ def test_what_was_applied_last(kubectl: Kubectl, tmp_path: Path) -> None:
     assert kubectl("get", "cm", "settings", "-o", "jsonpath={.data.color}") == "red"
 
 
+@pytest.mark.full
 @versions(NEWEST)
 def test_pruning(kubectl: Kubectl) -> None:
     kinds = "--prune-allowlist=core/v1/ConfigMap"
@@ -142,6 +143,7 @@ def test_patches_of_subresources_and_patches_that_fail(web: Kubectl) -> None:
     assert web("get", "deploy", "web", "-o", "jsonpath={..image}") == "web:1"
 
 
+@pytest.mark.full
 @versions(NEWEST)
 def test_labels_and_annotations_are_listed(web: Kubectl) -> None:
     web("label", "deploy", "web", "tier=front")
