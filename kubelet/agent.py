@@ -313,7 +313,6 @@ class Agent:
     # -- the runtime's side
 
     async def _follow_runtime(self) -> None:
-        down = False
         while True:
             try:
                 async for event in self.runtime.events():
@@ -325,15 +324,20 @@ class Agent:
                 log.warning("runtime events: %s", error.message)
             finally:
                 self._relist_now.set()  # something may have happened meanwhile
-            # Told although the node stays Ready when it is soon there again: nothing new runs meanwhile.
-            problem = await self._readiness()
-            if bool(problem) != down:
-                down = bool(problem)
-                if down:
-                    self._emit_of_node(WARNING, "ContainerRuntimeDown", f"{problem}; its containers run on")
-                else:
-                    self._emit_of_node(NORMAL, "ContainerRuntimeUp", "container runtime answers again")
+            if problem := await self._readiness():
+                await self._await_runtime(problem)
+            else:
+                await asyncio.sleep(EVENT_RETRY_S)
+
+    async def _await_runtime(self, problem: str) -> None:
+        """Told although the node stays Ready when it is soon there again: nothing new runs meanwhile."""
+        self._emit_of_node(WARNING, "ContainerRuntimeDown", f"{problem}; its containers run on")
+        while True:
             await asyncio.sleep(EVENT_RETRY_S)
+            if not await self._readiness():
+                break
+        self._relist_now.set()
+        self._emit_of_node(NORMAL, "ContainerRuntimeUp", "container runtime answers again")
 
     async def _relist_loop(self) -> None:
         while True:
