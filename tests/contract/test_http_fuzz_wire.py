@@ -134,7 +134,7 @@ def test_levels(front: Front, opening: bytes) -> None:
         assert len(text) < 10_000
 
 
-@pytest.mark.parametrize("megabytes", [5, pytest.param(20, marks=pytest.mark.full)])
+@pytest.mark.parametrize("megabytes", [12, pytest.param(20, marks=pytest.mark.full)])
 def test_slow_readers(front: Front, megabytes: int) -> None:
     """Of a long list and of a watch, who stop after the first bytes: they hold up nobody, and what waits for them is not a
     copy of the list for each."""
@@ -158,8 +158,8 @@ def test_slow_readers(front: Front, megabytes: int) -> None:
             status, text = front.ask("PATCH", f"{CONFIG_MAPS}/big-{number}", change, "application/merge-patch+json")
             assert status == 200, text[:500]
         assert front.ask("GET", PODS)[0] == 200
-        # Eighteen of them; the change, too, takes its room.
-        assert front.rss_mib < before + 18 * megabytes * 0.3 + 45
+        # About 60, an object or so for each on its way, however long the list; with a copy for each it would be 216 or 360.
+        assert front.rss_mib < before + 150
     finally:
         for each in held:
             each.close()
