@@ -442,7 +442,7 @@ def test_a_full_disk_is_said_and_given_back(cluster: ComposeCluster) -> None:
         waits["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "node-3"}
         cluster.apply(json.dumps(waits))
         why = until(lambda: cluster.events("waits", since_s).get("FailedScheduling"))
-        assert f"1 node(s) had untolerated taint(s) {{{taint}: }}" in why.replace("taint {", "taint(s) {")
+        assert "1 node(s) had untolerated taint(s)" in why
         with load_on(cluster, "node-3"):  # its own network goes on
             assert cluster.node_ready("node-3") == "True"
             assert all(answers(cluster, "node-3") for _ in range(10))
