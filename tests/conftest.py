@@ -17,20 +17,24 @@ REAL = frozenset({"clients", "cluster", "compose", "kubectl", "node"})
 
 
 # Under pytest-xdist (`make test`) what shares the machine's kernel, daemons and leak checks runs one after the other on one
-# worker, and first, since it takes longest; the fixtures of a file of tests/contract and of tests/kubectl are made once.
-ON_THE_MACHINE = ("clients", "cluster", "compose", "node", "kubectl/test_real_containers.py")
+# worker, and first, since it takes longest; the fixtures of tests/kubectl and of a file of tests/contract are made once.
+MACHINE = frozenset({"clients", "cluster", "compose", "node"})
 
 
+@pytest.hookimpl(trylast=True)  # pytest itself orders by the parameters of fixtures
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    lanes: dict[str, list[pytest.Item]] = {"machine": [], "kubectl": [], "": []}
+    lanes: dict[str, list[pytest.Item]] = {"machine": [], "machine, last": [], "kubectl": [], "": []}
     for item in items:
         path = item.path.relative_to(HERE).as_posix() if item.path.is_relative_to(HERE) else ""
         suite = path.split("/")[0]
         if suite in REAL:
             item.add_marker(pytest.mark.flaky(reruns=1))
-        lane = "machine" if path.startswith(ON_THE_MACHINE) else "kubectl" if suite == "kubectl" else ""
+        machine = suite in MACHINE or path.startswith("contract/test_runtime")
+        lane = "machine" if machine else "kubectl" if suite == "kubectl" else ""
+        if lane == "kubectl" and "[containers" in item.nodeid:
+            lane = "machine, last"  # their cluster stands until the end
         if lane or suite == "contract":
-            item.add_marker(pytest.mark.xdist_group(lane or path))
+            item.add_marker(pytest.mark.xdist_group(lane.partition(",")[0] or path))
         lanes[lane].append(item)
     items[:] = [item for lane in lanes.values() for item in lane]
 
