@@ -427,7 +427,7 @@ def test_a_full_disk_is_said_and_given_back(cluster: ComposeCluster) -> None:
 
         victim = until(evicted, 180)[0]
         assert "low on resource: ephemeral-storage" in victim["status"]["message"]
-        assert shown(cluster, "pod", victim["metadata"]["name"])[2] == "Evicted"
+        assert "Evicted" in cluster.wherry("describe", "pod", victim["metadata"]["name"])
         assert (
             until(lambda: cluster.events(victim["metadata"]["name"], since_s).get("Evicted"))
             == victim["status"]["message"]
