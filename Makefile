@@ -8,7 +8,7 @@ REPLICAS ?= 1
 TESTS ?= tests
 # Two at a time: one drives real containers and mostly waits, one computes (tests/conftest.py says which is which).
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help up down status install dev test test-full lint format proto bench clean images compose-up compose-down
 

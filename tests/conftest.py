@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from wherry.api import supervise
 
@@ -16,27 +18,38 @@ HERE = Path(__file__).parent
 REAL = frozenset({"clients", "cluster", "compose", "kubectl", "node"})
 
 
-# Under pytest-xdist (`make test`) what shares the machine's kernel, daemons and leak checks runs one after the other on one
-# worker, and first, since it takes longest; the fixtures of tests/kubectl and of a file of tests/contract are made once.
-MACHINE = frozenset({"clients", "cluster", "compose", "node"})
+# `make test` runs two at a time (pytest-xdist). What shares the machine's kernel, daemons and leak checks runs one after the
+# other on one worker, and first, since it takes longest; fixtures of tests/kubectl and of a file of tests/contract are made once.
+MACHINE = ("clients/", "cluster/", "compose/", "node/", "contract/test_runtime")
+LANES = ("machine", "machine, last", "kubectl", "")  # last: kubectl's cluster of containers stands until the end
+
+
+def _lane(nodeid: str) -> str:
+    path = nodeid.partition("::")[0].removeprefix("tests/")
+    if path.startswith(MACHINE):
+        return "machine"
+    if path.startswith("kubectl/"):
+        return "machine, last" if "[containers" in nodeid else "kubectl"
+    return ""
 
 
 @pytest.hookimpl(trylast=True)  # pytest itself orders by the parameters of fixtures
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    lanes: dict[str, list[pytest.Item]] = {"machine": [], "machine, last": [], "kubectl": [], "": []}
     for item in items:
-        path = item.path.relative_to(HERE).as_posix() if item.path.is_relative_to(HERE) else ""
-        suite = path.split("/")[0]
-        if suite in REAL:
+        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in REAL:
             item.add_marker(pytest.mark.flaky(reruns=1))
-        machine = suite in MACHINE or path.startswith("contract/test_runtime")
-        lane = "machine" if machine else "kubectl" if suite == "kubectl" else ""
-        if lane == "kubectl" and "[containers" in item.nodeid:
-            lane = "machine, last"  # their cluster stands until the end
-        if lane or suite == "contract":
-            item.add_marker(pytest.mark.xdist_group(lane.partition(",")[0] or path))
-        lanes[lane].append(item)
-    items[:] = [item for lane in lanes.values() for item in lane]
+    items.sort(key=lambda item: LANES.index(_lane(item.nodeid)))
+
+
+class _Lanes(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        lane = _lane(nodeid).partition(",")[0]
+        return lane or (nodeid.partition("::")[0] if "tests/contract/" in nodeid else nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Lanes:
+    return _Lanes(config, log)
 
 
 class _Caught(logging.Handler):
