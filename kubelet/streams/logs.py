@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from wherry.api.times import parse_rfc3339
 
@@ -56,32 +57,72 @@ def generations(path: Path) -> list[Path]:
     return [file for _, file in sorted(old, reverse=True)] + [path]
 
 
+def open_generations(path: Path) -> list[BinaryIO]:
+    """The file and its rotated forerunners as they are at one moment, oldest first, which the caller closes: who reads by name
+    would miss a file, or read one twice, when they are rotated meanwhile. Raises FileNotFoundError when there is none."""
+    while True:
+        opened: list[BinaryIO] = []
+        try:
+            opened.extend(file.open("rb") for file in _existing(path))
+            if opened and _places(opened) == [_place(os.stat(file)) for file in _existing(path)]:
+                return opened
+        except FileNotFoundError:
+            pass  # rotated between two steps
+        except BaseException:
+            _close(opened)
+            raise
+        _close(opened)
+        if not _existing(path):
+            raise FileNotFoundError(path)
+
+
+def _existing(path: Path) -> list[Path]:
+    return [file for file in generations(path) if file.exists()]
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _places(files: list[BinaryIO]) -> list[tuple[int, int]]:
+    return [_place(os.fstat(file.fileno())) for file in files]
+
+
+def _close(files: list[BinaryIO]) -> None:
+    for file in files:
+        file.close()
+
+
 def tail_position(path: Path, lines: int) -> tuple[int, int]:
     """(offset at which the last `lines` whole lines begin, how many of them there are)."""
     with path.open("rb") as file:
-        end = file.seek(0, 2)
-        seen, position, rest = 0, end, b""
-        while position > 0:
-            size = min(BLOCK, position)
-            position -= size
-            file.seek(position)
-            block = file.read(size) + rest
-            pieces = block.split(b"\n")
-            # The first piece may have begun in the block before this one.
-            rest = pieces[0]
-            offset = position + len(block)
-            for piece in reversed(pieces[1:]):
-                offset -= len(piece)
-                if piece and _ends_line(piece):
-                    if seen == lines:
-                        return offset + len(piece) + 1, seen
-                    seen += 1
-                offset -= 1
-        if rest and _ends_line(rest):
-            if seen == lines:
-                return len(rest) + 1, seen
-            seen += 1
-        return 0, seen
+        return _tail_of(file, lines)
+
+
+def _tail_of(file: BinaryIO, lines: int) -> tuple[int, int]:
+    end = file.seek(0, 2)
+    seen, position, rest = 0, end, b""
+    while position > 0:
+        size = min(BLOCK, position)
+        position -= size
+        file.seek(position)
+        block = file.read(size) + rest
+        pieces = block.split(b"\n")
+        # The first piece may have begun in the block before this one.
+        rest = pieces[0]
+        offset = position + len(block)
+        for piece in reversed(pieces[1:]):
+            offset -= len(piece)
+            if piece and _ends_line(piece):
+                if seen == lines:
+                    return offset + len(piece) + 1, seen
+                seen += 1
+            offset -= 1
+    if rest and _ends_line(rest):
+        if seen == lines:
+            return len(rest) + 1, seen
+        seen += 1
+    return 0, seen
 
 
 def _ends_line(line: bytes) -> bool:
@@ -152,36 +193,38 @@ async def read_logs(path: Path, query: LogQuery, running: Callable[[], bool]) ->
     """Pieces of the log as the query asks. With `follow` it ends some time after `running()` has become false.
     Raises FileNotFoundError when there is no log at all."""
     writer = _Writer(query)
-    files = [file for file in generations(path) if file.exists()]
-    if not files:
-        raise FileNotFoundError(path)
-    offset = 0
-    if query.tail_lines is not None:
-        files, offset = _start_of_tail(files, query.tail_lines)
-    for file in files[:-1]:
-        with file.open("rb") as handle:
-            handle.seek(offset)
+    files = open_generations(path)
+    try:
+        offset = 0
+        if query.tail_lines is not None:
+            files, offset = _start_of_tail(files, query.tail_lines)
+        for file in files[:-1]:
+            file.seek(offset)
             offset = 0
-            while block := handle.readlines(BLOCK):
+            while block := file.readlines(BLOCK):
                 for piece in _feed(writer, block):
                     yield piece
                 if writer.exhausted:
                     return
                 await asyncio.sleep(0)
-    async for piece in _read_last(files[-1], offset, query, writer, running):
-        yield piece
+        files[-1].seek(offset)
+        async for piece in _read_last(path, files, query, writer, running):
+            yield piece
+    finally:
+        _close(files)
 
 
-def _start_of_tail(files: list[Path], lines: int) -> tuple[list[Path], int]:
-    chosen: list[Path] = []
-    left, offset = lines, 0
-    for file in reversed(files):
-        chosen.insert(0, file)
-        offset, found = tail_position(file, left)
+def _start_of_tail(files: list[BinaryIO], lines: int) -> tuple[list[BinaryIO], int]:
+    """The files from the one that the tail begins in, and where in it; the others are closed."""
+    left, offset, first = lines, 0, len(files)
+    while first:
+        first -= 1
+        offset, found = _tail_of(files[first], left)
         left -= found
         if left <= 0:
             break
-    return chosen, offset
+    _close(files[:first])
+    return files[first:], offset
 
 
 def _feed(writer: _Writer, lines: list[bytes]) -> Iterator[bytes]:
@@ -196,44 +239,56 @@ def _feed(writer: _Writer, lines: list[bytes]) -> Iterator[bytes]:
 
 
 async def _read_last(
-    path: Path, offset: int, query: LogQuery, writer: _Writer, running: Callable[[], bool]
+    path: Path, files: list[BinaryIO], query: LogQuery, writer: _Writer, running: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
-    """The file that is still written to; follows it through rotations."""
-    handle = path.open("rb")
-    try:
-        handle.seek(offset)
-        poll_s = POLL_MIN_S
-        while True:
-            alive = running()  # before reading: what was written until then is read below
-            lines = handle.readlines(BLOCK)
-            if lines and not lines[-1].endswith(b"\n"):
-                # Half a line: leave it for the next look, if there will be one.
-                handle.seek(-len(lines[-1]), 1)
-                lines.pop()
-            for piece in _feed(writer, lines):
-                yield piece
-            if writer.exhausted:
-                return
-            if lines:
-                poll_s = POLL_MIN_S
-                await asyncio.sleep(0)
-                continue
-            if _rotated(path, handle.fileno()):
-                handle.close()
-                handle = path.open("rb")
-                continue
-            if not query.follow or not alive:
-                return
-            await asyncio.sleep(poll_s)
-            poll_s = min(poll_s * 2, POLL_MAX_S)
-    finally:
-        handle.close()
+    """The last of `files`, which is still written to, and what is begun after it."""
+    poll_s = POLL_MIN_S
+    put_aside = False
+    while True:
+        alive = running()  # before reading: what was written until then is read below
+        lines = files[-1].readlines(BLOCK)
+        if lines and not lines[-1].endswith(b"\n"):
+            # Half a line: leave it for the next look, if there will be one.
+            files[-1].seek(-len(lines[-1]), 1)
+            lines.pop()
+        for piece in _feed(writer, lines):
+            yield piece
+        if writer.exhausted:
+            return
+        if lines:
+            poll_s = POLL_MIN_S
+            await asyncio.sleep(0)
+            continue
+        newer = _newer(path, files[-1])
+        if newer is not None and not put_aside:
+            newer.close()
+            put_aside = True  # once more: what came between the look at it and its rotation
+            continue
+        if newer is not None:
+            _close(files)
+            files[:] = [newer]
+            put_aside = False
+            continue
+        if not query.follow or not alive:
+            return
+        await asyncio.sleep(poll_s)
+        poll_s = min(poll_s * 2, POLL_MAX_S)
 
 
-def _rotated(path: Path, descriptor: int) -> bool:
+def _newer(path: Path, file: BinaryIO) -> BinaryIO | None:
+    """The generation after this one, open; None for the newest. One that is gone was followed by the oldest that is left."""
+    (mine,) = _places([file])
     try:
-        now = path.stat()
+        if _place(path.stat()) == mine:
+            return None
     except FileNotFoundError:
-        return False
-    mine = os.fstat(descriptor)
-    return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino)
+        pass  # put aside, and the runtime has not begun anew: it still writes into this one
+    try:
+        now = open_generations(path)
+    except FileNotFoundError:
+        return None
+    places = _places(now)
+    next_one = places.index(mine) + 1 if mine in places else 0
+    chosen = now.pop(next_one) if next_one < len(now) else None
+    _close(now)
+    return chosen

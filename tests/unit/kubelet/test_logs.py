@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from kubelet.housekeeping import rotate
 from kubelet.runtime.hollow import HollowRuntime
+from kubelet.streams import logs
 from kubelet.streams.logs import LogQuery, parse_line, read_logs, tail_position, tail_text
 from wherry.api.context import Env
 from wherry.testing.loop import EPOCH
@@ -105,6 +107,63 @@ async def test_follow_sees_what_comes_through_a_rotation_and_ends_with_the_conta
     alive = False
     await task
     assert b"".join(got).endswith(b"c\nlast words\n")
+
+
+def turn(path: Path, text: str) -> None:
+    for number in (4, 3, 2, 1):
+        old = path.with_name(f"{path.name}.{number}")
+        if number == 4:
+            old.unlink(missing_ok=True)
+        elif old.exists():
+            old.rename(path.with_name(f"{path.name}.{number + 1}"))
+    path.rename(path.with_name(path.name + ".1"))
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 7])
+@pytest.mark.parametrize("after", [1, 2, 3])
+async def test_what_is_rotated_while_it_is_read_is_read_once(tmp_path: Path, turns: int, after: int) -> None:
+    """Who reads has taken so many pieces when the files move on, also by more than are kept."""
+    path = tmp_path / "0.log"
+    path.with_name("0.log.2").write_text("".join(line(0, f"a{n:05d}") for n in range(4000)))
+    path.with_name("0.log.1").write_text("".join(line(1, f"b{n:05d}") for n in range(4000)))
+    path.write_text("".join(line(2, f"c{n:05d}") for n in range(4000)))
+    got: list[str] = []
+    pieces = 0
+    async for piece in read_logs(path, LogQuery(), lambda: True):
+        got.append(piece.decode())
+        pieces += 1
+        if pieces == after:
+            for number in range(turns):
+                turn(path, line(3, f"d{number}"))
+    expected = [f"{letter}{n:05d}" for letter in "abc" for n in range(4000)]
+    kept = range(max(0, turns - 5), turns)  # the file and four more; what went before anybody had opened it is lost
+    assert "".join(got).split() == expected + [f"d{number}" for number in kept]
+
+
+async def test_what_is_written_just_before_the_rotation_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    path.write_text(line(0, "a"))
+    looks = 0
+
+    def running() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks < 8
+
+    original = logs._newer
+
+    def newer(path: Path, file: BinaryIO) -> BinaryIO | None:
+        if looks == 2:  # the look that found nothing more has been
+            with path.open("a") as log:
+                log.write(line(1, "b"))
+            turn(path, line(2, "c"))
+        return original(path, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "_newer", newer)
+        got = b"".join([piece async for piece in read_logs(path, LogQuery(follow=True), running)])
+    assert got == b"a\nb\nc\n"
 
 
 async def test_no_log_at_all(tmp_path: Path) -> None:
