@@ -324,7 +324,8 @@ class Agent:
                 log.warning("runtime events: %s", error.message)
             finally:
                 self._relist_now.set()  # something may have happened meanwhile
-            if problem := await self._readiness():
+            problem = await self._readiness()
+            if problem.startswith("container runtime"):  # and not the network's, beside which events come
                 await self._await_runtime(problem)
             else:
                 await asyncio.sleep(EVENT_RETRY_S)

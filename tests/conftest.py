@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +11,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from wherry.api import supervise
 
-HERE = Path(__file__).parent
 # These drive real processes, containers, kernels and clients on a machine that others may load: a wait that is long enough
 # everywhere else can end there. They get one second chance, which the summary names. All else has none.
-REAL = frozenset({"clients", "cluster", "compose", "kubectl", "node"})
+REAL = ("clients/", "cluster/", "compose/", "contract/test_runtime", "kubectl/", "node/")
 
 
 # `make test` runs two at a time (pytest-xdist). What shares the machine's kernel, daemons and leak checks runs one after the
@@ -36,7 +34,7 @@ def _lane(nodeid: str) -> str:
 @pytest.hookimpl(trylast=True)  # pytest itself orders by the parameters of fixtures
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in REAL:
+        if item.nodeid.removeprefix("tests/").startswith(REAL):
             item.add_marker(pytest.mark.flaky(reruns=1))
     items.sort(key=lambda item: LANES.index(_lane(item.nodeid)))
 

@@ -22,6 +22,9 @@ async def end(writer: asyncio.StreamWriter, linger_s: float) -> None:
         writer.transport.abort()
     except OSError:
         pass
+    except BaseException:
+        writer.transport.abort()  # nobody comes back for it
+        raise
 
 
 class SocketStream:

@@ -18,6 +18,7 @@ from wherry.api.times import parse_rfc3339
 BLOCK = 64 * 1024
 CHUNK = 32 * 1024  # of one message
 POLL_MIN_S, POLL_MAX_S = 0.05, 0.5
+OPEN_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,13 @@ def generations(path: Path) -> list[Path]:
 def open_generations(path: Path) -> list[BinaryIO]:
     """The file and its rotated forerunners as they are at one moment, oldest first, which the caller closes: who reads by name
     would miss a file, or read one twice, when they are rotated meanwhile. Raises FileNotFoundError when there is none."""
-    while True:
+    for attempt in range(OPEN_ATTEMPTS):
         opened: list[BinaryIO] = []
         try:
             opened.extend(file.open("rb") for file in _existing(path))
-            if opened and _places(opened) == [_place(os.stat(file)) for file in _existing(path)]:
+            agree = _places(opened) == [_place(os.stat(file)) for file in _existing(path)]
+            # Some file systems number a file anew each time: what is open has to do then.
+            if opened and (agree or attempt == OPEN_ATTEMPTS - 1):
                 return opened
         except FileNotFoundError:
             pass  # rotated between two steps
@@ -73,7 +76,8 @@ def open_generations(path: Path) -> list[BinaryIO]:
             raise
         _close(opened)
         if not _existing(path):
-            raise FileNotFoundError(path)
+            break
+    raise FileNotFoundError(path)
 
 
 def _existing(path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -73,12 +74,12 @@ class Replicas:
         write_config(for_kubectl(load_config(self.servers[0].config), self.balancer.address), path)
         return path
 
-    def leader(self) -> Server:
+    def leader(self) -> Server | None:
         told = self.run(
             self.config(*self.servers), "get", "lease", "wherry-control-plane", "-n", "kube-system", "-o", "json"
         )
-        name = json.loads(told.stdout)["spec"]["holderIdentity"] if told.returncode == 0 else ""
-        return next(server for server in self.servers if server.data_dir.name == name)
+        name = json.loads(told.stdout)["spec"].get("holderIdentity") if told.returncode == 0 else ""
+        return next((server for server in self.servers if server.data_dir.name == name), None)
 
     def start_agent(self) -> None:
         token = self.servers[0].run("token", "create").stdout.strip()
@@ -222,19 +223,21 @@ async def test_writes_and_the_node_go_on_when_a_replica_dies(cluster: Replicas) 
         await writer.more(20)
         victim = await asyncio.to_thread(cluster.holder)
         victim.kill()
-        await writer.more(20)
-        await check_kept(client, writer)
-        others = cluster.config(*(server for server in cluster.servers if server is not victim))
+        try:
+            await writer.more(20)
+            await check_kept(client, writer)
+            others = cluster.config(*(server for server in cluster.servers if server is not victim))
 
-        def moved() -> bool:
-            return cluster.run(others, "exec", "p", "--", "echo", "hello").stdout == "hello\n"
+            def moved() -> bool:
+                return cluster.run(others, "exec", "p", "--", "echo", "hello").stdout == "hello\n"
 
-        await asyncio.to_thread(until, moved, 90)
-        # A program that starts now, with the dead one first in its list, does not notice.
-        dead_first = cluster.config(victim, *(server for server in cluster.servers if server is not victim))
-        told = await asyncio.to_thread(cluster.run, dead_first, "get", "namespace", "default", "-o", "name")
-        assert told.stdout.strip() == "namespace/default", told.stderr
-        await asyncio.to_thread(victim.start)
+            await asyncio.to_thread(until, moved, 90)
+            # A program that starts now, with the dead one first in its list, does not notice.
+            dead_first = cluster.config(victim, *(server for server in cluster.servers if server is not victim))
+            told = await asyncio.to_thread(cluster.run, dead_first, "get", "namespace", "default", "-o", "name")
+            assert told.stdout.strip() == "namespace/default", told.stderr
+        finally:
+            await asyncio.to_thread(victim.start)
     finally:
         await writer.stop()
         await client.close()
@@ -245,7 +248,9 @@ async def test_kubectl_goes_on_when_the_leader_dies(cluster: Replicas) -> None:
     require_kubectl()
     kubeconfig = cluster.kubeconfig()
     kubectl = Kubectl(list(BINARIES.values())[-1], kubeconfig, cluster.folder, "default")
-    watched = cluster.folder / "watched"
+    own = secrets.token_hex(3)  # also when it is run a second time
+    by_kubectl = f"by-kubectl-{own}"
+    watched = cluster.folder / f"watched-{own}"
     everyone = str(cluster.config(*cluster.servers))
     with watched.open("wb") as output:
         watching = await asyncio.create_subprocess_exec(
@@ -253,7 +258,7 @@ async def test_kubectl_goes_on_when_the_leader_dies(cluster: Replicas) -> None:
             stdout=output, stderr=output, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     try:
-        async with at_work(kubeconfig, "https") as client:
+        async with at_work(kubeconfig, f"https-{own}") as client:
 
             async def more(count: int) -> None:
                 wanted = len(client.acknowledged) + count
@@ -265,17 +270,20 @@ async def test_kubectl_goes_on_when_the_leader_dies(cluster: Replicas) -> None:
 
             await more(20)
             victim = await asyncio.to_thread(until, cluster.leader, 60)
+            assert victim is not None
             victim.kill()
-            await more(20)
-            applied = await asyncio.to_thread(kubectl, "create", "configmap", "by-kubectl")
-            assert applied == "configmap/by-kubectl created\n"
-            assert await asyncio.to_thread(kubectl, "get", "configmap", "by-kubectl", "-o", "name")
-            await asyncio.to_thread(victim.start)
+            try:
+                await more(20)
+                applied = await asyncio.to_thread(kubectl, "create", "configmap", by_kubectl)
+                assert applied == f"configmap/{by_kubectl} created\n"
+                assert await asyncio.to_thread(kubectl, "get", "configmap", by_kubectl, "-o", "name")
+            finally:
+                await asyncio.to_thread(victim.start)
             await more(20)
 
         def told() -> bool:
             lines = watched.read_text().splitlines()
-            wanted = {f"configmap/{name}" for name in (*client.acknowledged, "by-kubectl")}
+            wanted = {f"configmap/{name}" for name in (*client.acknowledged, by_kubectl)}
             return wanted <= set(lines) and all(lines.count(line) == 1 for line in wanted)
 
         await asyncio.to_thread(until, told, 60)
@@ -284,19 +292,20 @@ async def test_kubectl_goes_on_when_the_leader_dies(cluster: Replicas) -> None:
         await watching.wait()
 
 
-DEFINITION = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "boats.wherry.test"},
-    "spec": {
-        "group": "wherry.test",
-        "scope": "Namespaced",
-        "names": {"plural": "boats", "singular": "boat", "kind": "Boat", "listKind": "BoatList"},
-        "versions": [
-            {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
-        ],
-    },
-}
+def definition(group: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"boats.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"plural": "boats", "singular": "boat", "kind": "Boat", "listKind": "BoatList"},
+            "versions": [
+                {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
+            ],
+        },
+    }
 
 
 class Http:
@@ -323,19 +332,21 @@ async def http_of(cluster: Replicas) -> AsyncIterator[list[Http]]:
 
 
 async def test_what_one_replica_defines_all_serve(cluster: Replicas) -> None:
+    group = f"wherry-{secrets.token_hex(3)}.test"
     async with http_of(cluster) as replicas:
         first, *others = replicas
-        assert (await first.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", DEFINITION))[0] == 201
+        made = await first.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition(group))
+        assert made[0] == 201
 
         async def served() -> bool:
-            return all([(await replica.get("/apis/wherry.test/v1"))[0] == 200 for replica in replicas])
+            return all([(await replica.get(f"/apis/{group}/v1"))[0] == 200 for replica in replicas])
 
         await eventually(served)
         for number, replica in enumerate(others):
-            boat = {"apiVersion": "wherry.test/v1", "kind": "Boat", "metadata": {"name": f"b{number}"}}
-            assert (await replica.post("/apis/wherry.test/v1/namespaces/default/boats", boat))[0] == 201
-            assert (await first.get(f"/apis/wherry.test/v1/namespaces/default/boats/b{number}"))[0] == 200
-        for path in ("/apis", "/api/v1", "/apis/apps/v1", "/apis/wherry.test/v1"):
+            boat = {"apiVersion": f"{group}/v1", "kind": "Boat", "metadata": {"name": f"b{number}"}}
+            assert (await replica.post(f"/apis/{group}/v1/namespaces/default/boats", boat))[0] == 201
+            assert (await first.get(f"/apis/{group}/v1/namespaces/default/boats/b{number}"))[0] == 200
+        for path in ("/apis", "/api/v1", "/apis/apps/v1", f"/apis/{group}/v1"):
             told = [await replica.get(path) for replica in replicas]
             assert told[0] == told[1] == told[2]
 
@@ -343,9 +354,10 @@ async def test_what_one_replica_defines_all_serve(cluster: Replicas) -> None:
 async def test_replicas_that_write_at_once_exceed_nothing(cluster: Replicas) -> None:
     """On a real etcd, over HTTPS: the registry's own tests try this with caches as late as can be."""
     quota = {"metadata": {"name": "q"}, "spec": {"hard": {"services.nodeports": "20"}}}
-    space = "/api/v1/namespaces/together"
+    namespace = f"together-{secrets.token_hex(3)}"
+    space = f"/api/v1/namespaces/{namespace}"
     async with http_of(cluster) as replicas:
-        assert (await replicas[0].post("/api/v1/namespaces", {"metadata": {"name": "together"}}))[0] == 201
+        assert (await replicas[0].post("/api/v1/namespaces", {"metadata": {"name": namespace}}))[0] == 201
         assert (await replicas[1].post(f"{space}/resourcequotas", quota))[0] == 201
 
         async def known(replica: Http) -> bool:

@@ -22,7 +22,7 @@ STEADY = 6
 OFFERED_PER_S = 1000
 KEPT = 0.5  # the share of the requests that go over connections which their client keeps
 # On two cores that have eleven processes to run it was 600. With much less the test has not tested what it says.
-LEAST_PER_S = 400
+LEAST_PER_S = 250
 # Does its work with next to none of the machine, and at its signal ends what it has begun: as a good server does, also on
 # connections that are kept.
 SERVER = """

@@ -79,7 +79,7 @@ HOLLOW_TOO = [pytest.param("hollow", marks=pytest.mark.full), *REAL]
 @pytest.mark.parametrize("endpoint", HOLLOW_TOO, indirect=True)
 async def test_probes_decide_when_it_starts_is_ready_and_is_killed(world: AnyWorld[Runtime]) -> None:
     script = (
-        "sleep 0.5; mkdir -p /tmp/www; echo ok > /tmp/www/ok; httpd -p 8080 -h /tmp/www; sleep 3; rm /tmp/www/ok; "
+        "sleep 0.5; mkdir -p /tmp/www; echo ok > /tmp/www/ok; httpd -p 8080 -h /tmp/www; sleep 10; rm /tmp/www/ok; "
         "trap 'exit 143' TERM; while :; do sleep 0.05; done"
     )
     looks = {"exec": {"command": ["cat", "/tmp/www/ok"]}, "periodSeconds": 1, "timeoutSeconds": 5}
@@ -88,7 +88,7 @@ async def test_probes_decide_when_it_starts_is_ready_and_is_killed(world: AnyWor
         "c", script, startupProbe=looks | {"failureThreshold": 60}, readinessProbe=fetches | {"failureThreshold": 1},
         livenessProbe=looks | {"failureThreshold": 1},
     )  # fmt: skip
-    world.control.put(pod("probed", probed, hollow="ready-after=0.5,unhealthy-after=3.5"))
+    world.control.put(pod("probed", probed, hollow="ready-after=0.5,unhealthy-after=10.5"))
     await world.until(lambda: status(world, "probed").started and status(world, "probed").ready)
     first = status(world, "probed").container_id
     await world.until(lambda: status(world, "probed").restart_count == 1)

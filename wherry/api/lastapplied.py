@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from wherry.api import apply as server_apply
-from wherry.api import codec, fieldsets, typed
+from wherry.api import codec, fieldsets, jsontext, typed
 from wherry.api.apply import ApplyConflict
 from wherry.api.fieldsets import PathSet
 
@@ -59,12 +59,12 @@ def apply(
 def _still_as_applied(live: Any, config: dict[str, Any], kind: typed.Type) -> PathSet:
     """What the annotation has and the object has just so; whoever changed the rest owns it."""
     try:
-        last = json.loads(live.metadata.annotations.get(ANNOTATION, ""))
+        last = jsontext.read(live.metadata.annotations.get(ANNOTATION, ""))
         if last.get("apiVersion") != config.get("apiVersion"):
             return fieldsets.EMPTY
         found = typed.compare(last, codec.to_dict(live), kind)
         return typed.to_set(last, kind) - found.modified - found.added - found.removed
-    except (ValueError, AttributeError, TypeError, KeyError):
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         return fieldsets.EMPTY  # anybody may write anything into it
 
 

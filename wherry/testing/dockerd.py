@@ -29,13 +29,14 @@ class Dockerd:
     """`start`, then `stop`, by whoever made it."""
 
     def __init__(self, *options: str, network: bool = True) -> None:
-        """Without a `network` of its own it makes none either: containers have what somebody else makes for them."""
+        """Without a `network` of its own it makes none for containers either: they have what somebody else makes for them."""
         self.name = "wd" + secrets.token_hex(3)
         self.cgroup = f"/wherry-{self.name}"
         self._network = network
         self._options = options
         if not network:
-            self._options += ("--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
+            # An idle bridge of its own: one that is to have none removes the docker0 of a Docker that the machine has.
+            self._options += ("--bridge", self.name, "--iptables=false", "--ip-forward=false", "--ip-masq=false")
         # A short path: it holds unix sockets.
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir="/tmp"))
         self.socket = self.directory / "docker.sock"
@@ -71,6 +72,9 @@ class Dockerd:
         if self._network:
             _run("ip", "netns", "add", self.name)
             _run("ip", "-n", self.name, "link", "set", "lo", "up")
+        else:
+            _run("ip", "link", "add", self.name, "type", "bridge")
+            _run("ip", "address", "add", f"169.254.{secrets.randbelow(250) + 2}.1/24", "dev", self.name)
         # nsenter changes the network alone: `ip netns exec` would hide /sys and its cgroups. /etc/docker is where dockerd
         # leaves a key whatever it is told.
         script = 'mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && exec "$@"'
@@ -169,7 +173,8 @@ class Dockerd:
                 self._process.kill()
                 self._process.wait()
         _end_processes(self.cgroup)
-        subprocess.run(["ip", "netns", "delete", self.name], capture_output=True, check=False)
+        kind = "netns" if self._network else "link"
+        subprocess.run(["ip", kind, "delete", self.name], capture_output=True, check=False)
         _remove_cgroups(self.cgroup)
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -166,11 +166,12 @@ class Registries:
         looks registries up, `certificates` where Docker does."""
         if self._private is not None:
             return
-        self._private = ImageRegistry(
+        private = ImageRegistry(
             self.folder / "private", data=self.folder / "data", private=True, tls=True, address=address
         )
-        for registry in (self.open, self.private):
+        for registry in (self.open, private):
             registry.start()
+        self._private = private
         (certificates / self.private.host).mkdir(parents=True)
         (certificates / self.private.host / "ca.crt").write_bytes(self.private.ca.read_bytes())
         ca = f'ca = "{self.private.ca}"\n'

@@ -19,17 +19,27 @@ MAIN = [sys.executable, "-m", "wherry.cli.main"]
 START_TIMEOUT_S = 60
 
 
+_SLOTS = 1200
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """One that is free together with those that a server puts beside it. Below the range from which the kernel gives ports to
+    """One that is free together with those that a server puts beside it, and never the same twice in this process or in another
+    worker of the same tests: it may be a while until it is listened on. Below the range from which the kernel gives ports to
     outgoing connections: one that was free there a moment ago may be anybody's."""
-    for _ in range(1000):
-        port = 20_000 + secrets.randbelow(1200) * 10
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    own = range(_SLOTS // 2) if worker == "gw0" else range(_SLOTS // 2, _SLOTS) if worker == "gw1" else range(_SLOTS)
+    for _ in range(10_000):
+        port = 20_000 + secrets.choice(own) * 10
+        if port in _given and len(_given) < len(own) // 2:
+            continue
         try:
             with contextlib.ExitStack() as probes:
                 for number in range(port, port + 4):
                     probe = probes.enter_context(socket.socket())
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", number))
+            _given.add(port)
             return port
         except OSError:
             continue

@@ -57,8 +57,10 @@ def ip_address(text: str, path: str) -> Causes:
 
 
 def cidr(text: str, path: str) -> Causes:
+    _, _, length = text.partition("/")
     try:
-        if "/" not in text:
+        # Python takes netmasks and leading zeros for lengths, too.
+        if not (length.isascii() and length.isdigit()) or str(int(length[:9])) != length:
             raise ValueError
         ipaddress.ip_network(text, strict=False)
     except ValueError:

@@ -134,7 +134,7 @@ class _Port:
 
     def _guarded(self, outside: str, balancers: list[str]) -> str:
         """The verdict at a load balancer's address. The node itself may always: it is where that address is."""
-        ranges = [text.strip() for text in self._spec.load_balancer_source_ranges if ":" not in text]
+        ranges = [text for given in self._spec.load_balancer_source_ranges if (text := _ipv4_network(given.strip()))]
         if not self._spec.load_balancer_source_ranges or outside == "goto refuse":
             return outside
         rules = [f"ip saddr {text} {outside}" for text in dict.fromkeys((*ranges, *balancers))]
@@ -216,6 +216,14 @@ class _Port:
             yield f"ip saddr @{name} goto {name}"
         choices = ", ".join(f"{number} : goto {name}" for number, name in enumerate(names))
         yield f"numgen random mod {len(names)} vmap {{ {choices} }}"
+
+
+def _ipv4_network(text: str) -> str:
+    """As nft reads it, whatever was stored; "" for what is none."""
+    try:
+        return str(ipaddress.IPv4Network(text, strict=False))
+    except ValueError:
+        return ""
 
 
 def _is_ipv4(text: str) -> bool:

@@ -84,6 +84,8 @@ def test_what_somebody_has_changed_since_is_theirs() -> None:
         pytest.param("kubectl", "", id="no annotation"),
         pytest.param("kubectl", "{", id="no JSON"),
         pytest.param("kubectl", "[]", id="no object"),
+        pytest.param("kubectl", "[" * 100_000, id="brackets without end"),
+        pytest.param("kubectl", '{"a":' * 100_000, id="objects without end"),
         pytest.param("kubectl", '{"apiVersion":"apps/v1","spec":[1]}', id="no Deployment"),
         pytest.param("kubectl", '{"apiVersion":"apps/v1beta1","kind":"Deployment"}', id="another version"),
     ],

@@ -60,4 +60,18 @@ async def test_a_port_that_reads_nothing_can_be_closed(monkeypatch) -> None:  # 
         sending.cancel()
         await asyncio.wait((sending,))
         await port.close()
-        assert writer.transport.is_closing()
+        assert writer.transport.get_write_buffer_size() == 0
+
+
+async def test_a_close_that_is_cancelled_leaves_no_socket() -> None:
+    async with asyncio.timeout(60), deaf(b"hello") as (reader, writer):
+        port = PortStream(reader, writer)
+        sending = asyncio.ensure_future(port.send(MUCH))
+        assert await anext(port.output()) == (1, b"hello")
+        sending.cancel()
+        closing = asyncio.ensure_future(port.close())
+        await asyncio.wait((sending,))
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait((closing,))
+        assert writer.transport.get_write_buffer_size() == 0

@@ -141,14 +141,14 @@ def test_from_outside_the_node_stands_in_for_the_client() -> None:
 
 def test_a_load_balancer_with_ranges_asks_where_one_comes_from() -> None:
     status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.9", "ipMode": "VIP"}]}}
-    ranges = ["198.51.100.0/24 ", "fd00::/8"]
+    ranges = ["198.51.100.0/24 ", "fd00::/8", "10.0.0.7/255.0.0.0", "nonsense"]  # as stored by whoever
     made = service(type="LoadBalancer", externalIPs=["192.0.2.1"], status=status, loadBalancerSourceRanges=ranges)
     part = plan(made, [slice_of(HERE, THERE)], PLACE)
     outside = "goto ext-default/web/80/tcp"
     assert part.elements["services", "192.0.2.1 . tcp . 80"] == outside
     assert part.elements["services", "192.0.2.9 . tcp . 80"] == "goto fwl-default/web/80/tcp"
     assert part.chains["fwl-default/web/80/tcp"] == (
-        f"ip saddr 198.51.100.0/24 {outside}", f"ip saddr 192.0.2.9 {outside}", "drop",
+        f"ip saddr 198.51.100.0/24 {outside}", f"ip saddr 10.0.0.0/8 {outside}", f"ip saddr 192.0.2.9 {outside}", "drop",
     )  # fmt: skip
     assert plan(made, [], PLACE).elements["refused", "192.0.2.9 . tcp . 80"] == "goto refuse"
 

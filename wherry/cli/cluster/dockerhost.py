@@ -127,7 +127,9 @@ class Daemon:
                 )
             configs = (network.get("IPAM") or {}).get("Config") or [{}]
             as_wanted = all(
-                labels.get(name, value if name == INGRESS else "") == value for name, value in wanted.items()
+                # One of before there were Ingresses will do as long as none are wanted.
+                labels.get(name, value if name == INGRESS and not cluster.ingress else "") == value
+                for name, value in wanted.items()
             )
             if as_wanted and configs[0].get("Subnet") == cluster.host_subnet:
                 return False

@@ -165,7 +165,13 @@ def route_to_pods(cluster: Cluster, pod_cidrs: dict[str, str]) -> bool:
     changed = False
     # The host has routes of other clusters too: ours are those to our nodes.
     inside = ipaddress.ip_network(cluster.host_subnet)
-    present = {dst: gw for dst, gw in links.routes().items() if _within(gw, inside)}
+    present = {
+        str(route["dst"]): str(route.get("gateway", ""))
+        for route in links.query("-4", "route", "show")
+        # The other mark: of a Wherry of before there were two.
+        if str(route.get("protocol")) in (ROUTE_PROTOCOL, links.ROUTE_PROTOCOL)
+        and _within(str(route.get("gateway", "")), inside)
+    }
     for destination in sorted(present.keys() - via.keys()):
         links.ip("route", "del", destination, "via", present[destination])
         changed = True

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from kubelet.ingress import process as haproxy
 from kubelet.runtime.processes import ProcessRef, tail
 from wherry.api.context import Env
 from wherry.cli.cluster import api, launch
@@ -146,6 +147,11 @@ def write_client_config(cluster: Cluster, progress: Progress) -> None:
 def ensure_ingress(cluster: Cluster, progress: Progress) -> None:
     """If there is to be one. Started, not waited for: it mends itself, and nothing here depends on it."""
     if not cluster.ingress:
+        running = [found for found in (launch.running_ingress(cluster), haproxy.running(cluster.ingress_data)) if found]
+        if running:
+            with progress.step("stop the ingress") as step:
+                launch.stop(running)
+                step.done(f"pid {', '.join(str(found.pid) for found in running)}")
         return
     with progress.step(f"ingress at {cluster.ingress_address}, ports 80 and 443") as step:
         if launch.running_ingress(cluster) is not None:
