@@ -41,7 +41,8 @@ class Replicas:
         self._name = name
         self._address = address
         self._host = ""
-        self._left = False
+        self._left = False  # no renewal begins any more
+        self._puts: set[asyncio.Task[None]] = set()  # that are under way: our key is deleted after them
         self._watch: Watch | None = None
 
     async def run(self) -> None:
@@ -49,17 +50,20 @@ class Replicas:
         try:
             while not self._left:
                 try:
-                    await self._renew()
+                    async with asyncio.timeout(RENEWAL_S):
+                        await self._renew()
                     delay_s = RENEWAL_S
-                except StoreError as error:
+                except (StoreError, TimeoutError) as error:
                     log.debug("not renewed: %s", error)
                     delay_s = RETRY_S
                 await asyncio.sleep(delay_s)
-        finally:
-            await self._end_watch()
+        except asyncio.CancelledError:  # after any other failure it is begun again
             with contextlib.suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(LEAVING_S):
                     await self.leave()
+            raise
+        finally:
+            await self._end_watch()
 
     async def announce(self, host: str) -> None:
         """Pods reach our HTTPS front there."""
@@ -70,6 +74,8 @@ class Replicas:
         """We live no longer, for all others; called twice it does nothing more."""
         if not self._left:
             self._left = True
+            if self._puts:
+                await asyncio.wait(self._puts)
             await self._store.txn((), (Delete(PREFIX + self._name),))
 
     async def all(self) -> list[Replica]:
@@ -106,8 +112,19 @@ class Replicas:
 
     async def _renew(self) -> None:
         if not self._left:
-            value = f"{self._address} {self._host}".encode()
-            await self._store.txn((), (Put(PREFIX + self._name, value, TTL_S),))
+            put = asyncio.get_running_loop().create_task(self._put(), name="replica-put")
+            self._puts.add(put)
+            put.add_done_callback(self._written)
+            await asyncio.shield(put)
+
+    async def _put(self) -> None:
+        value = f"{self._address} {self._host}".encode()
+        await self._store.txn((), (Put(PREFIX + self._name, value, TTL_S),))
+
+    def _written(self, put: asyncio.Task[None]) -> None:
+        self._puts.discard(put)
+        if not put.cancelled():
+            put.exception()  # seen, also when nobody waits any more
 
     async def _end_watch(self) -> None:
         watch, self._watch = self._watch, None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from controlplane.replicas import Replica, Replicas
 from controlplane.store.base import StoreError
-from wherry.api.errors import APIError
+from wherry.api.errors import APIError, ServiceUnavailable
 from wherry.client.base import Transport
 from wherry.pb import nodelink_pb2
 
@@ -31,6 +31,7 @@ class OtherReplicas:
         self._replicas = replicas
         self._dial = dial
         self._transports: dict[str, Transport] = {}
+        self._closed = False
 
     async def routed(self, revision: int) -> tuple[list[str], list[str]]:
         """Who does not route by it, and the nodes that were asked. A replica that does not answer is one of the former: it
@@ -56,17 +57,20 @@ class OtherReplicas:
         request = nodelink_pb2.RoutedRequest(revision=revision)
         why = ""
         for _ in range(2):
-            kept = replica.address in self._transports
+            transport = self._transports.get(replica.address)
+            kept = transport is not None
             try:
-                transport = self._transports.get(replica.address)
                 if transport is None:
+                    if self._closed:
+                        raise ServiceUnavailable("this replica is stopping")
                     transport = self._transports[replica.address] = self._dial(replica.address)
                 answer: nodelink_pb2.RoutedResponse = await transport.unary(ROUTED, request, timeout_s=ANSWER_S)
                 return answer
             except APIError as error:
                 why = error.message
-                if (broken := self._transports.pop(replica.address, None)) is not None:
-                    await broken.close()
+                if transport is not None and self._transports.get(replica.address) is transport:
+                    del self._transports[replica.address]
+                    await transport.close()
             if not kept:
                 break  # else the connection was from before the replica's last start, or our certificate has ended
         log.info("replica %s did not say whether its nodes route by %d: %s", replica.name, revision, why)
@@ -74,7 +78,9 @@ class OtherReplicas:
 
     async def _forget(self, known: set[str]) -> None:
         for address in sorted(self._transports.keys() - known):
-            await self._transports.pop(address).close()
+            if (transport := self._transports.pop(address, None)) is not None:
+                await transport.close()
 
     async def close(self) -> None:
+        self._closed = True
         await self._forget(set())

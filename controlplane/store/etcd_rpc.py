@@ -68,7 +68,8 @@ COMPACT: Method[rpc.CompactionRequest, rpc.CompactionResponse] = Method(
     "/etcdserverpb.KV/Compact", rpc.CompactionResponse, writes=True
 )
 GRANT: Method[rpc.LeaseGrantRequest, rpc.LeaseGrantResponse] = Method(
-    "/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantResponse, writes=True
+    "/etcdserverpb.Lease/LeaseGrant",
+    rpc.LeaseGrantResponse,  # not `writes`: of two leases the one that nobody knows runs out
 )
 WATCH = "/etcdserverpb.Watch/Watch"
 
