@@ -15,7 +15,7 @@ from controlplane.nodelink.heartbeats import LOST_AFTER_INTERVALS, Heartbeats, i
 from controlplane.nodelink.leases import LEASE_DURATION_S, read_lease, renew_lease
 from controlplane.nodelink.nodestatus import write_silence
 from controlplane.nodelink.podcidrs import ensure_pod_cidr
-from controlplane.nodelink.servicer import NodeLinkServicer
+from controlplane.nodelink.servicer import CUT_OFF, NodeLinkServicer
 from controlplane.registry.base import Identity, ListOptions, RegistryAPI, RequestContext, WatchOptions
 from controlplane.store.base import Store
 from wherry.api import kinds
@@ -103,6 +103,10 @@ class Monitor:
             group.keep(self._follow_nodes, name="nodelink-nodes")
             group.keep(self._tick, name="nodelink-monitor")
 
+    @property
+    def cut_off(self) -> bool:
+        return self._idle
+
     async def welcome(self, node: str) -> nodelink_pb2.Settings:
         """Raises NotFound when there is no Node of that name: the agent makes it and dials again."""
         async with self._cidr_lock:
@@ -119,9 +123,7 @@ class Monitor:
     def let_go(self) -> None:
         """We cannot serve them, nor judge them: the store is out of our reach."""
         self._idle = True
-        self._servicer.disconnect_all(
-            ServiceUnavailable("this replica of the control plane does not reach its store; dial another one")
-        )
+        self._servicer.disconnect_all(ServiceUnavailable(CUT_OFF))
 
     def resume(self, silence_s: float) -> None:
         """The store was out of reach for that long, so nodes were sent away: they have as long as after a start to come back."""

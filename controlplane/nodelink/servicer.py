@@ -36,10 +36,16 @@ HELLO_TIMEOUT_S = 10.0
 EDGE = "edge/"  # before the names of what is no node, which can't have a slash
 MAX_EDGES = 64
 EDGE_OUTBOX = 64
+CUT_OFF = "this replica of the control plane does not reach its store; dial another one"
 
 
 class Welcomer(Protocol):
     """What the servicer needs of the monitor."""
+
+    @property
+    def cut_off(self) -> bool:
+        """The store is out of reach: who is connected here was sent to other replicas."""
+        ...
 
     async def welcome(self, node: str) -> nodelink_pb2.Settings:
         """Called when a node has said hello, before it is told anything. Raises NotFound when there is no such Node."""
@@ -84,6 +90,10 @@ class NodeLinkServicer:
     def _has_absent(self, elsewhere: Collection[str]) -> bool:
         return self.monitor is not None and self.monitor.has_absent(elsewhere)
 
+    def _check_reach(self) -> None:
+        if self.monitor is not None and self.monitor.cut_off:
+            raise ServiceUnavailable(CUT_OFF)
+
     def disconnect(self, node: str, error: APIError) -> None:
         """Ends the node's control stream, so that its agent dials anew and tells all it knows."""
         connection = self._connections.get(node)
@@ -123,6 +133,7 @@ class NodeLinkServicer:
             node, hello, call, self._registry, self._commits, self._heartbeats, self.routing, self._env
         )
         settings = await self.monitor.welcome(node)
+        self._check_reach()
         older = self._connections.get(node)
         self._connections[node] = connection
         if older is not None:
@@ -149,6 +160,7 @@ class NodeLinkServicer:
         if call.identity.user != INGRESS_USER and MASTERS_GROUP not in call.identity.groups:
             raise Forbidden(f'User "{call.identity.user}" cannot say how connections are led to endpoints')
         name = EDGE + (await _hello(requests)).node_name
+        self._check_reach()
         if len(self._edges) >= MAX_EDGES and name not in self._edges:
             raise ServiceUnavailable(f"{MAX_EDGES} processes say how connections are led already")
         older, outbox = self._edges.get(name), Channel(EDGE_OUTBOX)

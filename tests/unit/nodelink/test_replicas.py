@@ -186,6 +186,10 @@ async def test_a_replica_that_is_cut_off_from_the_store_says_so_and_lets_its_nod
         assert not await healthy(a)
         with pytest.raises(ServiceUnavailable):
             await asyncio.wait_for(held, 2)
+        ingress = a.local_transport(Identity(INGRESS_USER)).bidi("/wherry.v1.NodeLink/Route")
+        await ingress.send(nodelink_pb2.AgentMessage(hello=nodelink_pb2.Hello(node_name="i")))
+        with pytest.raises(ServiceUnavailable, match="does not reach its store"):
+            await anext(aiter(ingress))
         held = await hold(b, "n1")
         await asyncio.sleep(300)
         assert await ready(admin, "n1") == "True"
