@@ -15,6 +15,7 @@ from wherry.api.errors import BadRequest
 from wherry.api.kinds import Kind
 
 ROOT = "/registry/"
+MAX_REVISION = 2**63 - 1
 
 
 def prefix(kind: Kind, namespace: str = "") -> str:
@@ -51,9 +52,9 @@ def decode_continue(token: str) -> tuple[int, str]:
     except (binascii.Error, ValueError) as error:
         raise BadRequest(f"invalid continue token: continue key is not valid: {error}") from error
     revision, start = (body.get("rv"), body.get("start")) if isinstance(body, dict) else (None, None)
-    if not isinstance(revision, int) or not isinstance(start, str) or body.get("v") != "meta.k8s.io/v1":
+    if type(revision) is not int or not isinstance(start, str) or body.get("v") != "meta.k8s.io/v1":
         raise BadRequest("invalid continue token: continue key is not valid: server did not recognize this version")
-    if revision < 0 or not start or ".." in start.split("/"):
+    if not 0 <= revision <= MAX_REVISION or not start or ".." in start.split("/"):
         raise BadRequest(f"invalid continue token: continue key is not valid: {start!r}")
     # A Kubernetes token ends in NUL (the next possible key); without it the named key is itself part of the page.
     return revision, start[:-1].lstrip("/") if start.endswith("\0") else _before(start.lstrip("/"))

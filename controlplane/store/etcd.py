@@ -18,6 +18,7 @@ from controlplane.store.base import (
     Compacted,
     Compare,
     Event,
+    FutureRevision,
     KeyValue,
     ListResult,
     Operation,
@@ -52,6 +53,7 @@ LEASE_SHARE = 0.05  # of the time to live: for so long a lease takes in further 
 LEASE_SHARE_MAX_S = 60.0
 LEASE_KEYS = 1000
 LEARN_TIMEOUT_S = 2.0
+MAX_REVISION = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -89,10 +91,12 @@ class EtcdStore:
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         check_key(key)
+        self._check_revision(revision)
         response = await self._range(rpc.RangeRequest(key=key.encode(), revision=revision))
         return decode(response.kvs[0]) if response.kvs else None
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> ListResult:
+        self._check_revision(revision)
         start, end = _range_of(prefix, after)
         if start is None:
             # Nothing can be there, but the revision is to be checked, and told.
@@ -170,6 +174,10 @@ class EtcdStore:
         self.ring.check_invariants()
 
     # Inside
+
+    def _check_revision(self, revision: int) -> None:
+        if revision > MAX_REVISION:  # no message can say it
+            raise FutureRevision(f"revision {revision} has not happened", revision, self._seen)
 
     async def _range(self, request: rpc.RangeRequest) -> rpc.RangeResponse:
         self.check_open()

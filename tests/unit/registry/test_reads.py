@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -100,12 +101,23 @@ async def test_a_revision_that_has_not_happened_is_a_timeout(registry: Registry)
         await registry.get(admin(), CONFIG_MAP, "default", "a", resource_version="999")
 
 
+def token_at(revision: str) -> str:
+    """Of a list that goes on, with any JSON for its revision."""
+    return base64.urlsafe_b64encode(b'{"v":"meta.k8s.io/v1","rv":%s,"start":"a"}' % revision.encode()).decode()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         pytest.param(ListOptions(field_selector="data=x"), "field label not supported: data", id="field"),
         pytest.param(ListOptions(label_selector="a b"), "unable to parse requirement: found 'b'", id="label"),
         pytest.param(ListOptions(continue_token="nope"), "continue key is not valid", id="token"),
+        *(
+            pytest.param(
+                ListOptions(continue_token=token_at(revision)), "continue key is not valid", id=f"at {revision}"
+            )
+            for revision in ("-1", "true", "1.0", str(2**63))
+        ),
         pytest.param(ListOptions(resource_version="-1"), "invalid resource version", id="revision"),
     ],
 )
