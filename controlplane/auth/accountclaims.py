@@ -120,13 +120,14 @@ def _read(found: Mapping[str, Any], now: float) -> Claims:
         raise InvalidToken("service account token has expired")
     if now < found["nbf"] - 1:  # the claim is in whole seconds
         raise InvalidToken("service account token is not valid yet")
+    audience = found.get("aud", ())
     bound = {kind: _ref(private[kind]) for kind in ("node", "pod", "secret") if kind in private}
     return Claims(
         private["namespace"],
         _ref(private["serviceaccount"]),
         bound,
         found.get("jti", ""),
-        tuple(found.get("aud", ())),
+        (audience,) if isinstance(audience, str) else tuple(audience),
     )
 
 

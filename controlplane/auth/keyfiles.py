@@ -1,10 +1,11 @@
 """Keys of service account tokens in files of one's own, by kube-apiserver's flags and in its formats: one private key that signs,
 and others, public or private, whose tokens are good as well.
 
-Who had a Kubernetes before keeps its tokens so, and who must keep keys elsewhere does. RSA keys and those of the curves P-256,
-P-384 and P-521, in PEM. The files are read once, by `wherry server` when it starts; where there are several replicas each has
-the same ones. Keys that the store has (see `signing`) still verify, so that pods that run do not lose their tokens, but sign
-no more.
+For who must keep keys elsewhere. Tokens of a Kubernetes that had the keys before are good only if their issuer is
+https://kubernetes.default.svc, they say the key (`kid`), and the service account has the same uid here. RSA keys and those of
+the curves P-256, P-384 and P-521, in PEM. The files are read once, by `wherry server` when it starts; where there are several
+replicas each has the same ones. Keys that the store has (see `signing`) still verify, so that pods that run do not lose their
+tokens, but sign no more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -137,7 +138,7 @@ def read_keys(pem: bytes, flag: str) -> list[_Read]:
                 public = serialization.load_pem_public_key(text)
             else:
                 continue  # the parameters of a curve, say
-        except (ValueError, TypeError) as error:  # TypeError: it has a password
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
             raise ValueError(f"{flag}: a {label} can't be read: {error}") from error
         if isinstance(public, rsa.RSAPublicKey):
             if public.key_size < MIN_RSA_BITS:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -211,6 +211,11 @@ def port_of(text: str) -> int:
     if number is None or not 0 < number < 65536:
         raise BadRequest(f'port: "{text[:60]}" is no port')
     return number
+
+
+def ports_of(values: Iterable[str]) -> list[int]:
+    """Of a query's parameter, each of which may have several, with commas. Raises BadRequest."""
+    return [port_of(text) for value in values for text in value.split(",")]
 
 
 def over_spdy(connection: spdy.Connection, say: Say) -> Ports:

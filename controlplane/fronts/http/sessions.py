@@ -265,7 +265,7 @@ class _Session:
         return Taken()
 
     async def forward_socket(self, start: pods_pb2.StreamStart) -> web.StreamResponse:
-        ports = [forward.port_of(text) for text in self._exchange.values("ports")]
+        ports = forward.ports_of(self._exchange.values("ports"))
         frames, first = await self._open(start)
         socket = web.WebSocketResponse(
             protocols=(SOCKET_FORWARD, SOCKET_PORTS), max_msg_size=MAX_MESSAGE_BYTES, heartbeat=PING_S

@@ -4,6 +4,7 @@ nothing of us, holds both directions to account.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from controlplane.auth.keyfiles import KeyFiles, file_ring, keys_of
+from controlplane.auth.accountclaims import ISSUER, read
+from controlplane.auth.keyfiles import VERIFYING_FLAG, KeyFiles, file_ring, keys_of, read_keys
 from controlplane.auth.keyring import KeyRing
 from controlplane.auth.signing import InvalidToken, load_keys, parse_keys
 from controlplane.store.base import Store
@@ -112,3 +114,17 @@ async def test_others_verify_and_do_not_sign(store: Store, env: Env) -> None:
 def test_files_that_are_refused(files: KeyFiles, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         keys_of(files)
+
+
+def test_a_key_of_an_unknown_kind_is_the_flags_error() -> None:
+    der = bytes.fromhex("300d300506032a0304030400010203")
+    pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(der) + b"\n-----END PUBLIC KEY-----\n"
+    with pytest.raises(ValueError, match=r"^--service-account-key-file: a PUBLIC KEY can't be read"):
+        read_keys(pem, VERIFYING_FLAG)
+
+
+@pytest.mark.parametrize("audience", ["api", ["api"]])
+def test_one_audience_may_be_no_list(audience: Any) -> None:
+    private = {"namespace": "default", "serviceaccount": {"name": "a", "uid": "u"}}
+    found = {"iss": ISSUER, "kubernetes.io": private, "exp": 2, "nbf": 0, "aud": audience}
+    assert read(found, 1).audiences == ("api",)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from controlplane.fronts.http.forward import HELD_S, PIPE_BYTES, Frame, Ports
+from controlplane.fronts.http.forward import HELD_S, PIPE_BYTES, Frame, Ports, ports_of
+from wherry.api.errors import BadRequest
 from wherry.client.windows import WINDOW_BYTES
 
 PIECE = b"x" * (32 << 10)
@@ -136,3 +137,9 @@ async def test_both_ends_of_a_connection(wire: Wire) -> None:
     await agent.ports.write(Frame(channel=3, channel_error="refused"))
     assert wire.ended == {1: "", 3: "refused"}
     await end(task, agent, wire)
+
+
+def test_ports_with_commas_and_without() -> None:
+    assert ports_of(["80,90", "100"]) == [80, 90, 100]
+    with pytest.raises(BadRequest):
+        ports_of(["80,"])
