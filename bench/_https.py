@@ -6,7 +6,6 @@ Used by `api`. It knows as much of HTTP as the answers of our own server need (a
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from wherry.client.config import load_config
+from wherry.testing import tls
 
 _END = b"\r\n\r\n"
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -22,13 +22,7 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 def client_context(config: Path) -> ssl.SSLContext:
     """With the client certificate of a `wherry` configuration."""
     found = load_config(config)
-    context = ssl.create_default_context(cadata=found.ca.decode())
-    descriptor = os.memfd_create("client")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(found.certificate + found.key)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    return context
+    return tls.client_context(found.ca, found.certificate + found.key)
 
 
 def request(method: str, path: str, body: bytes = b"", *, accept: str = "application/json", kind: str = "") -> bytes:

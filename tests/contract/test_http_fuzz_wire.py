@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wherry.testing.fuzzing import APPLY, CONFIG_MAPS, MEBI, PODS, Front, Prober, a_config_map
+from wherry.testing.fuzzing import APPLY, CONFIG_MAPS, MEBI, PODS, Front, a_config_map, looked_after
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,12 +28,8 @@ BODY = json.dumps(a_config_map("x")).encode()
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     made = Front(tmp_path_factory.mktemp("fuzz"))
     try:
-        with Prober(made) as prober:
+        with looked_after(made):
             yield made
-        assert not prober.failures, prober.failures[:5]
-        assert prober.answers
-        log = made.server.log.read_text()
-        assert "Traceback" not in log, log[-5000:]
     finally:
         made.stop()
 

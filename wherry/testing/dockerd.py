@@ -59,7 +59,7 @@ class Dockerd:
     def certificates(self) -> Path:
         """Where it looks for a registry's CA, in a folder of the registry's name."""
         assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/root/etc/docker/certs.d")
+        return Path("/proc", str(self._process.pid), "root", "etc", "docker", "certs.d")
 
     @property
     def environment(self) -> dict[str, str]:

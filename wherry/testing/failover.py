@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import ssl
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ import aiohttp
 
 from wherry.api.tasks import stop
 from wherry.client.config import ClientConfig, load_config
+from wherry.testing import tls
 from wherry.testing.eventually import eventually
 
 PATH = "/api/v1/namespaces/default/configmaps"
@@ -36,13 +36,7 @@ SETTLE_S = 60.0
 
 def client_context(config: ClientConfig) -> ssl.SSLContext:
     """Of a client with the configuration's certificate."""
-    context = ssl.create_default_context(cadata=config.ca.decode())
-    descriptor = os.memfd_create("client")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(config.certificate + config.key)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    return context
+    return tls.client_context(config.ca, config.certificate + config.key)
 
 
 class HttpsClient:

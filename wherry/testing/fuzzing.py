@@ -11,6 +11,8 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,17 @@ class Prober:
                     self.failures.append(f"{response.status} {text[:200]!r}")
             self._ended.wait(0.01)
         connection.close()
+
+
+@contextmanager
+def looked_after(front: Front) -> Iterator[None]:
+    """Nothing in the block may hold up the loop or leave a traceback in the server's log."""
+    with Prober(front) as prober:
+        yield
+    assert not prober.failures, prober.failures[:5]
+    assert prober.answers
+    log = front.server.log.read_text()
+    assert "Traceback" not in log, log[-5000:]
 
 
 # Keys that mean something somewhere, so that changes reach deep.

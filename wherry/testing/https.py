@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from controlplane.fronts.http.start import open_socket
 from controlplane.server import ControlPlane, Options
 from wherry.api.context import Env
 from wherry.testing.serving import plane
+from wherry.testing.tls import client_context
 
 
 @dataclass(slots=True)
@@ -79,15 +79,9 @@ class Https:
     def context(self, user: str = "", groups: tuple[str, ...] = ("system:masters",)) -> ssl.SSLContext:
         """Of a client with a certificate for this user; without one when there is none."""
         assert self.plane.ca is not None
-        context = ssl.create_default_context(cadata=self.plane.ca.certificate_pem.decode())
-        if user:
-            pair = issue_client(self.plane.ca, self.env, user, groups)
-            descriptor = os.memfd_create("client")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pair.certificate_pem + pair.key_pem)
-                file.flush()
-                context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        return context
+        made = issue_client(self.plane.ca, self.env, user, groups) if user else None
+        pair = made.certificate_pem + made.key_pem if made is not None else b""
+        return client_context(self.plane.ca.certificate_pem, pair)
 
     @asynccontextmanager
     async def caller(self, user: str = "admin", groups: tuple[str, ...] = ("system:masters",)) -> AsyncIterator[Caller]:
