@@ -10,6 +10,7 @@ import pytest_asyncio
 from wherry.api.context import Env
 from wherry.testing.agents import World
 from wherry.testing.plugin import *  # noqa: F403
+from wherry.testing.podworkers import Node, running_workers
 
 
 @pytest_asyncio.fixture
@@ -22,3 +23,9 @@ async def world(env: Env, tmp_path: Path) -> AsyncIterator[World]:
         made.agent.check_invariants()
         await made.kill()
     made.runtime.check_invariants()
+
+
+@pytest_asyncio.fixture
+async def node(env: Env) -> AsyncIterator[Node]:
+    async with running_workers(env) as made:
+        yield made
